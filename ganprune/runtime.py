@@ -1,0 +1,182 @@
+"""Where and how things run: profile, device, precision, seeds, evaluation mode, progress."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm as notebook_tqdm
+from tqdm.std import tqdm as console_tqdm
+
+PROFILES = ("smoke", "laptop", "gpu")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+T = TypeVar("T")
+
+
+def as_device(device: str | torch.device | None = None) -> torch.device:
+    """The device meant by ``device``; None means the best one of this machine.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps", a ``torch.device``, or None.
+
+    Raises:
+        ValueError: if the name is unknown or this machine lacks the device.
+    """
+    if device is None:
+        return default_device()
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'mps', got {device!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu'")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no MPS device; use 'cpu'")
+    return chosen
+
+
+def default_device() -> torch.device:
+    """CUDA, else MPS, else CPU; the environment variable ``GANPRUNE_DEVICE`` overrides the order."""
+    named = os.environ.get("GANPRUNE_DEVICE")
+    if named:
+        return as_device(named)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The size at which a notebook runs, and the device it runs on.
+
+    A profile changes sizes only: every cell runs in every profile.
+    """
+
+    name: str
+    device: torch.device
+
+    def pick(self, *, smoke: T, laptop: T, gpu: T) -> T:
+        """The value that belongs to this profile."""
+        return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[self.name]
+
+
+def profile(name: str | None = None, device: str | torch.device | None = None) -> Profile:
+    """The profile of this session.
+
+    Args:
+        name: "smoke" (tests: seconds), "laptop" (two CPU cores: minutes) or "gpu" (full size). None reads the
+            environment variable ``GANPRUNE_PROFILE`` and falls back to "laptop".
+        device: as for :func:`as_device`.
+
+    Raises:
+        ValueError: if the name is none of the three.
+    """
+    chosen = name or os.environ.get("GANPRUNE_PROFILE") or "laptop"
+    if chosen not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {chosen!r}")
+    return Profile(chosen, as_device(device))
+
+
+def step_seed(seed: int, step: int, stream: str = "") -> int:
+    """A seed in [0, 2**32) for one step of one stream of random numbers.
+
+    Seed, step and stream are hashed together, because CPU generators ignore the high 32 bits of a seed. A
+    training loop that reseeds at each step has no random state to save: step 700 draws the same numbers whether
+    or not steps 0 to 699 ran in this process.
+    """
+    digest = hashlib.blake2b(f"{seed}/{step}/{stream}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
+
+
+def seeded(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A fresh random generator on ``device``, seeded."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; each submodule gets its own former mode back.
+
+    ``module.train()`` afterwards would be wrong: it also switches on what the caller had switched off.
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+_PROBED: dict[str, str] = {}
+
+
+def best_precision(device: str | torch.device) -> str:
+    """"bfloat16" where autocast to it is clearly faster on this device, else "float32".
+
+    Processors without bfloat16 instructions emulate them slowly, so a small convolution is timed forward and
+    backward in both precisions (well under a second, once per process). ``GANPRUNE_PRECISION`` overrides it.
+    """
+    named = os.environ.get("GANPRUNE_PRECISION")
+    if named:
+        if named not in PRECISIONS[1:]:
+            raise ValueError(f"GANPRUNE_PRECISION must be float32 or bfloat16, got {named!r}")
+        return named
+    device = torch.device(device)
+    if device.type not in _PROBED:
+        _PROBED[device.type] = "bfloat16" if _bfloat16_gain(device) > 1.15 else "float32"
+    return _PROBED[device.type]
+
+
+def _bfloat16_gain(device: torch.device) -> float:
+    """Time of a float32 step over that of a bfloat16 step, minimum of a few repetitions each."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return 0.0
+    if device.type == "mps":
+        return 0.0
+    convolution = nn.Conv2d(32, 64, 4, 2, 1).to(device, memory_format=torch.channels_last)
+    images = torch.ones(64, 32, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
+    best = {True: float("inf"), False: float("inf")}
+    for _ in range(8):
+        for reduced in best:
+            begin = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+                loss = convolution(images).float().sum()
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best[reduced] = min(best[reduced], time.perf_counter() - begin)
+    return best[False] / best[True]
+
+
+def progress(total: int, description: str, initial: int = 0) -> Any:
+    """A tqdm progress bar on standard error.
+
+    It is silent where nobody looks (no terminal and no notebook) and when ``GANPRUNE_PROGRESS`` is 0.
+    """
+    in_notebook = "ipykernel" in sys.modules
+    silent = os.environ.get("GANPRUNE_PROGRESS", "1") == "0" or not (in_notebook or sys.stderr.isatty())
+    if os.environ.get("GANPRUNE_PROGRESS") == "1":
+        silent = False
+    bar = console_tqdm if not in_notebook else notebook_tqdm
+    return bar(total=total, desc=description, initial=initial, disable=silent, file=sys.stderr, leave=False)
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: ``GANPRUNE_CACHE``, else ``~/.cache/ganprune``. Created on demand."""
+    folder = Path(os.environ.get("GANPRUNE_CACHE") or Path.home() / ".cache" / "ganprune")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
