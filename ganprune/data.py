@@ -7,7 +7,6 @@ import hashlib
 import math
 import struct
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -115,7 +114,7 @@ def mnist(device: str | torch.device | None = None, image_size: int = 28) -> Ima
     """
     if image_size not in (28, 32):
         raise ValueError(f"image_size must be 28 or 32, got {image_size!r}")
-    folder = Path(str(files("ganprune"))) / "assets" / "mnist"
+    folder = Path(__file__).parent / "assets" / "mnist"
     official = {}
     for part in ("train", "t10k"):
         images = _read_idx(folder / f"{part}-images-idx3-ubyte.gz", folder)

@@ -1,0 +1,1 @@
+"""Recorded experiments and the scripts that make what ships with the package."""
