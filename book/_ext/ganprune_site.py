@@ -1,0 +1,265 @@
+"""The book's own Sphinx extension: a cache that sees the package, local JavaScript, measured times, records as tables."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from book import digest  # noqa: E402
+
+CACHED_BY = ("ganprune", "results", "constraints.txt")
+BENCHMARKS = ROOT / "benchmarks" / "latest.json"
+TIMINGS = ROOT / "results" / "timings.jsonl"
+KEEP_CACHES = 4
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def set_cache(app: Sphinx, config: Any) -> None:
+    """Key the notebook cache by package, recorded results, lock and profile, which jupyter-cache itself ignores."""
+    key = digest(*CACHED_BY, settings=("GANPRUNE_PROFILE", "GANPRUNE_DEVICE"), root=ROOT)[:16]
+    caches = ROOT / "_build" / "cache"
+    (caches / key).mkdir(parents=True, exist_ok=True)
+    os.utime(caches / key)
+    newest_first = sorted(caches.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in newest_first[KEEP_CACHES:]:
+        shutil.rmtree(old, ignore_errors=True)
+    config.nb_execution_cache_path = str(caches / key)
+
+
+def set_javascript(app: Sphinx, config: Any) -> None:
+    """Serve MathJax and mermaid from the site itself."""
+    config.html_static_path = [*config.html_static_path, str(ROOT / "_build" / "javascript")]
+    config.mathjax_path = "mathjax/tex-svg.js"
+    config.mermaid_use_local = "mermaid-module.js"
+
+
+def repository_url() -> str:
+    """Return the web address of this repository: GANPRUNE_REPOSITORY_URL, else the git remote `origin`, else ``""``."""
+    url = os.environ.get("GANPRUNE_REPOSITORY_URL", "").strip()
+    if not url:
+        command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        url = done.stdout.strip() if done.returncode == 0 else ""
+    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", url)
+    if ssh:
+        url = f"https://{ssh[1]}/{ssh[2]}"
+    if not re.fullmatch(r"https?://[^/@]+/.+", url):
+        return ""
+    return url.removesuffix("/").removesuffix(".git")
+
+
+def set_repository(app: Sphinx, config: Any) -> None:
+    """Let the repository and launch buttons follow the repository's own address; without one there are none."""
+    url = repository_url()
+    options = dict(config.html_theme_options)
+    options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
+    if url:
+        options |= {"repository_url": url, "use_repository_button": True, "use_issues_button": True}
+        options |= {"path_to_docs": ".", "repository_branch": os.environ.get("GANPRUNE_REPOSITORY_BRANCH", "main")}
+        if url.startswith("https://github.com/"):
+            options["launch_buttons"] |= {"colab_url": "https://colab.research.google.com"}
+    config.html_theme_options = options
+
+
+def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
+    """Leave out thebe, which the theme's stack always loads (twice, and from elsewhere)."""
+
+    def wanted(script: Any) -> bool:
+        text = f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body', '')} {script}"
+        return "thebe" not in text.lower()
+
+    context["script_files"] = [script for script in context.get("script_files", []) if wanted(script)]
+    context["css_files"] = [sheet for sheet in context.get("css_files", []) if wanted(sheet)]
+
+
+# ---------------------------------------------------------------- measured times
+
+
+def execution_times(env: Any) -> dict[str, float]:
+    """Return notebook → seconds of its execution, for every notebook of this build."""
+    data = getattr(env, "nb_metadata", {})
+    runs = {page: (values.get("exec_data") or {}).get("runtime") for page, values in sorted(data.items())}
+    return {page: round(float(seconds), 2) for page, seconds in runs.items() if seconds is not None}
+
+
+def machine() -> str:
+    """Return the processor cores that a notebook of this build could use, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{cores} CPU core{'s' if cores != 1 else ''}"
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as a reader says it."""
+    if seconds < 1:
+        return "less than a second"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def recorded_times(page: str) -> list[dict]:
+    """Return the last recorded run of a notebook on each other device."""
+    if not TIMINGS.is_file():
+        return []
+    rows = [json.loads(line) for line in TIMINGS.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list({(row["device"], row["profile"]): row for row in rows if row["notebook"] == page}.values())
+
+
+def profile() -> str:
+    """Return the profile of this build."""
+    return os.environ.get("GANPRUNE_PROFILE") or "laptop"
+
+
+def add_chapter_time(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Put under a notebook's title how long it took."""
+    seconds = execution_times(app.env).get(page)
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if seconds is None or title is None:
+        return
+    parts = [f"{in_words(seconds)} on {machine()} (profile {profile()})"]
+    parts += [f"{in_words(row['seconds'])} on {row['device']} (profile {row['profile']})" for row in recorded_times(page)]
+    paragraph = nodes.paragraph("", "Measured run time of this page: " + "; ".join(parts) + ".", classes=["chapter-time"])
+    title.parent.insert(title.parent.index(title) + 1, paragraph)
+
+
+def write_timings(app: Sphinx, error: Exception | None) -> None:
+    """Leave ``timings.json`` (notebook → seconds) beside the built pages."""
+    if error is None and app.builder.format == "html":
+        path = Path(app.outdir).parent / "timings.json"
+        path.write_text(json.dumps(execution_times(app.env), indent=2) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(head: list[str], rows: list[list[nodes.Node | str]], numbers: tuple[int, ...] = ()) -> nodes.table:
+    """Return a docutils table; the columns named in ``numbers`` are set flush right."""
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+
+    def line(cells: list[nodes.Node | str]) -> nodes.row:
+        entries = []
+        for column, cell in enumerate(cells):
+            content = cell if isinstance(cell, nodes.Node) else nodes.Text(str(cell))
+            classes = ["text-right"] if column in numbers else []
+            entries.append(nodes.entry("", nodes.paragraph("", "", content), classes=classes))
+        return nodes.row("", *entries)
+
+    group += nodes.thead("", line(list(head)))
+    group += nodes.tbody("", *(line(row) for row in rows))
+    return nodes.table("", group, classes=["course-table"])
+
+
+class PendingTimes(nodes.General, nodes.Element):
+    """Stands for the table of run times until every notebook has run."""
+
+
+class ChapterTimes(SphinxDirective):
+    """A table of every notebook's run time in this build."""
+
+    def run(self) -> list[nodes.Node]:
+        """Leave a placeholder."""
+        return [PendingTimes()]
+
+
+def fill_chapter_times(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Replace the placeholder with the table."""
+    for pending in list(doctree.findall(PendingTimes)):
+        rows: list[list[nodes.Node | str]] = []
+        for name, seconds in execution_times(app.env).items():
+            title = app.env.titles[name].astext()
+            link = nodes.reference("", title, refuri=app.builder.get_relative_uri(page, name), internal=True)
+            elsewhere = "; ".join(f"{in_words(row['seconds'])} ({row['device']})" for row in recorded_times(name))
+            rows.append([link, in_words(seconds), elsewhere or "not recorded"])
+        head = ["Chapter", f"This build: {machine()}, profile {profile()}", "Recorded elsewhere"]
+        pending.replace_self(table(head, rows) if rows else nodes.paragraph("", "No notebook is part of this build."))
+
+
+def benchmark_rows(record: Any) -> list[dict]:
+    """Return the rows of a benchmark record: the record itself, or the list inside it."""
+    if isinstance(record, list):
+        return record
+    return next((value for value in record.values() if isinstance(value, list)), [])
+
+
+def number(value: Any) -> str:
+    """Return a measured value with three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+class BenchmarkTable(SphinxDirective):
+    """The table that ``make bench`` last recorded, with the machine that made it."""
+
+    def run(self) -> list[nodes.Node]:
+        """Read the record and lay it out."""
+        self.env.note_dependency(str(BENCHMARKS))
+        if not BENCHMARKS.is_file():
+            return [nodes.paragraph("", "No benchmark has been recorded yet; run make bench.")]
+        record = json.loads(BENCHMARKS.read_text(encoding="utf-8"))
+        rows: list[list[nodes.Node | str]] = []
+        for row in benchmark_rows(record):
+            verdict = {True: "holds", False: "missed"}.get(row.get("holds"), "no bar")
+            rows.append([row["name"], number(row["value"]), number(row.get("bar") or "–"), row.get("unit", ""), verdict])
+        found: list[nodes.Node] = [table(["What", "Measured", "Bar", "Unit", "Verdict"], rows, numbers=(1, 2))]
+        if isinstance(record, dict):
+            facts = {name: value for name, value in record.items() if not isinstance(value, list)}
+            found.append(nodes.paragraph("", f"Measured on: {flat(facts)}."))
+        return found
+
+
+def flat(value: Any) -> str:
+    """Return nested facts as one line of text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {flat(inner)}" for name, inner in value.items())
+    return number(value)
+
+
+def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: Any) -> tuple[list, list]:
+    """Role: the repository's address in a command; the text itself where no address is known."""
+    url = repository_url()
+    return [nodes.literal("", text.replace("ADDRESS", url) if url else text)], []
+
+
+# ---------------------------------------------------------------- references
+
+
+def resolve_public_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> nodes.Node | None:
+    """Resolve ``ganprune.name`` to the module in which the public name is documented."""
+    found = re.fullmatch(r"(?:gp|ganprune)\.(\w+)((?:\.\w+)*)", node.get("reftarget", ""))
+    if node.get("refdomain") != "py" or not found:
+        return None
+    value = getattr(importlib.import_module("ganprune"), found[1], None)
+    if value is None or not hasattr(value, "__qualname__"):
+        return None
+    target = f"{value.__module__}.{value.__qualname__}{found[2]}"
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node.get("reftype", "obj"), target, node, content)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything."""
+    app.add_node(PendingTimes)
+    app.add_directive("chapter-times", ChapterTimes)
+    app.add_directive("benchmark-table", BenchmarkTable)
+    app.add_role("with-address", address_role)
+    for hook in (set_cache, set_javascript, set_repository):
+        app.connect("config-inited", hook)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("doctree-resolved", add_chapter_time)
+    app.connect("doctree-resolved", fill_chapter_times)
+    app.connect("missing-reference", resolve_public_name)
+    app.connect("build-finished", write_timings)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
