@@ -22,6 +22,15 @@ _PUBLIC = {
     "losses": (
         "Loss LOSSES get_loss gradient_penalty r1_penalty generator_loss discriminator_loss frozen"
     ),
+    "masks": (
+        "Mask MaskKeeper MaskError prunable_weights apply_mask keep_mask check_mask from_torch_prune to_torch_prune"
+    ),
+    "checkpoints": "CheckpointError save load load_pretrained",
+    "pruning": "score allocate prune prune_generator recalibrate_batchnorm layer_report register_score",
+    "metrics": "evaluate FidelityReport complexity ComplexityReport",
+    "training": "TrainConfig TrainState train train_epoch DivergenceError",
+    "callbacks": "every Evaluate Checkpoint",
+    "results": "append_record read_records run interval paired_ratio verdict Interval",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 _SUBMODULES = ("metrics", "pruning", "experiments", "plots", "results")

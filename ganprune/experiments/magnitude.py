@@ -1,0 +1,119 @@
+"""Quality against sparsity: magnitude and random pruning of the generator, before and after fine-tuning.
+
+``python -m ganprune.experiments.magnitude`` records it: each seed trains its own dense pair first. Rows go to
+``results/magnitude.jsonl``; a second call with the same settings runs only the seeds that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ganprune.pruning as pruning
+from ganprune import results
+from ganprune.callbacks import Checkpoint, every
+from ganprune.data import ImageData, mnist
+from ganprune.metrics import evaluate
+from ganprune.models import GAN, dcgan
+from ganprune.runtime import cache_dir
+from ganprune.training import TrainConfig, TrainState, train
+
+
+@dataclass(frozen=True)
+class MagnitudeCurve:
+    """One-shot global pruning of a trained generator at several sparsities, each fine-tuned equally long.
+
+    The generator that is pruned has the dense run's EMA weights; batch-norm statistics are recalibrated after pruning;
+    fine-tuning goes on with the trained discriminator. Sparsity 0 is the control: dense, trained just as long.
+
+    Attributes:
+        name: of the experiment, in the records.
+        width: of generator and discriminator.
+        dense_steps: of the dense training, with its learning rate decayed to zero.
+        finetune_steps: of each fine-tuning.
+        finetune_learning_rate: held for half of the steps, then decayed to zero.
+        sparsities: shares of the generator's prunable weights that are set to zero.
+        scores: "magnitude", "random".
+        samples: generated per evaluation.
+    """
+
+    name: str = "magnitude"
+    width: int = 32
+    dense_steps: int = 16_000
+    finetune_steps: int = 1_500
+    finetune_learning_rate: float = 2e-4
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+    scores: tuple[str, ...] = ("magnitude", "random")
+    samples: int = 10_000
+
+    def run(self, seed: int) -> Iterator[dict[str, Any]]:
+        """One row per arm, on the validation split: score, sparsity, stage ("pruned" or "fine-tuned"), metrics."""
+        data = mnist()
+        dense = dense_gan(self.width, self.dense_steps, seed, data)
+        yield {"score": "dense", "sparsity": 0.0, "stage": "pruned", **self._measure(dense.generator_ema, data)}
+        arms = [("dense", 0.0), *((score, sparsity) for score in self.scores for sparsity in self.sparsities)]
+        for score, sparsity in arms:
+            yield from self._arm(dense, data, score, sparsity, seed)
+
+    def _arm(self, dense: GAN, data: ImageData, score: str, sparsity: float, seed: int) -> Iterator[dict[str, Any]]:
+        gan = copy.deepcopy(dense)
+        gan.generator.load_state_dict(dense.generator_ema.state_dict())
+        row: dict[str, Any] = {"score": score, "sparsity": sparsity}
+        masks = {}
+        if score != "dense":
+            mask = pruning.prune(gan.generator, sparsity, score=score, seed=seed, ema=gan.generator_ema)
+            masks["generator"] = mask
+            row["achieved_sparsity"] = mask.sparsity
+            yield {**row, "stage": "pruned, not recalibrated", **self._measure(gan.generator, data)}
+            pruning.recalibrate_batchnorm(gan.generator, seed=seed)
+            gan.generator_ema.load_state_dict(gan.generator.state_dict())
+            yield {**row, "stage": "pruned", **self._measure(gan.generator, data)}
+        config = TrainConfig(
+            steps=self.finetune_steps, learning_rate=self.finetune_learning_rate, seed=step_after(seed)
+        )
+        state = train(TrainState(gan, config, masks), data.train)
+        yield {**row, "stage": "fine-tuned", **self._measure(state.gan.generator_ema, data)}
+        yield {**row, "stage": "fine-tuned, raw weights", **self._measure(state.gan.generator, data)}
+
+    def _measure(self, generator: Any, data: ImageData) -> dict[str, Any]:
+        return evaluate(generator, data.validation, samples=self.samples).as_dict()
+
+
+def step_after(seed: int) -> int:
+    """The seed of the fine-tuning that follows a dense run, so that it does not see the same batches again."""
+    return seed + 1_000_000
+
+
+def dense_gan(width: int, steps: int, seed: int, data: ImageData) -> GAN:
+    """A dense DCGAN trained on ``data.train``; kept in the cache folder, and resumed there after a stop."""
+    finished = cache_dir() / f"dense-{data.name}-{width}-{steps}-{seed}.safetensors"
+    if finished.is_file():
+        state = TrainState.load(finished)
+    else:
+        state = TrainState(
+            dcgan(width=width, seed=seed), TrainConfig(steps=steps, ema_decay=0.999, seed=seed)
+        )
+    train(state, data.train, [every(2_000, Checkpoint(finished))])
+    return state.gan
+
+
+def main() -> None:
+    """The command line of this module."""
+    default = MagnitudeCurve()
+    parser = argparse.ArgumentParser(description="Record the quality-sparsity curve of magnitude pruning.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--store", type=Path, default=Path("results/magnitude.jsonl"))
+    for field in ("width", "dense_steps", "finetune_steps"):
+        parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(default, field))
+    options = vars(parser.parse_args())
+    seeds, store = options.pop("seeds"), options.pop("store")
+    results.run(dataclasses.replace(default, **options), seeds, store)
+
+
+if __name__ == "__main__":
+    main()

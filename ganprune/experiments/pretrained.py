@@ -1,0 +1,91 @@
+"""The dense GANs that ship with the package, and the command that makes them.
+
+``python -m ganprune.experiments.pretrained dcgan-mnist`` trains one, evaluates it and writes it into the package. A
+killed run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganprune import checkpoints, metrics
+from ganprune.callbacks import Checkpoint, every
+from ganprune.data import mnist
+from ganprune.models import GAN, DCGANDiscriminatorSpec, DCGANGeneratorSpec, GANSpec, mlp_gan
+from ganprune.results import provenance
+from ganprune.runtime import cache_dir
+from ganprune.training import TrainConfig, TrainState, train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a shipped GAN is made."""
+
+    make: Callable[[int], GAN]
+    config: TrainConfig
+
+
+def _dcgan(seed: int) -> GAN:
+    spec = GANSpec(DCGANGeneratorSpec(64, (128, 64, 32)), DCGANDiscriminatorSpec((64, 128, 256)))
+    return GAN.from_spec(spec, seed, "cpu")
+
+
+def _mlp(seed: int) -> GAN:
+    return mlp_gan(hidden=(256, 256), norm="spectral", seed=seed, device="cpu")
+
+
+RECIPES = {
+    "dcgan-mnist": Recipe(_dcgan, TrainConfig(steps=40_000, ema_decay=0.999)),
+    "mlp-mnist": Recipe(_mlp, TrainConfig(steps=60_000, ema_decay=0.999)),
+}
+
+
+def make(name: str, seed: int = 0, folder: str | Path | None = None) -> Path:
+    """Trains, evaluates on validation, and writes the checkpoint; returns its path.
+
+    Args:
+        name: a key of :data:`RECIPES`.
+        seed: determines weights, batches and latents.
+        folder: where the checkpoint goes; None for the package's own assets.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"name must be one of {', '.join(RECIPES)}, got {name!r}")
+    recipe, data = RECIPES[name], mnist()
+    partial = cache_dir() / f"{name}-{seed}.partial.safetensors"
+    if partial.is_file():
+        state = TrainState.load(partial)
+    else:
+        config = dataclasses.replace(recipe.config, seed=seed)
+        state = TrainState(recipe.make(seed).to(data.train.device), config)
+    train(state, data.train, [every(2_000, Checkpoint(partial), at_end=False)])
+    report = metrics.evaluate(
+        state.gan.generator_ema, data.validation, discriminator=state.gan.discriminator, loss=state.config.loss
+    )
+    state.gan.metadata = {
+        "command": f"python -m ganprune.experiments.pretrained {name} --seed {seed}",
+        "config": dataclasses.asdict(state.config),
+        "validation": report.as_dict(),
+        "provenance": provenance(),
+    }
+    path = Path(folder or Path(checkpoints.__file__).parent / "assets" / "pretrained") / f"{name}.safetensors"
+    checkpoints.save(path, state.gan)
+    partial.unlink(missing_ok=True)
+    return path
+
+
+def main() -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(description="Train a GAN that ships with the package.")
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", help="where the checkpoint goes (default: the package's assets)")
+    options = parser.parse_args()
+    make(options.name, options.seed, options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Rows and tensors in, matplotlib figures out: sample grids, loss curves, quality against sparsity, layer densities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from ganprune.results import interval
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+
+
+def show_samples(images: Tensor, columns: int = 8, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """A grid of images.
+
+    Args:
+        images: (N, C, H, W) in [-1, 1].
+        columns: images per row.
+        title: above the grid.
+        ax: drawn into this one; None for a new figure.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
+    if ax is None:
+        rows = -(-len(images) // columns)
+        _, ax = plt.subplots(figsize=(0.7 * columns, 0.7 * rows + (0.3 if title else 0)), layout="constrained")
+    grid = make_grid(images.detach().cpu().float(), nrow=columns, padding=1, normalize=True, value_range=(-1, 1))
+    ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def show_sample_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Figure:
+    """One row of images per entry, labelled at the left: before and after, or a sweep.
+
+    Args:
+        rows: label → images (N, C, H, W) in [-1, 1], the same N in each.
+        title: above the figure.
+    """
+    count = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(0.75 * count + 1.6, 0.82 * len(rows) + (0.3 if title else 0)), squeeze=False,
+        layout="constrained",
+    )
+    for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        show_samples(images, columns=count, ax=ax)
+        ax.set_axis_on()
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def show_losses(history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
+    """Both losses against the step, from ``TrainState.history``."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+    steps = [row["step"] for row in history]
+    for colour, style, name in ((COLOURS[0], "-", "discriminator"), (COLOURS[1], "--", "generator")):
+        ax.plot(steps, [row[f"{name}_loss"] for row in history], style, color=colour, label=name)
+    ax.set(xlabel="generator updates (steps)", ylabel="loss")
+    ax.legend()
+    return ax
+
+
+def show_curve(
+    rows: Iterable[Mapping[str, Any]],
+    x: str = "sparsity",
+    y: str = "digit_fid",
+    by: str = "score",
+    floor: float | None = None,
+    control: Sequence[float] | None = None,
+    log: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """A measure against sparsity, one line per group; a band is the 95% interval over seeds.
+
+    Args:
+        rows: records with the keys ``x``, ``y``, ``by``; rows with equal x and group are different seeds.
+        x: key of the horizontal axis.
+        y: key of the vertical axis.
+        by: key of the groups.
+        floor: a dotted line, such as the digit-FID of real images.
+        control: values of the dense control, one per seed: a dashed line with its band.
+        log: logarithmic vertical axis; the mean is then geometric.
+        ax: drawn into this one; None for a new figure.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    groups: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        groups.setdefault(str(row[by]), {}).setdefault(float(row[x]), []).append(float(row[y]))
+    for number, (label, points) in enumerate(groups.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], "osD^v<>"[number % 7]
+        places = sorted(points)
+        means = [interval(points[place], log=log) for place in places]
+        ax.plot(places, [m.mean for m in means], marker=marker, color=colour, label=label)
+        low, high = np.array([m.low for m in means]), np.array([m.high for m in means])
+        ax.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+    if control is not None:
+        mean = interval(control, log=log)
+        ax.axhline(mean.mean, color="black", linestyle="--", label="dense, trained just as long")
+        if mean.n > 1:
+            ax.axhspan(mean.low, mean.high, color="black", alpha=0.1, linewidth=0)
+    if floor is not None:
+        ax.axhline(floor, color="black", linestyle=":", label="floor (real images)")
+    if log:
+        ax.set_yscale("log")
+    ax.set(xlabel=f"{x} (share of zeros)" if x == "sparsity" else x, ylabel=y.replace("digit_fid", "digit-FID"))
+    ax.legend()
+    return ax
+
+
+def show_layer_density(reports: Mapping[str, Sequence[Mapping[str, Any]]], ax: Axes | None = None) -> Axes:
+    """Density of each layer as grouped bars.
+
+    Args:
+        reports: label → rows with the keys "name" and "sparsity", such as ``Mask.layers()`` gives.
+        ax: drawn into this one; None for a new figure.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+    width = 0.8 / len(reports)
+    names: list[str] = []
+    for number, (label, rows) in enumerate(reports.items()):
+        names = [str(row["name"]).removeprefix("layers.").removesuffix(".weight") for row in rows]
+        places = np.arange(len(rows)) + (number - (len(reports) - 1) / 2) * width
+        ax.bar(places, [1 - row["sparsity"] for row in rows], width, label=label, color=COLOURS[number % 7])
+    ax.set_xticks(range(len(names)), names)
+    ax.set(ylabel="density (share kept)", ylim=(0, 1))
+    ax.legend()
+    return ax
+
+
+def show_mask(mask: Tensor, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """One layer's mask as a picture: kept weights dark, pruned ones light; (rows, columns × kernel positions)."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    ax.imshow(mask.detach().cpu().flatten(1).numpy(), cmap="Greys", aspect="auto", interpolation="nearest", vmin=0, vmax=1)
+    ax.set(xlabel="column × kernel position", ylabel="row of the weight tensor", title=title)
+    return ax
+
+
+def show_weights(
+    weights: Mapping[str, Tensor], threshold: float | None = None, bins: int = 101, ax: Axes | None = None
+) -> Axes:
+    """Histogram of the weights of each layer; dashed lines at ±threshold."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+    for number, (name, weight) in enumerate(weights.items()):
+        label = name.removeprefix("layers.").removesuffix(".weight")
+        values = weight.detach().cpu().float().flatten().numpy()
+        ax.hist(values, bins, histtype="step", density=True, label=label, color=COLOURS[number % 7])
+    if threshold is not None:
+        for sign in (-1, 1):
+            ax.axvline(sign * threshold, color="black", linestyle="--")
+    ax.set(xlabel="weight", ylabel="probability density", yscale="log")
+    ax.legend()
+    return ax
