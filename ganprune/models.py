@@ -236,7 +236,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 class MLPGenerator(nn.Module):
-    """See :class:`MLPGeneratorSpec`. Maps z (N, latent_dim) to (N, *output_shape)."""
+    """See :class:`MLPGeneratorSpec`. Maps z (N, latent_dim) to ``(N, *output_shape)``."""
 
     def __init__(self, spec: MLPGeneratorSpec) -> None:
         super().__init__()
@@ -253,13 +253,13 @@ class MLPGenerator(nn.Module):
         self.layers = nn.Sequential(layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Samples (N, *output_shape) for latents z (N, latent_dim)."""
+        """Samples ``(N, *output_shape)`` for latents z (N, latent_dim)."""
         _check_latent(z, self.spec.latent_dim)
         return self.layers(z).unflatten(1, self.spec.output_shape)
 
 
 class MLPDiscriminator(nn.Module):
-    """See :class:`MLPDiscriminatorSpec`. Maps samples (N, *input_shape) to logits (N,)."""
+    """See :class:`MLPDiscriminatorSpec`. Maps samples ``(N, *input_shape)`` to logits (N,)."""
 
     def __init__(self, spec: MLPDiscriminatorSpec) -> None:
         super().__init__()
