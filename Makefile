@@ -22,7 +22,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 SMOKE := _build/smoke/_build/html
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-STRIP := --keep-count --keep-id --keep-output-type stream execute_result
+# the list of types ends where the next option begins, so it must not come last
+STRIP := --keep-output-type stream execute_result --keep-count --keep-id
 
 export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1

