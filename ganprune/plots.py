@@ -1,7 +1,8 @@
-"""Rows and tensors in, matplotlib figures out: sample grids, loss curves, quality against sparsity, layer densities."""
+"""Rows and tensors in, figures and tables out: samples, losses, quality against sparsity, layer densities."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -169,3 +170,66 @@ def show_weights(
     ax.set(xlabel="weight", ylabel="probability density", yscale="log")
     ax.legend()
     return ax
+
+
+class Table:
+    """Rows under headings: a notebook and the book set it as HTML, everything else as aligned text.
+
+    Args:
+        rows: heading → value, the same headings in each row.
+
+    Raises:
+        ValueError: if there is no row, or the headings differ.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.rows = [dict(row) for row in rows]
+        if not self.rows:
+            raise ValueError("rows must have at least one row, got none")
+        self.headings = list(self.rows[0])
+        for number, row in enumerate(self.rows):
+            if list(row) != self.headings:
+                raise ValueError(f"row {number} must have the headings {self.headings}, got {list(row)}")
+
+    def _cells(self) -> list[list[str]]:
+        return [[_cell(row[heading]) for heading in self.headings] for row in self.rows]
+
+    def _is_number(self, heading: str) -> bool:
+        values = [row[heading] for row in self.rows if row[heading] is not None]
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+    def _repr_html_(self) -> str:
+        sides = ["right" if self._is_number(heading) else "left" for heading in self.headings]
+
+        def line(tag: str, texts: Iterable[str]) -> str:
+            pairs = zip(texts, sides, strict=True)
+            cells = (f'<{tag} style="text-align: {side}">{html.escape(t)}</{tag}>' for t, side in pairs)
+            return f"<tr>{''.join(cells)}</tr>"
+
+        body = "".join(line("td", cells) for cells in self._cells())
+        head = line("th", self.headings)
+        return f'<table class="table"><thead>{head}</thead><tbody>{body}</tbody></table>'
+
+    def __repr__(self) -> str:
+        lines = [self.headings, *self._cells()]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        numbers = [self._is_number(heading) for heading in self.headings]
+
+        def aligned(line: Sequence[str]) -> str:
+            parts = zip(line, widths, numbers, strict=True)
+            return "  ".join(t.rjust(w) if number else t.ljust(w) for t, w, number in parts).rstrip()
+
+        return "\n".join(aligned(line) for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A value as a table shows it: three significant digits, yes and no, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
