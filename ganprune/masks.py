@@ -1,9 +1,9 @@
 """Masks: which weights can be pruned, which are kept, and how zeros stay zero while training goes on.
 
-A pruned weight *is* zero. Nothing is recomputed in the forward pass, so a masked network is an ordinary network: it can
-be copied, compiled, normalised spectrally and saved. What keeps the zeros is a hook on the optimiser
-(:func:`keep_mask`). For element-wise optimisers (SGD, RMSprop, Adam, AdamW) that is projected descent: a step of the
-dense method followed by the projection onto the networks with this mask.
+A pruned weight *is* zero. Nothing is recomputed in the forward pass, so a masked network is an ordinary
+network: it can be copied, compiled, normalised spectrally and saved. What keeps the zeros is a hook on the
+optimiser (:func:`keep_mask`). For element-wise optimisers (SGD, RMSprop, Adam, AdamW) that is projected
+descent: a step of the dense method followed by the projection onto the networks with this mask.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ def check_sparsity(sparsity: Any, name: str = "sparsity") -> float:
     return value
 
 
-# --- Which weights -----------------------------------------------------------------------------------------------
+# --- Which weights --------------------------------------------------------------------------------
 
 
 def canonical_name(name: str) -> str:
     """The name of a weight without what wrappers add to it.
 
     Gone are a leading ``module.`` (data parallelism, averaged models), ``_orig_mod.`` (compilation) and what
-    parametrisations call the raw tensor: ``parametrizations.weight.original`` (spectral norm), ``…original1`` (weight
-    norm), ``weight_orig`` and ``weight_v`` (the older hooks). So one mask fits a network however it is wrapped.
+    parametrisations call the raw tensor: ``parametrizations.weight.original`` (spectral norm), ``…original1``
+    (weight norm), ``weight_orig`` and ``weight_v`` (the older hooks). So one mask fits a network however it
+    is wrapped.
     """
     name = ".".join(part for part in name.split(".") if part != "_orig_mod")
     while name.startswith("module."):
@@ -93,7 +94,8 @@ class WeightSlot:
 
     @property
     def output_dim(self) -> int:
-        """The dimension of the weight that counts outputs: 1 for a transposed convolution, (in, out, …), else 0."""
+        """The dimension of the weight that counts outputs: 1 in transposed convolutions (in, out, …), else
+        0."""
         return 1 if isinstance(self.layer, nn.modules.conv._ConvTransposeNd) else 0
 
     @property
@@ -103,7 +105,7 @@ class WeightSlot:
 
     @torch.no_grad()
     def effective(self) -> Tensor:
-        """The weight that the forward pass uses: w / σ under spectral norm, g v / ‖v‖ under weight norm. Detached."""
+        """What the forward pass uses: w / σ under spectral norm, g v / ‖v‖ under weight norm. Detached."""
         if self.kind == "parametrized":
             with eval_mode(self.owner):  # in training mode spectral norm would move its vectors
                 return self.owner().detach()
@@ -115,7 +117,7 @@ class WeightSlot:
         return self.raw.detach()
 
     def normed_groups(self, kept: Tensor) -> Tensor:
-        """Whether each group of weights that is divided by a norm of its own keeps anything; empty if there is none."""
+        """Whether each group of weights with a norm of its own keeps anything; empty without a norm."""
         scale = None
         if self.kind == "parametrized":
             scale = self.owner._parameters.get("original0")
@@ -128,10 +130,10 @@ class WeightSlot:
 
 
 def weight_slots(model: nn.Module) -> dict[str, WeightSlot]:
-    """The weights of all convolutions, transposed convolutions (1-D to 3-D) and linear layers, in module order.
+    """The weights of all (transposed) convolutions, 1-D to 3-D, and linear layers, in module order.
 
-    A weight that several layers share is listed once, under the first name. Biases, normalisation, embeddings and the
-    packed projection of ``nn.MultiheadAttention`` are not among them.
+    A weight that several layers share is listed once, under the first name. Biases, normalisation, embeddings
+    and the packed projection of ``nn.MultiheadAttention`` are not among them.
 
     Raises:
         ValueError: if a layer has no weight yet, carries a mask of ``torch.nn.utils.prune``, has a
@@ -147,28 +149,33 @@ def weight_slots(model: nn.Module) -> dict[str, WeightSlot]:
             continue
         seen.add(id(slot.raw))
         if slot.key in slots:
-            raise ValueError(f"model has two weights whose canonical name is {slot.key!r}; rename one of the modules")
+            raise ValueError(
+                f"model has two weights whose canonical name is {slot.key!r}; rename one of the modules"
+            )
         slots[slot.key] = slot
     return slots
 
 
 def _slot(key: str, layer: nn.Module) -> WeightSlot | None:
     if parametrize.is_parametrized(layer, "weight"):
-        owner = layer.parametrizations["weight"]  # type: ignore[index, union-attr]
+        owner: nn.Module = layer.parametrizations["weight"]  # type: ignore[index, union-attr, assignment]
         for attribute in ("original", "original1"):
             if attribute in owner._parameters:
                 return WeightSlot(key, layer, owner, attribute, "parametrized")
         raise ValueError(f"{key} has a parametrisation without one raw weight; remove it before pruning")
     if "weight_mask" in layer._buffers:
         raise ValueError(
-            f"{key} carries a mask of torch.nn.utils.prune; take it over with from_torch_prune(model, remove=True)"
+            f"{key} carries a mask of torch.nn.utils.prune; "
+            "take it over with from_torch_prune(model, remove=True)"
         )
     for attribute in ("weight_orig", "weight_v"):
         if attribute in layer._parameters and _norm_hook(layer) is not None:
             return WeightSlot(key, layer, layer, attribute, "hook")
     weight = layer._parameters.get("weight")
     if isinstance(weight, nn.parameter.UninitializedParameter):
-        raise ValueError(f"{key} is not initialised yet (a lazy layer); pass one batch through the model first")
+        raise ValueError(
+            f"{key} is not initialised yet (a lazy layer); pass one batch through the model first"
+        )
     return WeightSlot(key, layer, layer, "weight", "plain") if weight is not None else None
 
 
@@ -190,7 +197,9 @@ def protected_keys(keys: Iterable[str], protect: Iterable[str]) -> set[str]:
     matches = {name: {key for key in keys if key == name or key.startswith(f"{name}.")} for name in names}
     unknown = [name for name, found in matches.items() if not found]
     if unknown:
-        raise ValueError(f"protect names {', '.join(unknown)}, which is no prunable layer; layers: {', '.join(keys)}")
+        raise ValueError(
+            f"protect names {', '.join(unknown)}, which is no prunable layer; layers: {', '.join(keys)}"
+        )
     return set().union(*matches.values())
 
 
@@ -214,9 +223,9 @@ def prunable_slots(model: nn.Module, protect: Iterable[str] = ()) -> dict[str, W
 def prunable_weights(model: nn.Module, protect: Iterable[str] = ()) -> dict[str, nn.Parameter]:
     """The weights that pruning may set to zero, by canonical name, in module order.
 
-    These are the weights of convolutions, transposed convolutions and linear layers; under spectral or weight norm the
-    raw parameter. Shared weights count once. Frozen weights (``requires_grad`` false) are left out, unless the whole
-    network is frozen, as an EMA copy is: then its freezing says nothing about single layers.
+    These are the weights of convolutions, transposed convolutions and linear layers; under spectral or weight
+    norm the raw parameter. Shared weights count once. Frozen weights (``requires_grad`` false) are left out,
+    unless the whole network is frozen, as an EMA copy is: then its freezing says nothing about single layers.
 
     Args:
         model: any module.
@@ -236,7 +245,7 @@ def effective_weights(model: nn.Module, protect: Iterable[str] = ()) -> dict[str
     return {key: slot.effective() for key, slot in prunable_slots(model, protect).items()}
 
 
-# --- Mask --------------------------------------------------------------------------------------------------------
+# --- Mask -----------------------------------------------------------------------------------------
 
 
 class Mask(Mapping[str, Tensor]):
@@ -353,7 +362,7 @@ class Mask(Mapping[str, Tensor]):
         return not any(bool((theirs & ~mine).any()) for _, mine, theirs in self._paired(other))
 
     def shuffled(self, seed: int = 0) -> Mask:
-        """Each layer's kept positions moved at random: the control that keeps layer densities and nothing else."""
+        """Kept positions moved at random within each layer: the control that keeps layer densities alone."""
         generator = torch.Generator().manual_seed(seed)
         moved = {}
         for key, kept in self.items():
@@ -375,13 +384,16 @@ class Mask(Mapping[str, Tensor]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Mask({len(self)} layers, {self.kept:,} of {self.total:,} weights kept, sparsity {self.sparsity:.4f})"
+        counts = f"{self.kept:,} of {self.total:,} weights kept"
+        return f"Mask({len(self)} layers, {counts}, sparsity {self.sparsity:.4f})"
 
 
-# --- Apply and check ---------------------------------------------------------------------------------------------
+# --- Apply and check ------------------------------------------------------------------------------
 
 
-def _matched(model: nn.Module, mask: Mapping[str, Tensor], role: str = "model") -> list[tuple[WeightSlot, Tensor]]:
+def _matched(
+    model: nn.Module, mask: Mapping[str, Tensor], role: str = "model"
+) -> list[tuple[WeightSlot, Tensor]]:
     """Pairs of weight and mask.
 
     Raises:
@@ -414,8 +426,9 @@ def _refuse(pairs: list[tuple[WeightSlot, Tensor]], flags: list[Tensor], message
 def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> None:
     """Sets the pruned weights to (positive) zero in the model and in its EMA copy.
 
-    Left alone, an EMA copy has no sparsity at all a thousand steps later. Under spectral norm the power iteration is run
-    again, because its vectors belong to the weights of before. All is checked before anything is written.
+    Left alone, an EMA copy has no sparsity at all a thousand steps later. Under spectral norm the power
+    iteration is run again, because its vectors belong to the weights of before. All is checked before
+    anything is written.
 
     Args:
         model: changed in place.
@@ -424,8 +437,8 @@ def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> No
 
     Raises:
         TypeError: if ``mask`` is not a :class:`Mask`.
-        ValueError: if the mask does not fit, a weight is NaN or infinite, or the mask empties something that a spectral
-            or weight norm divides by its norm.
+        ValueError: if the mask does not fit, a weight is NaN or infinite, or the mask empties something that
+            a spectral or weight norm divides by its norm.
     """
     networks = {"model": model} | ({"EMA copy": ema} if ema is not None else {})
     matched = {role: _matched(network, mask, role) for role, network in networks.items()}
@@ -433,28 +446,36 @@ def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> No
         not_finite = [~torch.isfinite(slot.raw).all() for slot, _ in pairs]
         _refuse(pairs, not_finite, f"weights of the {role} must be finite, got NaN or infinity in")
         emptied = [~slot.normed_groups(kept).all() for slot, kept in pairs]
-        _refuse(pairs, emptied, "mask empties a weight (or an output) that is divided by its norm, which would be 0 / 0, in")
-    for pairs in matched.values():
-        for slot, kept in pairs:
-            _zero_slot(slot, kept)
+        _refuse(pairs, emptied, "mask empties what a norm divides by its length, which would be 0 / 0, in")
+        changed = [torch.tensor(not _keeps_zeros(slot, kept)) for slot, kept in pairs]
+        _refuse(pairs, changed, "a parametrisation (to be removed first) does not keep zeros in")
+    for slot, kept in (pair for pairs in matched.values() for pair in pairs):
+        weight = slot.raw.detach()
+        weight.masked_fill_(~kept, 0.0)
+        weight.add_(0.0)  # a zero that was there already may be −0.0
+        _refresh_spectral_norm(slot)
 
 
-def _zero_slot(slot: WeightSlot, kept: Tensor) -> None:
-    """Zeros in one weight, and the norms that depend on it."""
+def _keeps_zeros(slot: WeightSlot, kept: Tensor) -> bool:
+    """Whether the effective weight is zero where the raw one is; tried out under parametrisations unknown
+    here."""
+    parts = list(slot.owner.children()) if slot.kind == "parametrized" else []
+    if len(parts) == len(_spectral_parts(slot)) or slot.attribute == "original1":
+        return True
     weight = slot.raw.detach()
-    before = weight.clone() if slot.kind == "parametrized" else None
+    before = weight.clone()
     weight.masked_fill_(~kept, 0.0)
-    weight.add_(0.0)  # a zero that was there already may be −0.0
-    _refresh_spectral_norm(slot)
-    if before is not None and not bool((slot.effective()[~kept] == 0).all()):
-        weight.copy_(before)
-        raise ValueError(f"{slot.key} has a parametrisation that does not keep zeros; remove it before pruning")
+    result = bool((slot.effective()[~kept] == 0).all())
+    weight.copy_(before)
+    return result
 
 
 def _spectral_parts(slot: WeightSlot) -> list[tuple[Tensor, Tensor, int]]:
     """The vectors u and v and the output dimension of each spectral norm of a weight."""
     if slot.kind == "parametrized":
-        parts: list[Any] = [part for part in slot.owner.children() if hasattr(part, "_u") and hasattr(part, "_v")]
+        parts: list[Any] = [
+            part for part in slot.owner.children() if hasattr(part, "_u") and hasattr(part, "_v")
+        ]
         return [(part._u, part._v, part.dim) for part in parts]
     hook = _norm_hook(slot.layer) if slot.kind == "hook" else None
     if isinstance(hook, SpectralNorm):
@@ -481,7 +502,8 @@ def _refresh_spectral_norm(slot: WeightSlot) -> None:
 def check_mask(model: nn.Module, mask: Mask) -> None:
     """Does nothing if every pruned weight is zero and every weight is finite.
 
-    Saving, exporting and evaluating a masked network call it, so that no number is reported for a mask that was lost.
+    Saving, exporting and evaluating a masked network call it, so that no number is reported for a mask that
+    was lost.
 
     Raises:
         MaskError: if a pruned weight is not zero, or a weight is NaN or infinite.
@@ -499,17 +521,18 @@ def check_mask(model: nn.Module, mask: Mask) -> None:
             raise MaskError(f"{slot.key} has {not_finite} weights that are NaN or infinite")
         if alive:
             raise MaskError(
-                f"{slot.key} has {alive} non-zero weights under its mask; keep_mask holds a mask while an optimiser steps"
+                f"{slot.key} has {alive} non-zero weights under its mask; "
+                "keep_mask holds a mask while an optimiser steps"
             )
 
 
-# --- Keep --------------------------------------------------------------------------------------------------------
+# --- Keep -----------------------------------------------------------------------------------------
 
 
 def _bits(kept: Tensor, weight: Tensor) -> Tensor:
-    """The mask as integers of the weight's width and memory layout: all bits set where kept, none where pruned.
+    """The mask as integers of the weight's width and memory layout: all bits where kept, none where pruned.
 
-    ``weight & bits`` is one fast pass and gives exactly +0.0, where a product would give −0.0 and would keep a NaN.
+    ``weight & bits`` is one fast pass and gives +0.0, where a product would give −0.0 and keep a NaN.
     """
     bits = torch.zeros_like(weight.detach().view(_INTEGER_OF_WIDTH[weight.element_size()]))
     return bits.masked_fill_(kept.to(weight.device), -1)
@@ -594,12 +617,13 @@ class MaskKeeper:
 
     @torch.no_grad()
     def update(self, mask: Mask) -> None:
-        """Puts another mask in force, in place: model, EMA copy, working copies, gradients and optimiser moments.
+        """Puts another mask in force, in place: model, EMA copy, working copies, gradients and moments.
 
         Weights that come back start at zero with moments of zero.
 
         Raises:
-            ValueError: if the layers or shapes differ from those of the mask in force, or as :func:`apply_mask` does.
+            ValueError: if the layers or shapes differ from those of the mask in force, or as
+                :func:`apply_mask` does.
         """
         changes = self.mask._paired(mask)
         apply_mask(self.model, mask, self.ema)
@@ -621,15 +645,15 @@ class MaskKeeper:
 
         Raises:
             MaskError: if the keeper was removed, the hook is gone from the optimiser (as from every copied or
-                unpickled one), the model's parameters were replaced (``load_state_dict(assign=True)``, shrinking),
-                or a pruned weight is not zero.
+                unpickled one), the model's parameters were replaced (``load_state_dict(assign=True)``,
+                shrinking), or a pruned weight is not zero.
         """
         optimizer = optimizer or self.optimizer
         if not self._handles:
             raise MaskError("this keeper was removed; call keep_mask again")
         if self._after_step not in getattr(optimizer, "_optimizer_step_post_hooks", {}).values():
             raise MaskError(
-                "the optimiser has lost the hook that keeps the mask (a copied or unpickled optimiser has none); "
+                "the optimiser has lost the hook that keeps the mask (a copied or unpickled one has none); "
                 "call keep_mask again with the optimiser in use"
             )
         current = weight_slots(self.model)
@@ -643,12 +667,12 @@ class MaskKeeper:
     @staticmethod
     def _replaced(key: str) -> str:
         return (
-            f"the parameter {key} was replaced after keep_mask (load_state_dict(assign=True), shrinking, or a new "
-            "parametrisation do that); make the optimiser and the keeper again"
+            f"the parameter {key} was replaced after keep_mask (load_state_dict(assign=True), shrinking and "
+            "new parametrisations do that); make the optimiser and the keeper again"
         )
 
     def remove(self) -> None:
-        """Takes the hooks away; the zeros stay until the next optimiser step. Calling it again does nothing."""
+        """Takes the hooks away; the zeros stay until the next optimiser step. May be called again."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -681,43 +705,48 @@ def keep_mask(
         with keep_mask(generator, mask, optimizer):
             ...  # zero_grad, backward, step as ever
 
-    For element-wise optimisers this is exact projected descent. Optimisers that mix the entries of a weight (LAMB, Muon,
-    Adafactor) keep the mask too, but their step depends on the zeros: LAMB's trust ratio and Adafactor's row and column
-    means see them, and Muon's orthogonalisation is not undone for the entries that are kept. Weight clipping and other
-    changes outside the optimiser must keep zeros by themselves (clamping around zero does).
+    For element-wise optimisers this is exact projected descent. Optimisers that mix the entries of a weight
+    (LAMB, Muon, Adafactor) keep the mask too, but their step depends on the zeros: LAMB's trust ratio and
+    Adafactor's row and column means see them, and Muon's orthogonalisation is not undone for the entries that
+    are kept. Weight clipping and other changes outside the optimiser must keep zeros by themselves (clamping
+    around zero does).
 
     Args:
         model: the network; its weights change at once as in :func:`apply_mask`.
         mask: what to keep.
         optimizer: moves the model's parameters.
         ema: an exponential moving average of the model; masked now and at each :meth:`MaskKeeper.update`.
-        gradients: "masked" sets gradients to zero under the mask as they are accumulated, so that clipping by norm
-            counts kept weights alone; "dense" leaves them, for methods that regrow weights by gradient.
+        gradients: "masked" sets gradients to zero under the mask as they are accumulated, so that clipping by
+            norm counts kept weights alone; "dense" leaves them, for methods that regrow weights by gradient.
 
     Returns:
         A handle, which is also a context manager: ``update``, ``check``, ``remove``.
 
     Raises:
         TypeError: if the optimiser is none of torch's.
-        ValueError: if the optimiser is LBFGS or does not hold the masked weights, ``gradients`` is unknown, or the mask
-            does not fit.
+        ValueError: if the optimiser is LBFGS or does not hold the masked weights, ``gradients`` is unknown,
+            or the mask does not fit.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError("optimizer must not be LBFGS: it evaluates the loss between its own steps, where no mask holds")
+        raise ValueError(
+            "optimizer must not be LBFGS: it evaluates the loss between its own steps, where no mask holds"
+        )
     if gradients not in GRADIENT_MODES:
         raise ValueError(f"gradients must be one of {', '.join(GRADIENT_MODES)}, got {gradients!r}")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [slot.key for slot, _ in _matched(model, mask) if slot.raw.requires_grad and id(slot.raw) not in held]
+    missing = [
+        slot.key for slot, _ in _matched(model, mask) if slot.raw.requires_grad and id(slot.raw) not in held
+    ]
     if missing:
         raise ValueError(
-            f"optimizer does not hold {', '.join(missing)}; make it from the parameters that the model has now"
+            f"optimizer does not hold {', '.join(missing)}; make it from the model's present parameters"
         )
     return MaskKeeper(model, mask, optimizer, ema, gradients)
 
 
-# --- Reports and exchange ----------------------------------------------------------------------------------------
+# --- Reports and exchange -------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -729,8 +758,8 @@ def layer_report(model: nn.Module, mask: Mask | None = None) -> list[dict[str, A
         mask: counts the kept weights; without it the non-zero weights are counted.
 
     Returns:
-        Rows with name, shape, total, prunable, nonzero, sparsity, outputs and ``starved``: fewer weights left than
-        outputs, so that some outputs are constant.
+        Rows with name, shape, total, prunable, nonzero, sparsity, outputs and ``starved``: fewer weights left
+        than outputs, so that some outputs are constant.
 
     Warns:
         UserWarning: that names the starved layers.
@@ -757,7 +786,9 @@ def layer_report(model: nn.Module, mask: Mask | None = None) -> list[dict[str, A
         )
     starved = [f"{row['name']} ({row['nonzero']} for {row['outputs']})" for row in rows if row["starved"]]
     if starved:
-        warnings.warn(f"fewer weights than outputs are left in {', '.join(starved)}", UserWarning, stacklevel=2)
+        warnings.warn(
+            f"fewer weights than outputs are left in {', '.join(starved)}", UserWarning, stacklevel=2
+        )
     return rows
 
 
@@ -770,7 +801,8 @@ def from_torch_prune(model: nn.Module, remove: bool = False) -> Mask:
     """The masks that ``torch.nn.utils.prune`` put on a model's weights, as one :class:`Mask`.
 
     Args:
-        model: a module with at least one pruned convolution or linear layer. Layers without a mask are not in the result.
+        model: a module with at least one pruned convolution or linear layer. Layers without a mask are not in
+            the result.
         remove: also make that pruning permanent, so that this package can take over from there.
 
     Raises:
@@ -788,20 +820,22 @@ def from_torch_prune(model: nn.Module, remove: bool = False) -> Mask:
 
 
 def to_torch_prune(model: nn.Module, mask: Mask) -> None:
-    """Hands a mask over to ``torch.nn.utils.prune``, which recomputes ``weight_orig * weight_mask`` in each forward pass.
+    """Hands a mask over to ``torch.nn.utils.prune``, which multiplies by it in each forward pass.
 
     Raises:
-        ValueError: if the mask does not fit, or a layer is normalised spectrally or by weight norm, which torch's
-            pruning cannot be combined with.
+        ValueError: if the mask does not fit, or a layer is normalised spectrally or by weight norm, which
+            torch's pruning cannot be combined with.
     """
     pairs = _matched(model, mask)
     normed = [slot.key for slot, _ in pairs if slot.kind != "plain"]
     if normed:
-        raise ValueError(f"torch.nn.utils.prune cannot mask weights under a parametrisation or norm: {', '.join(normed)}")
+        raise ValueError(
+            f"torch.nn.utils.prune cannot mask weights under a parametrisation or norm: {', '.join(normed)}"
+        )
     for slot, kept in pairs:
         torch_prune.custom_from_mask(slot.layer, "weight", kept)
 
 
 def pruned_count(sparsity: float, total: int) -> int:
-    """How many of ``total`` weights a sparsity in [0, 1) prunes: the nearest integer, but at least one is kept."""
+    """How many of ``total`` weights a sparsity in [0, 1) prunes: the nearest integer, but never all."""
     return min(round(sparsity * total), max(total - 1, 0))

@@ -1,8 +1,8 @@
 """How many weights each layer keeps, and which: from scores to a mask; and :func:`prune`, which does it all.
 
-One order runs through everything here: weights are pruned by increasing score, equal scores by increasing position
-(layers in order, then row-major within a layer). So counts are exact under ties, every device gives the same mask, and
-the masks of one set of scores are nested as sparsity grows.
+One order runs through everything here: weights are pruned by increasing score, equal scores by increasing
+position (layers in order, then row-major within a layer). So counts are exact under ties, every device gives
+the same mask, and the masks of one set of scores are nested as sparsity grows.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from ganprune.masks import Mask, apply_mask, check_sparsity, protected_keys, pruned_count
-from ganprune.pruning.scores import Scores, get_score, score
+from ganprune.pruning.scores import get_score, score
 
 Allocation = Callable[[dict[str, Tensor], dict[str, Tensor], int], dict[str, Tensor]]
 """(scores, candidates, number to keep) → what is kept; both flat, by layer."""
 
 
-# --- Selection with exact counts ---------------------------------------------------------------------------------
+# --- Selection with exact counts ------------------------------------------------------------------
 
 
 def keep_largest(scores: Tensor, keep: int) -> Tensor:
-    """A bool tensor that is true for the ``keep`` largest of a flat tensor; of equal scores the later ones stay.
+    """A bool tensor that is true for the ``keep`` largest of a flat tensor; of equal scores the later ones
+    stay.
 
-    The threshold comes from a selection in linear time (no sort); the ties at the threshold are settled by position.
+    The threshold comes from a selection in linear time (no sort); the ties at the threshold are settled by
+    position.
     """
     prune = scores.numel() - keep
     if prune <= 0:
@@ -68,9 +70,10 @@ def _keep_among(scores: Tensor, candidates: Tensor, keep: int) -> Tensor:
 def apportion(seats: int, claims: Sequence[int], capacities: Sequence[int]) -> list[int]:
     """Divides ``seats`` among layers in proportion to their claims, none above its capacity.
 
-    Webster's method: the next seat goes to the layer with the largest claim / (2 · seats so far + 1), the first one if
-    equal. As it adds one seat at a time, no layer loses a seat when there are more to divide (largest remainders do not
-    have that property, and would break the nesting of masks). Computed in exact arithmetic.
+    Webster's method: the next seat goes to the layer with the largest claim / (2 · seats so far + 1), the
+    first one if equal. As it adds one seat at a time, no layer loses a seat when there are more to divide
+    (largest remainders do not have that property, and would break the nesting of masks). Computed in exact
+    arithmetic.
 
     Args:
         seats: at most the sum of the capacities.
@@ -81,7 +84,9 @@ def apportion(seats: int, claims: Sequence[int], capacities: Sequence[int]) -> l
         raise ValueError(f"seats must be in [0, {sum(capacities)}], got {seats!r}")
 
     def given(quotient: Fraction) -> list[int]:
-        return [min(c, math.floor(a * quotient + Fraction(1, 2))) for a, c in zip(claims, capacities, strict=True)]
+        return [
+            min(c, math.floor(a * quotient + Fraction(1, 2))) for a, c in zip(claims, capacities, strict=True)
+        ]
 
     low, high = Fraction(0), Fraction(1)
     while sum(given(high)) < seats:
@@ -101,7 +106,7 @@ def apportion(seats: int, claims: Sequence[int], capacities: Sequence[int]) -> l
     return shares
 
 
-# --- Allocations -------------------------------------------------------------------------------------------------
+# --- Allocations ----------------------------------------------------------------------------------
 
 
 def _global(scores: dict[str, Tensor], candidates: dict[str, Tensor], keep: int) -> dict[str, Tensor]:
@@ -134,8 +139,8 @@ def _erk(scores: dict[str, Tensor], candidates: dict[str, Tensor], keep: int) ->
 def lamp_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """w² / Σ u² over the weights u of the same layer that come no earlier than w in the order of magnitude.
 
-    Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", equation 3. Ties are ordered by position,
-    so each layer's best score is 1 and every other at most one half; an all-zero layer scores 0.
+    Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", equation 3. Ties are ordered
+    by position, so each layer's best score is 1 and every other at most one half; an all-zero layer scores 0.
 
     Raises:
         ValueError: if a score is negative.
@@ -144,7 +149,9 @@ def lamp_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in scores.items():
         flat = value.detach().flatten().to(torch.float64 if value.device.type != "mps" else torch.float32)
         if bool((flat < 0).any()):
-            raise ValueError(f"allocation 'lamp' needs scores of at least 0, such as magnitudes; got negative ones in {key}")
+            raise ValueError(
+                f"allocation 'lamp' needs scores of at least 0 (magnitudes), got negative ones in {key}"
+            )
         ordered, order = flat.sort(stable=True)
         largest = ordered[-1]
         squares = (ordered / largest).square() if largest > 0 else torch.zeros_like(ordered)
@@ -164,7 +171,8 @@ def _rows(value: Tensor, output_dim: int) -> Tensor:
 
 
 def _evenly(seats: int, capacities: Tensor) -> Tensor:
-    """What :func:`apportion` gives when all claims are equal: one seat each in turn, as far as there is room."""
+    """What :func:`apportion` gives when all claims are equal: one seat each in turn, as far as there is
+    room."""
     low, high = 0, int(capacities.max())
     while low < high:  # the most rounds that can be completed
         middle = (low + high + 1) // 2
@@ -177,7 +185,8 @@ def _evenly(seats: int, capacities: Tensor) -> Tensor:
 def _per_output(
     scores: dict[str, Tensor], candidates: dict[str, Tensor], keep: int, output_dims: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """Uniform over layers, then uniform over the outputs of a layer; compared within an output (Sun et al. 2024)."""
+    """Uniform over layers, then uniform over the outputs of a layer; compared within an output (Sun et al.
+    2024)."""
     capacities = [int(mask.count_nonzero()) for mask in candidates.values()]
     shares = apportion(keep, [value.numel() for value in scores.values()], capacities)
     kept = {}
@@ -187,7 +196,9 @@ def _per_output(
         per_row = _evenly(share, alive.sum(1))
         lowest = torch.where(alive, rows, -math.inf)
         order = lowest.argsort(dim=1, stable=True)  # ascending; of equals the earlier one is pruned first
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(rows.shape[1], device=rows.device).expand_as(order))
+        rank = torch.empty_like(order).scatter_(
+            1, order, torch.arange(rows.shape[1], device=rows.device).expand_as(order)
+        )
         chosen = (rank >= rows.shape[1] - per_row[:, None]) & alive
         moved = value.movedim(dim, 0)
         kept[key] = chosen.view(moved.shape).movedim(0, dim).contiguous().flatten()
@@ -199,7 +210,9 @@ PATTERNS = {"2:4": (2, 4), "1:4": (1, 4)}
 ALLOCATION_NAMES = (*ALLOCATIONS, "per-output", *PATTERNS)
 
 
-def _pattern(scores: Mapping[str, Tensor], output_dims: Mapping[str, int], n: int, m: int) -> dict[str, Tensor]:
+def _pattern(
+    scores: Mapping[str, Tensor], output_dims: Mapping[str, int], n: int, m: int
+) -> dict[str, Tensor]:
     """The best ``n`` of every ``m`` consecutive weights along the input dimension."""
     kept, skipped = {}, []
     for key, value in scores.items():
@@ -235,24 +248,26 @@ def allocate(
 ) -> Mask:
     """The mask that scores and an allocation give. Pure: nothing is changed, and no network is needed.
 
-    Exactly one of ``sparsity``, ``threshold``, ``layer_sparsity`` or an N:M allocation says how much is pruned.
+    Exactly one of ``sparsity``, ``threshold``, ``layer_sparsity`` or an N:M allocation says how much is
+    pruned.
 
     Args:
         scores: weight name → scores in the shape of the weight, usually from :func:`ganprune.pruning.score`.
-        sparsity: share of all scored weights to prune, in [0, 1); the nearest whole number of weights, exactly, but one
-            weight at least is kept.
-        allocation: how that is divided among the layers. "global": all weights compete. "uniform": the same sparsity in
-            each layer (to the weight nearest, the total exact). "erk": density proportional to Σdims / ∏dims, at most 1
-            (Mocanu et al. 2018; Evci et al. 2020). "lamp": all compete by :func:`lamp_scores` (Lee et al. 2021).
-            "per-output": uniform, and uniform within each output of a layer (Sun et al. 2024). "2:4" and "1:4": the best
-            2 (1) of 4 consecutive weights along the input dimension; layers that 4 does not divide stay dense, with a
-            warning.
+        sparsity: share of all scored weights to prune, in [0, 1); the nearest whole number of weights,
+            exactly, but one weight at least is kept.
+        allocation: how that is divided among the layers. "global": all weights compete. "uniform": the same
+            sparsity in each layer (to the weight nearest, the total exact). "erk": density proportional to
+            Σdims / ∏dims, at most 1 (Mocanu et al. 2018; Evci et al. 2020). "lamp": all compete by
+            :func:`lamp_scores` (Lee et al. 2021). "per-output": uniform, and uniform within each output of a
+            layer (Sun et al. 2024). "2:4" and "1:4": the best 2 (1) of 4 consecutive weights along the input
+            dimension; layers that 4 does not divide stay dense, with a warning.
         threshold: prune every score below this number.
         layer_sparsity: layer or weight name → sparsity in [0, 1); layers not named stay dense.
         protect: layers to leave out of the mask altogether.
-        within: a mask from before; only weights that it keeps can stay. The sparsity remains the absolute final one.
-        output_dims: per weight, the dimension that counts outputs; only for "per-output" and N:M, and only if the scores
-            do not carry it.
+        within: a mask from before; only weights that it keeps can stay. The sparsity remains the absolute
+            final one.
+        output_dims: per weight, the dimension that counts outputs; only for "per-output" and N:M, and only if
+            the scores do not carry it.
 
     Returns:
         The mask; True means kept.
@@ -267,10 +282,16 @@ def allocate(
     if allocation not in ALLOCATION_NAMES:
         raise ValueError(f"allocation must be one of {', '.join(ALLOCATION_NAMES)}, got {allocation!r}")
     if (allocation in PATTERNS or allocation == "per-output") and any(key not in dims for key in layers):
-        raise ValueError(f"allocation {allocation!r} needs output_dims: pass what score() returned, or give them")
+        raise ValueError(
+            f"allocation {allocation!r} needs output_dims: pass what score() returned, or give them"
+        )
     _check_amount(sparsity, threshold, layer_sparsity, allocation)
     if allocation in PATTERNS:
-        kept = _pattern({k: torch.where(candidates[k], v, -math.inf) for k, v in layers.items()}, dims, *PATTERNS[allocation])
+        kept = _pattern(
+            {k: torch.where(candidates[k], v, -math.inf) for k, v in layers.items()},
+            dims,
+            *PATTERNS[allocation],
+        )
         return Mask({key: value & candidates[key] for key, value in kept.items()})
     if threshold is not None:
         return _above(layers, candidates, threshold)
@@ -295,7 +316,11 @@ def _scored_layers(scores: Mapping[str, Tensor], protect: Iterable[str]) -> dict
     if not layers:
         raise ValueError("scores must have at least one layer that is not protected, got none")
     # NaN and infinity carry through to the extremes, in one pass
-    extremes = torch.stack([torch.stack(value.aminmax()).cpu().double() for value in layers.values()]).isfinite().all(1)
+    extremes = (
+        torch.stack([torch.stack(value.aminmax()).cpu().double() for value in layers.values()])
+        .isfinite()
+        .all(1)
+    )
     bad = [key for key, finite in zip(layers, extremes.tolist(), strict=True) if not finite]
     if bad:
         raise ValueError(f"scores must be finite, got NaN or infinity in {', '.join(bad)}")
@@ -304,10 +329,14 @@ def _scored_layers(scores: Mapping[str, Tensor], protect: Iterable[str]) -> dict
 
 def _candidates(layers: Mapping[str, Tensor], within: Mask | None) -> dict[str, Tensor]:
     if within is None:
-        return {key: torch.ones(1, dtype=torch.bool, device=v.device).expand(v.shape) for key, v in layers.items()}
+        return {
+            key: torch.ones(1, dtype=torch.bool, device=v.device).expand(v.shape) for key, v in layers.items()
+        }
     wrong = [key for key, value in layers.items() if key not in within or within[key].shape != value.shape]
     if wrong:
-        raise ValueError(f"within must have the layers and shapes of the scores; it does not for {', '.join(wrong)}")
+        raise ValueError(
+            f"within must have the layers and shapes of the scores; it does not for {', '.join(wrong)}"
+        )
     return {key: within[key].to(value.device) for key, value in layers.items()}
 
 
@@ -317,15 +346,21 @@ def _check_amount(sparsity: Any, threshold: Any, layer_sparsity: Any, allocation
     if allocation in PATTERNS:
         n, m = PATTERNS[allocation]
         if given and not (given == ["sparsity"] and check_sparsity(sparsity) == 1 - n / m):
-            raise ValueError(f"allocation {allocation!r} fixes the sparsity at {1 - n / m}; got {', '.join(given)} as well")
+            raise ValueError(
+                f"allocation {allocation!r} fixes the sparsity at {1 - n / m}; got {', '.join(given)} as well"
+            )
     elif len(given) != 1:
-        raise ValueError(f"give exactly one of sparsity, threshold, layer_sparsity; got {', '.join(given) or 'none'}")
+        raise ValueError(
+            f"give exactly one of sparsity, threshold, layer_sparsity; got {', '.join(given) or 'none'}"
+        )
 
 
 def _check_room(keep: int, candidates: Mapping[str, Tensor], total: int) -> None:
     alive = sum(int(mask.count_nonzero()) for mask in candidates.values())
     if keep > alive:
-        raise ValueError(f"sparsity must be at least {1 - alive / total:.6f}, that of the mask given as within")
+        raise ValueError(
+            f"sparsity must be at least {1 - alive / total:.6f}, that of the mask given as within"
+        )
 
 
 def _above(layers: Mapping[str, Tensor], candidates: Mapping[str, Tensor], threshold: Any) -> Mask:
@@ -336,7 +371,9 @@ def _above(layers: Mapping[str, Tensor], candidates: Mapping[str, Tensor], thres
     mask = Mask({key: (value >= float(threshold)) & candidates[key] for key, value in layers.items()})
     if mask.kept == 0:
         largest = max(float(value.max()) for value in layers.values())
-        raise ValueError(f"threshold must be at most the largest score, {largest:.6g}, got {threshold!r}: nothing is kept")
+        raise ValueError(
+            f"threshold must be at most the largest score, {largest:.6g}, got {threshold!r}: nothing is kept"
+        )
     return mask
 
 
@@ -344,11 +381,11 @@ def _by_layer_sparsity(
     layers: Mapping[str, Tensor], candidates: Mapping[str, Tensor], layer_sparsity: Mapping[str, float]
 ) -> Mask:
     asked = {}
-    for name, value in layer_sparsity.items():
+    for name, wanted in layer_sparsity.items():
         keys = [key for key in layers if key in (name, f"{name}.weight")]
         if not keys:
             raise ValueError(f"layer_sparsity names {name}, which is not scored; layers: {', '.join(layers)}")
-        asked[keys[0]] = check_sparsity(value, f"layer_sparsity[{name!r}]")
+        asked[keys[0]] = check_sparsity(wanted, f"layer_sparsity[{name!r}]")
     kept = {}
     for key, value in layers.items():
         if key in asked:
@@ -360,7 +397,7 @@ def _by_layer_sparsity(
     return Mask(kept)
 
 
-# --- Prune -------------------------------------------------------------------------------------------------------
+# --- Prune ----------------------------------------------------------------------------------------
 
 
 def prune(
@@ -381,12 +418,13 @@ def prune(
 ) -> Mask:
     """Scores a network's weights, sets the least important ones to zero, and returns the mask.
 
-    One-shot and immediate. To keep the zeros while training, pass the mask to ``keep_mask`` or to a ``TrainState``.
+    One-shot and immediate. To keep the zeros while training, pass the mask to ``keep_mask`` or to a
+    ``TrainState``.
 
     Args:
         model: changed in place.
-        sparsity: absolute final share of zeros among the prunable weights, in [0, 1). (In ``torch.nn.utils.prune`` the
-            amount is relative: 0.5 twice gives 0.75.)
+        sparsity: absolute final share of zeros among the prunable weights, in [0, 1). (In
+            ``torch.nn.utils.prune`` the amount is relative: 0.5 twice gives 0.75.)
         threshold: prune scores below this number instead.
         score: one of ``SCORES``.
         allocation: as for :func:`allocate`; None for the score's own, which is "global" except for Wanda.
@@ -411,7 +449,9 @@ def prune(
         check_sparsity(sparsity)
     _check_amount(sparsity, threshold, layer_sparsity, allocation)
     scores = _score(model, score, loss_fn, inputs, protect=protect, seed=seed, sparsity=sparsity, **options)
-    mask = allocate(scores, sparsity, allocation, threshold=threshold, layer_sparsity=layer_sparsity, within=within)
+    mask = allocate(
+        scores, sparsity, allocation, threshold=threshold, layer_sparsity=layer_sparsity, within=within
+    )
     apply_mask(model, mask, ema)
     return mask
 

@@ -22,18 +22,18 @@ def recalibrate_batchnorm(
 ) -> None:
     """Replaces the running statistics of all batch-norm layers by those of the network as it is now.
 
-    Running statistics remember the network of before pruning. They are reset, and become the plain average over all
-    batches of each batch's mean and unbiased variance (a cumulative average, not an exponential one), so the result
-    depends on no momentum. Everything else in the network stays in evaluation mode; a network without batch norm is
-    left as it is.
+    Running statistics remember the network of before pruning. They are reset, and become the plain average
+    over all batches of each batch's mean and unbiased variance (a cumulative average, not an exponential
+    one), so the result depends on no momentum. Everything else in the network stays in evaluation mode; a
+    network without batch norm is left as it is.
 
     Args:
         generator: changed in place; modes and momenta are restored.
         batches: number of batches, at least 1.
         batch_size: latents per batch, at least 2.
         seed: determines the latents.
-        inputs: batches to use instead of latents, each a tensor or a tuple of arguments; for networks that take other
-            inputs.
+        inputs: batches to use instead of latents, each a tensor or a tuple of arguments; for networks that
+            take other inputs.
 
     Raises:
         ValueError: if a number is too small, or the length of the latents is unknown.
@@ -42,7 +42,11 @@ def recalibrate_batchnorm(
         raise ValueError(f"batches must be at least 1, got {batches!r}")
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, got {batch_size!r}")
-    norms = [m for m in generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [
+        m
+        for m in generator.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
     if not norms:
         return
     if inputs is None:

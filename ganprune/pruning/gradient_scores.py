@@ -1,0 +1,536 @@
+"""Scores that differentiate: SNIP, GraSP, SynFlow, Taylor, the squared gradient, and movement.
+
+Write g for the gradient of the loss with respect to the weight w that the forward pass uses; under spectral
+or weight norm that is the effective weight, with its norm held constant. A generator has no loss of its own:
+its gradient comes through a discriminator, and ``loss_fn`` says which one and by which loss. A closure
+``loss_fn(model)`` yields one scalar loss per batch, the same ones each time it is called.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from ganprune.masks import (
+    Mask,
+    MaskError,
+    WeightSlot,
+    apply_mask,
+    check_sparsity,
+    prunable_slots,
+    pruned_count,
+    weight_slots,
+)
+from ganprune.pruning.activation_scores import functions_named
+from ganprune.pruning.allocation import allocate, keep_largest
+from ganprune.pruning.scores import Scores, register_score
+from ganprune.runtime import eval_mode
+
+LossFn = Callable[[nn.Module], Iterable[Tensor]]
+
+
+# --- The weights that the forward pass uses, as leaves of the graph -------------------------------
+
+
+@contextmanager
+def scored_weights(model: nn.Module, protect: Iterable[str] = ()) -> Iterator[dict[str, Tensor]]:
+    """The weights that the forward pass uses inside the block, by name, all requiring gradients.
+
+    Plain weights are the parameters themselves. Where a parametrisation or an older norm hook makes the
+    weight, a leaf with the same values stands in for it, so that the gradient is that of the effective
+    weight. Afterwards flags, hooks and all buffers (batch-norm statistics, spectral vectors) are as before.
+    """
+    slots = prunable_slots(model, protect)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with ExitStack() as stack:
+        leaves = {key: stack.enter_context(_leaf(slot)) for key, slot in slots.items()}
+        try:
+            yield leaves
+        finally:
+            with torch.no_grad():
+                for buffer, saved in buffers:
+                    buffer.copy_(saved)
+
+
+@contextmanager
+def _leaf(slot: WeightSlot) -> Iterator[Tensor]:
+    if slot.kind == "plain":
+        flag = slot.raw.requires_grad
+        slot.raw.requires_grad_(True)
+        try:
+            yield slot.raw
+        finally:
+            slot.raw.requires_grad_(flag)
+        return
+    leaf = slot.effective().clone().requires_grad_(True)
+    if slot.kind == "parametrized":
+        handle = slot.owner.register_forward_hook(lambda *_: leaf)
+        try:
+            yield leaf
+        finally:
+            handle.remove()
+        return
+    hooks, usual = dict(slot.layer._forward_pre_hooks), slot.layer.__dict__.get("weight")
+    for number, hook in hooks.items():
+        if getattr(hook, "name", None) == "weight":
+            del slot.layer._forward_pre_hooks[number]
+    slot.layer.__dict__["weight"] = leaf
+    try:
+        yield leaf
+    finally:
+        slot.layer.__dict__["weight"] = usual
+        slot.layer._forward_pre_hooks.clear()
+        slot.layer._forward_pre_hooks.update(hooks)
+
+
+def _losses(model: nn.Module, loss_fn: LossFn) -> Iterator[Tensor]:
+    """The losses of a closure, checked.
+
+    Raises:
+        TypeError: if ``loss_fn`` is no such closure.
+        ValueError: if it yields nothing, or something that is no scalar with a gradient.
+    """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"loss_fn must be a function of the model that yields losses, got {type(loss_fn).__name__}"
+        )
+    yielded = loss_fn(model)
+    losses = iter([yielded] if isinstance(yielded, Tensor) else yielded)
+    count = 0
+    try:
+        while (loss := next(losses, None)) is not None:
+            count += 1
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                raise ValueError(f"loss_fn must yield scalar losses that depend on the model, got {got}")
+            yield loss.sum()
+    finally:
+        if isinstance(losses, Generator):
+            losses.close()  # it may hold another network frozen
+    if not count:
+        raise ValueError("loss_fn must yield at least one loss, got none")
+
+
+def _gradients(
+    loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False, needed: bool = True
+) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, create_graph=create_graph)
+    if needed and all(gradient is None for gradient in found):
+        raise ValueError("loss_fn must use the model that it is given; no prunable weight has a gradient")
+    return [
+        torch.zeros_like(weight) if gradient is None else gradient
+        for gradient, weight in zip(found, weights.values(), strict=True)
+    ]
+
+
+def _accumulate(
+    model: nn.Module, loss_fn: LossFn, protect: Iterable[str], term: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """Σ over batches of term(g, w); the weights; the number of batches."""
+    with torch.enable_grad(), scored_weights(model, protect) as weights:
+        values = {key: _precise(weight.detach()) for key, weight in weights.items()}
+        sums = {key: torch.zeros_like(value) for key, value in values.items()}
+        count = 0
+        for loss in _losses(model, loss_fn):
+            count += 1
+            for key, gradient in zip(weights, _gradients(loss, weights), strict=True):
+                sums[key] += term(_precise(gradient), values[key])
+        return sums, {key: value.clone() for key, value in values.items()}, count
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """At least float32: squares of half-precision gradients underflow."""
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+@register_score("snip")
+def snip(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``|Σ g| · |w|``, the sum over batches: the size of the loss's first-order change if w were removed.
+
+    Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity", equation 4 (without
+    the normalisation, which changes no order). Meant for initialisation. The network is scored in its present
+    mode: batch norm in training mode uses the statistics of the batch, which at initialisation are the only
+    ones there are.
+    """
+    sums, weights, _ = _accumulate(model, loss_fn, protect, lambda g, w: g)
+    return {key: (total * weights[key]).abs() for key, total in sums.items()}
+
+
+@register_score("taylor")
+def taylor(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``Σ (g w)²`` over batches: the squared first-order change of the loss if w were removed.
+
+    Molchanov et al. 2019, "Importance estimation for neural network pruning", equation 8. The square is
+    inside the sum: batches whose gradients cancel still count. Scored in the network's present mode.
+    """
+    return _accumulate(model, loss_fn, protect, lambda g, w: (g * w).square())[0]
+
+
+@register_score("squared-gradient")
+def squared_gradient(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``½ h w²`` with ``h = E g²`` per sample: a proxy to optimal brain damage.
+
+    OBD (LeCun et al. 1990) has the diagonal of the Hessian in the place of h. For a log-likelihood whose
+    model is true the two have the same expectation; a generator's loss is no log-likelihood, so here it is a
+    proxy and no more.
+
+    Each loss that ``loss_fn`` yields counts as one sample: use ``batch_size=1``. (With larger batches the
+    mean gradient is squared, which is smaller.) The network is in evaluation mode, as batch statistics of one
+    sample mean nothing.
+    """
+    with eval_mode(model):
+        sums, weights, count = _accumulate(model, loss_fn, protect, lambda g, w: g.square())
+    return {key: 0.5 * total / count * weights[key].square() for key, total in sums.items()}
+
+
+@register_score("grasp")
+def grasp(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``w ⊙ H g``; the smallest are pruned, which are the largest of −w ⊙ H g.
+
+    Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow", equation 8.
+    Removing w changes ‖g‖² by about −2 w (H g), so what is kept is what gradient flow needs. H and g are
+    those of the mean loss over all batches; the product H g comes from differentiating ⟨g, constant⟩, without
+    the matrix. The paper's temperature divides logits, so it belongs into ``loss_fn``. Costs two passes; both
+    must see the same batches.
+    """
+    with torch.enable_grad(), scored_weights(model, protect) as weights:
+        mean = [torch.zeros_like(weight, requires_grad=False) for weight in weights.values()]
+        count = 0
+        for loss in _losses(model, loss_fn):
+            count += 1
+            torch._foreach_add_(mean, _gradients(loss, weights))
+        torch._foreach_div_(mean, count)
+        product = [torch.zeros_like(total) for total in mean]
+        for loss in _losses(model, loss_fn):
+            gradients = _gradients(loss, weights, create_graph=True)
+            inner = torch.stack([(g * fixed).sum() for g, fixed in zip(gradients, mean, strict=True)]).sum()
+            if inner.requires_grad:
+                torch._foreach_add_(product, _gradients(inner, weights, needed=False))
+        return {
+            key: weight.detach() * total / count
+            for (key, weight), total in zip(weights.items(), product, strict=True)
+        }
+
+
+# --- SynFlow --------------------------------------------------------------------------------------
+
+_SATURATING = functions_named(
+    "tanh tanh_ sigmoid sigmoid_ softmax log_softmax softmin gelu silu mish elu elu_ selu selu_ celu celu_ "
+    "softplus softsign hardtanh hardtanh_ hardsigmoid hardswish relu6 logsigmoid leaky_relu leaky_relu_ rrelu rrelu_ "
+    "prelu threshold hardshrink softshrink tanhshrink gumbel_softmax dropout dropout1d dropout2d dropout3d "
+    "alpha_dropout normalize layer_norm group_norm instance_norm rms_norm local_response_norm"
+)
+_NORM_CLASSES = ("pixelnorm", "pixelwisenorm")
+
+
+class _Linear(TorchFunctionMode):
+    """Makes saturating and normalising functions the identity, wherever in a forward pass they are called."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        untracked = func is nn.functional.batch_norm and [*args[1:2], kwargs.get("running_mean")][0] is None
+        if func in _SATURATING or untracked:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)
+
+
+def _linearised_copy(
+    model: nn.Module, linearise: tuple[type[nn.Module], ...] = ()
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A float64 copy of a network that multiplies absolute weights and no more, and these weights by name."""
+    while hasattr(model, "_orig_mod"):
+        model = model._orig_mod  # type: ignore[assignment]
+    for slot in weight_slots(model).values():
+        if slot.kind == "hook":  # the older norms leave a tensor with a graph behind, which cannot be copied
+            slot.layer.__dict__["weight"] = slot.effective()
+    network = copy.deepcopy(model).requires_grad_(False).eval()
+    if any(p.device.type == "mps" for p in network.parameters()):
+        network.cpu()  # MPS has no float64
+    weights = {}
+    for key, slot in weight_slots(network).items():  # before the raw parameters change
+        weights[key] = slot.effective().to(torch.float64, copy=True).abs_()
+    network.double()
+    for parameter in network.parameters():
+        parameter.abs_()
+    for key, slot in weight_slots(network).items():
+        weights[key] = _replace_weight(slot, weights[key])
+    for module in network.modules():
+        if isinstance(getattr(module, "bias", None), Tensor):
+            module.bias.zero_()  # type: ignore[operator, union-attr]
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.zero_()
+        if isinstance(module, linearise) or any(
+            name in type(module).__name__.lower() for name in _NORM_CLASSES
+        ):
+            module.register_forward_hook(lambda _, inputs, __: inputs[0])
+    return network, weights
+
+
+def _replace_weight(slot: WeightSlot, weight: Tensor) -> Tensor:
+    """Makes a throw-away copy of a layer use a tensor as its weight; returns the tensor that it then uses.
+
+    ``remove_parametrizations`` would be wrong here: a copied module shares its class with the original, and
+    the property is deleted from the class.
+    """
+    if slot.kind == "plain":
+        slot.raw.data = weight
+        return slot.raw
+    if slot.kind == "parametrized":
+        slot.owner.forward = lambda: weight  # type: ignore[method-assign, assignment]
+    else:
+        for number, hook in list(slot.layer._forward_pre_hooks.items()):
+            if getattr(hook, "name", None) == "weight":
+                del slot.layer._forward_pre_hooks[number]
+        slot.layer.__dict__["weight"] = weight
+    return weight
+
+
+def _ones(model: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...]:
+    """One sample of ones in the shape of the inputs; integers (class labels) stay as they are."""
+    if inputs is None:
+        spec = getattr(model, "spec", model)
+        for name in ("latent_dim", "image_shape", "input_shape"):
+            shape = getattr(spec, name, None)
+            if shape is not None:
+                return (
+                    torch.ones(
+                        1, *([shape] if isinstance(shape, int) else shape), dtype=torch.float64, device=device
+                    ),
+                )
+        raise ValueError(
+            "score 'synflow' needs inputs (a batch that shows their shape) for a model without a spec"
+        )
+    batch = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(
+        (torch.ones_like(one[:1], dtype=torch.float64) if one.is_floating_point() else one[:1]).to(device)
+        if isinstance(one, Tensor)
+        else one
+        for one in batch
+    )
+
+
+@register_score("synflow")
+def synflow(
+    model: nn.Module,
+    inputs: Any = None,
+    sparsity: float | None = None,
+    rounds: int = 100,
+    linearise: tuple[type[nn.Module], ...] = (),
+    protect: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """``|∂R/∂w ⊙ w|`` with R = 1ᵀ (∏ |W|) 1, in rounds towards a sparsity; needs no data and no loss.
+
+    Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
+    equations 3 and 4 and algorithm 1. Each round k of n scores the weights that are left and keeps a share
+    density^(k/n). The flow through each layer is the same and the largest scores cannot all be in one layer,
+    so no layer is emptied early; one round has no such protection.
+
+    R is computed on a float64 copy of the network with absolute weights, no biases, batch norm in evaluation
+    mode with β and running mean zero, and every saturating or normalising function (Tanh, softmax, pixel
+    norm, spectral norm) replaced by the identity. Left in, the output Tanh saturates and only the border
+    pixels would be scored.
+
+    Args:
+        model: any network that is made of linear maps, monotone activations and norms.
+        inputs: a batch (or a tuple of arguments) that shows the shape; its values are replaced by ones. None
+            for networks with a spec.
+        sparsity: what the rounds lead to. The result ranks the weights for this sparsity and every lower one.
+            None makes a single round.
+        rounds: n, at least 1.
+        linearise: classes of modules to replace by the identity as well, for normalisations of one's own.
+        protect: layers to leave out.
+
+    Returns:
+        Scores of at least 0 for what the last round scored; what round k removed has −(n − k) − 1 plus a
+        number in [0, 1) that keeps the order within its round.
+    """
+    if isinstance(rounds, bool) or int(rounds) != rounds or rounds < 1:
+        raise ValueError(f"rounds must be an integer of at least 1, got {rounds!r}")
+    target = 0.0 if sparsity is None else check_sparsity(sparsity)
+    original = prunable_slots(model, protect)
+    device = next(iter(original.values())).raw.device
+    network, copies = _linearised_copy(model, linearise)
+    weights = {key: copies[key].requires_grad_(True) for key in original}
+    sizes = [weight.numel() for weight in weights.values()]
+    sample = _ones(model, inputs, next(iter(weights.values())).device)
+    flow = _flow(network, weights, sample)
+    ranking = flow.clone()
+    alive = torch.arange(len(flow), device=flow.device)
+    for number in range(1, rounds + 1 if target else 1):
+        flow = flow[alive] if number == 1 else _flow(network, weights, sample)[alive]
+        share = target if number == rounds else 1.0 - (1.0 - target) ** (number / rounds)
+        kept = keep_largest(flow, len(ranking) - pruned_count(share, len(ranking)))
+        removed = flow[~kept]
+        if len(removed):
+            largest = removed.max().clamp_min(torch.finfo(flow.dtype).tiny)
+            ranking[alive[~kept]] = removed / (2.0 * largest) - (rounds - number) - 1.0
+        alive, flow = alive[kept], flow[kept]
+        dead = torch.ones(len(ranking), dtype=torch.bool, device=flow.device)
+        dead[alive] = False
+        with torch.no_grad():
+            for weight, part in zip(weights.values(), dead.split(sizes), strict=True):
+                weight.masked_fill_(part.view(weight.shape), 0.0)
+        ranking[alive] = flow
+    placed = ranking.to(device if device.type != "mps" else "cpu")
+    return {
+        key: part.view(weight.shape)
+        for (key, weight), part in zip(weights.items(), placed.split(sizes), strict=True)
+    }
+
+
+def _flow(network: nn.Module, weights: Mapping[str, Tensor], sample: tuple[Any, ...]) -> Tensor:
+    """|∂R/∂w ⊙ w| of all weights, flat.
+
+    Raises:
+        ValueError: if the flow is not finite: the network contains something that the copy does not
+            linearise.
+    """
+    with torch.enable_grad(), _Linear():
+        output = network(*sample)
+    gradients = _gradients(output.sum(), weights)
+    flow = torch.cat(
+        [(g * w.detach()).abs().flatten() for g, w in zip(gradients, weights.values(), strict=True)]
+    )
+    if not bool(torch.isfinite(flow.sum())):
+        raise ValueError(
+            "score 'synflow' overflows on this network: it contains a function that cannot be linearised"
+        )
+    return flow
+
+
+# --- Movement -------------------------------------------------------------------------------------
+
+
+class MovementPhase:
+    """Movement pruning: a phase of training in which each weight's score is ``−Σ lr · g · w``.
+
+    Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", equations 3 to 5. Weights that
+    move away from zero gain, those that shrink lose. The score of a pruned weight still moves
+    (straight-through), so it can come back; therefore this phase keeps *shadow weights* that are not zero.
+    Between steps the network holds shadow ⊙ mask, so forward and backward passes see the masked network;
+    inside the optimiser's step the shadow weights are put back, moved by the masked gradient, stored, and
+    masked by the new largest scores.
+
+    ::
+
+        with MovementPhase(generator, optimizer, sparsity=0.9) as phase:
+            ...  # train as ever; phase.sparsity = schedule(step) for a gradual one
+        keeper = keep_mask(generator, phase.mask, optimizer)
+
+    At the end of the block the mask is final, the network is masked, and the shadow weights are dropped. If
+    the block raises, the shadow weights are put back. Gradients are taken as they are when the optimiser
+    steps (after clipping), and those of the raw parameter under a norm, where g · w does not depend on the
+    scale.
+
+    Args:
+        model: changed in place.
+        optimizer: moves the model's parameters; its hooks do the work.
+        sparsity: in [0, 1); may be set anew at any time, for example by a schedule of the loop's step.
+        allocation: "uniform" as in the paper (the same sparsity in each layer), or any other that needs only
+            scores.
+        protect: layers to leave out.
+        every: choose the mask anew after so many optimiser steps, at least 1.
+
+    Attributes:
+        mask: in force now; dense before the first step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        sparsity: float,
+        allocation: str = "uniform",
+        protect: Iterable[str] = (),
+        every: int = 1,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError(
+                f"optimizer must be a torch optimiser other than LBFGS, got {type(optimizer).__name__}"
+            )
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every!r}")
+        self.model, self.optimizer, self.allocation, self.every = model, optimizer, allocation, every
+        self.sparsity = sparsity
+        self._slots = prunable_slots(model, protect)
+        rates = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        missing = [key for key, slot in self._slots.items() if id(slot.raw) not in rates]
+        if missing:
+            raise ValueError(f"optimizer does not hold {', '.join(missing)}")
+        self._groups = {key: rates[id(slot.raw)] for key, slot in self._slots.items()}
+        self._sums = {
+            key: torch.zeros_like(slot.raw, requires_grad=False) for key, slot in self._slots.items()
+        }
+        self._shadow: dict[str, Tensor] = {}
+        self._steps = 0
+        self._handles: list[RemovableHandle] = []
+        self.mask = Mask.dense(model, protect)
+
+    @property
+    def sparsity(self) -> float:
+        """What the next choice of the mask aims at."""
+        return self._sparsity
+
+    @sparsity.setter
+    def sparsity(self, value: float) -> None:
+        self._sparsity = check_sparsity(value)
+
+    @property
+    def scores(self) -> Scores:
+        """−Σ lr · g · w so far; large means keep."""
+        dims = {key: slot.output_dim for key, slot in self._slots.items()}
+        return Scores({key: total.clone() for key, total in self._sums.items()}, dims)
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for key, slot in self._slots.items():
+            weight, shadow = slot.raw, self._shadow[key]
+            if weight.grad is not None:
+                self._sums[key].addcmul_(weight.grad, shadow, value=-float(self._groups[key]["lr"]))
+                weight.grad.masked_fill_(~self.mask[key].to(weight.device), 0.0)
+            weight.copy_(shadow)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._steps += 1
+        for key, slot in self._slots.items():
+            self._shadow[key].copy_(slot.raw)
+        if self._steps % self.every == 0:
+            self.mask = allocate(self.scores, self.sparsity, self.allocation)
+        apply_mask(self.model, self.mask)
+
+    def __enter__(self) -> MovementPhase:
+        self._shadow = {key: slot.raw.detach().clone() for key, slot in self._slots.items()}
+        self._handles = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+        ]
+        return self
+
+    @torch.no_grad()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for key, slot in self._slots.items():
+            slot.raw.copy_(self._shadow[key])
+        self._shadow = {}
+        if kind is None:
+            if not self._steps:
+                raise MaskError(
+                    "no optimiser step was made in the movement phase, so there is no score and no mask"
+                )
+            self.mask = allocate(self.scores, self.sparsity, self.allocation)
+            apply_mask(self.model, self.mask)
+
+    def __repr__(self) -> str:
+        return f"MovementPhase(sparsity={self.sparsity}, steps={self._steps}, {self.mask!r})"
