@@ -1,7 +1,7 @@
 """Train the digit classifier that ships with the package.
 
-Run as ``python -m ganprune.experiments.digit_classifier``. It trains on the 50,000 images of MNIST's train split
-with a fixed recipe, reports accuracy on validation, and looks at the test split once, at the end.
+Run as ``python -m ganprune.experiments.digit_classifier``. It trains on the 50,000 images of MNIST's train
+split with a fixed recipe, reports accuracy on validation, and looks at the test split once, at the end.
 """
 
 from __future__ import annotations
@@ -74,7 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = save_classifier(options.out, network, metadata)
     logger.info(
         "validation accuracy %.4f, test accuracy %.4f, %.0f s, hash %s, saved to %s (%d bytes)",
-        validation, test, seconds, weights_hash(network), path, path.stat().st_size,
+        validation,
+        test,
+        seconds,
+        weights_hash(network),
+        path,
+        path.stat().st_size,
     )
     return 0
 

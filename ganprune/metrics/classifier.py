@@ -8,6 +8,7 @@ classifier trained on the train split of the same data set. For MNIST the weight
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -16,18 +17,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ganprune import runtime
-
-if TYPE_CHECKING:
-    from ganprune.data import ImageData, Split
+from ganprune.data import ImageData, Split
 
 FEATURES = 128
 DIGIT_CLASSIFIER_FILE = "digit_classifier.safetensors"
@@ -50,10 +49,10 @@ __all__ = [
 class ImageClassifier(nn.Module):
     """A plain convolutional classifier whose penultimate layer is the feature space of the fidelity metrics.
 
-    Five 3x3 convolutions, each with batch normalisation and ReLU, in three stages (32, 64 and 128 channels),
-    each stage closed by 2x2 max pooling; then ``Linear -> ReLU`` gives the features and a last ``Linear`` the
-    logits. Images larger than ``image_shape`` are cropped at the centre, so that MNIST padded to 32x32 is read
-    by the same extractor.
+    Three convolutions (5x5 to 32 channels, 3x3 to 64, 3x3 to 128), each followed by batch normalisation,
+    ReLU and 2x2 max pooling; then ``Linear -> ReLU`` gives the 128 features and a last ``Linear`` the
+    logits. Images larger than ``image_shape`` are cropped at the centre, so that MNIST padded to 32x32 is
+    read by the same extractor.
 
     Args:
         image_shape: (channels, height, width) of the images.
@@ -76,16 +75,13 @@ class ImageClassifier(nn.Module):
         self.image_shape = shape
         self.num_classes = int(num_classes)
         stages: list[nn.Module] = []
-        for inputs, outputs, close in (
-            (shape[0], 32, False),
-            (32, 32, True),
-            (32, 64, False),
-            (64, 64, True),
-            (64, 128, True),
-        ):
-            stages += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-            if close:
-                stages.append(nn.MaxPool2d(2))
+        for inputs, outputs, kernel in ((shape[0], 32, 5), (32, 64, 3), (64, 128, 3)):
+            stages += [
+                nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         self.stages = nn.Sequential(*stages)
         self.penultimate = nn.Linear(128 * (shape[1] // 8) * (shape[2] // 8), FEATURES)
         self.output = nn.Linear(FEATURES, self.num_classes)
@@ -103,7 +99,12 @@ class ImageClassifier(nn.Module):
             ValueError: If the images have another number of channels or are too small.
         """
         channels, height, width = self.image_shape
-        if images.dim() != 4 or images.shape[1] != channels or images.shape[2] < height or images.shape[3] < width:
+        if (
+            images.dim() != 4
+            or images.shape[1] != channels
+            or images.shape[2] < height
+            or images.shape[3] < width
+        ):
             raise ValueError(
                 f"images must have shape (N, {channels}, >={height}, >={width}), got {tuple(images.shape)}"
             )
@@ -139,7 +140,7 @@ class ClassifierConfig:
         seed: Seed of initialisation, order and distortions.
     """
 
-    epochs: int = 12
+    epochs: int = 15
     batch_size: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
@@ -152,7 +153,8 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError(
-                f"epochs must be at least 1 and batch_size at least 2, got {self.epochs!r} and {self.batch_size!r}"
+                "epochs must be at least 1 and batch_size at least 2, "
+                f"got {self.epochs!r} and {self.batch_size!r}"
             )
 
 
@@ -161,7 +163,7 @@ class Extractor:
     """A classifier used as feature extractor, with a name that pins its weights.
 
     Args:
-        network: The classifier, in eval mode, float32, without gradients.
+        network: The classifier, in eval mode, float32, without gradients, as ``inference_copy`` gives it.
         name: Data set and architecture, such as ``"mnist-cnn128"``.
         hash: First twelve hexadecimal digits of the SHA-256 of the weights.
         metadata: What is stored beside the weights (accuracy, seed, command, versions).
@@ -181,16 +183,33 @@ class Extractor:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, 128) and predicted classes (N,) of float images in [-1, 1], always in full float32."""
         device = next(self.network.parameters()).device
+        images = images.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
         with full_precision(device):
-            features = self.network.features(images.to(device=device, dtype=torch.float32))
+            features = self.network.features(images)
             return features, self.network.output(features).argmax(dim=1)
+
+
+def inference_copy(network: ImageClassifier) -> ImageClassifier:
+    """A copy for inference: batch normalisation folded into the convolutions, channels last, no gradients."""
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    layers: list[nn.Module] = []
+    for layer in copied.stages:
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = layers[-1]
+            assert isinstance(convolution, nn.Conv2d)
+            layers[-1] = fuse_conv_bn_eval(convolution, layer)
+        else:
+            layers.append(layer)
+    copied.stages = nn.Sequential(*layers)
+    return copied.to(memory_format=torch.channels_last)
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Switch autocast and TF32 convolutions off, so that features do not depend on the caller's settings."""
-    with torch.autocast(device.type, enabled=False), torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    with (
+        torch.autocast(device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
     ):
         yield
 
@@ -253,12 +272,14 @@ def train_classifier(
         torch.manual_seed(config.seed)
         digits = tuple(data.image_shape) == (1, 28, 28) and data.num_classes == 10
         network = DigitClassifier() if digits else ImageClassifier(data.image_shape, data.num_classes)
-    network.to(target, memory_format=torch.channels_last).train()
+    network.to(target).to(memory_format=torch.channels_last).train()
     half = runtime.best_precision(target) == "bfloat16"
     images, labels = train.images.to(target), train.labels.to(target)
     steps_per_epoch = max(1, len(labels) // config.batch_size)
     steps = config.epochs * steps_per_epoch
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
     order = torch.empty(0, dtype=torch.int64)
     bar = runtime.progress(steps, f"classifier of {data.name}") if progress else None
@@ -297,7 +318,9 @@ def accuracy(network: ImageClassifier, split: Split, batch_size: int = 1000) -> 
     return right / len(split)
 
 
-def save_classifier(path: str | Path, network: ImageClassifier, metadata: Mapping[str, str] | None = None) -> Path:
+def save_classifier(
+    path: str | Path, network: ImageClassifier, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a classifier to a safetensors file, whole or not at all.
 
     Args:
@@ -329,7 +352,9 @@ def save_classifier(path: str | Path, network: ImageClassifier, metadata: Mappin
     return path
 
 
-def load_classifier(path: str | Path, device: torch.device | str | None = None) -> tuple[ImageClassifier, dict]:
+def load_classifier(
+    path: str | Path, device: torch.device | str | None = None
+) -> tuple[ImageClassifier, dict]:
     """Read a classifier from a safetensors file (no pickle, so loading runs no code from the file).
 
     Args:
@@ -349,7 +374,7 @@ def load_classifier(path: str | Path, device: torch.device | str | None = None) 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         shape = tuple(json.loads(metadata["image_shape"]))
         classes = int(metadata["num_classes"])
         digits = shape == (1, 28, 28) and classes == 10
@@ -358,7 +383,9 @@ def load_classifier(path: str | Path, device: torch.device | str | None = None) 
     except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged or is not a classifier: {error}") from error
     if weights_hash(network) != metadata.get("hash"):
-        raise ValueError(f"the weights in {path} have hash {weights_hash(network)}, stored is {metadata.get('hash')}")
+        raise ValueError(
+            f"the weights in {path} have hash {weights_hash(network)}, stored is {metadata.get('hash')}"
+        )
     return network.to(runtime.as_device(device)).eval().requires_grad_(False), metadata
 
 
@@ -386,18 +413,18 @@ _extractors: dict[tuple[str, str], Extractor] = {}
 
 
 def load_extractor(
-    data: ImageData,
+    data: ImageData | Split,
     device: torch.device | str | None = None,
     config: ClassifierConfig | None = None,
     progress: bool = True,
 ) -> Extractor:
     """The feature extractor of a data set: the shipped one for MNIST, else one trained on its train split.
 
-    A trained extractor is cached as a file under ``runtime.cache_dir()`` and loaded from there the next time; in
-    one process it is loaded once per device.
+    A trained extractor is cached as a file under ``runtime.cache_dir()`` and loaded from there the next
+    time; in one process it is loaded once per device.
 
     Args:
-        data: The data set.
+        data: The data set, or one of its splits.
         device: Where to put the extractor; default the best device present.
         config: How to train an extractor that is not cached yet (not for MNIST).
         progress: Show a progress bar while training.
@@ -406,26 +433,26 @@ def load_extractor(
         The extractor with its name and hash.
     """
     target = runtime.as_device(device)
-    if data.name == "mnist":
-        path, name = digit_classifier_path(), f"mnist-cnn{FEATURES}"
-    else:
+    dataset = data.dataset if isinstance(data, Split) else data.name
+    path, name = digit_classifier_path(), f"{dataset}-cnn{FEATURES}"
+    if dataset != "mnist":
+        data = data.siblings() if isinstance(data, Split) else data
         config = config or ClassifierConfig(rotation=0.0, flip=True)
         recipe = json.dumps([asdict(config), list(data.image_shape), data.num_classes, len(data.train)])
         key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-        path = runtime.cache_dir() / "extractors" / f"{data.name}-{key}.safetensors"
-        name = f"{data.name}-cnn{FEATURES}"
+        path = runtime.cache_dir() / "extractors" / f"{dataset}-{key}.safetensors"
     known = _extractors.get((str(path), str(target)))
     if known is None:
-        if data.name != "mnist" and not path.is_file():
+        if isinstance(data, ImageData) and dataset != "mnist" and not path.is_file():
             network = train_classifier(data, config, target, progress)
             metadata = {
-                "dataset": data.name,
-                "config": json.dumps(asdict(config)) if config else "",
+                "dataset": dataset,
+                "config": json.dumps(asdict(config or ClassifierConfig())),
                 "validation_accuracy": f"{accuracy(network, data.validation):.4f}",
                 "torch": torch.__version__,
             }
             save_classifier(path, network, metadata)
         network, stored = load_classifier(path, target)
-        known = Extractor(network, name, stored["hash"], stored)
+        known = Extractor(inference_copy(network), name, stored["hash"], stored)
         _extractors[(str(path), str(target))] = known
     return known

@@ -1,0 +1,364 @@
+"""How large and how slow a network is: parameters, non-zeros, multiply-accumulates, file size, latency.
+
+Two counts of work are kept apart. ``macs`` is what dense kernels execute, zeros included; it is what time
+depends on. ``effective_macs`` leaves out the products with a zero weight; only kernels that skip zeros would
+gain from them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from ganprune import masks, models, runtime
+
+__all__ = [
+    "ComplexityReport",
+    "Latency",
+    "complexity",
+    "compressed_bytes",
+    "count_nonzero",
+    "count_parameters",
+    "effective_macs",
+    "file_bytes",
+    "latency",
+    "macs",
+    "network_sparsity",
+    "sparsity",
+]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one forward pass, measured after a warm-up.
+
+    Args:
+        seconds: Median over the repetitions.
+        lower: Lower quartile, in seconds.
+        upper: Upper quartile, in seconds.
+        batch_size: Inputs in one pass.
+        repeats: Number of timed passes.
+        threads: CPU threads that torch may use.
+        device: Where it ran.
+    """
+
+    seconds: float
+    lower: float
+    upper: float
+    batch_size: int
+    repeats: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class ComplexityReport:
+    """What ``complexity`` found.
+
+    Args:
+        parameters: Number of parameters.
+        nonzero: How many of them are not zero.
+        prunable: Number of prunable weights.
+        prunable_nonzero: How many of them are kept: not zero, or not pruned by the mask that was given.
+        prunable_layers: Their canonical names.
+        sparsity: Share of zeros among the prunable weights (of pruned weights, if a mask was given).
+        network_sparsity: Share of zeros among all parameters.
+        macs: Multiply-accumulates of dense kernels for one input.
+        effective_macs: Those whose weight is not zero.
+        file_bytes: Size of the state dict as a safetensors file, zeros stored like any number.
+        compressed_bytes: Size of the same file after zlib compression, to which zeros cost little.
+        latency: Time of one forward pass (None if it was not asked for).
+    """
+
+    parameters: int
+    nonzero: int
+    prunable: int
+    prunable_nonzero: int
+    prunable_layers: tuple[str, ...]
+    sparsity: float
+    network_sparsity: float
+    macs: int
+    effective_macs: int
+    file_bytes: int
+    compressed_bytes: int
+    latency: Latency | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for JSON; the latency's entries get the prefix ``latency_``."""
+        row = asdict(self)
+        row["prunable_layers"] = list(self.prunable_layers)
+        timing = row.pop("latency") or {}
+        return row | {f"latency_{key}": value for key, value in timing.items()}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; shared ones count once, buffers do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_nonzero(model: nn.Module) -> int:
+    """Number of parameters that are not zero; under spectral norm the raw weight is counted."""
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+
+
+def sparsity(model: nn.Module, protect: Iterable[str] = ()) -> float:
+    """Share of zeros among the prunable weights.
+
+    Args:
+        model: The network.
+        protect: Names that pruning leaves alone, as for ``prunable_weights``.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: If the model has no prunable weight.
+    """
+    weights = masks.prunable_weights(model, protect).values()
+    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(
+        weight.numel() for weight in weights
+    )
+
+
+def network_sparsity(model: nn.Module) -> float:
+    """Share of zeros among all parameters, normalisation and biases included."""
+    total = count_parameters(model)
+    if total == 0:
+        raise ValueError(f"model {type(model).__name__} has no parameters")
+    return 1 - count_nonzero(model) / total
+
+
+def macs(model: nn.Module, inputs: Tensor | None = None) -> int:
+    """Multiply-accumulates that dense kernels execute for one input: half of FlopCounterMode's count.
+
+    Matrix products and convolutions count, taps on padding included; biases, normalisation and activations do
+    not.
+
+    Args:
+        model: The network; it is left as it was.
+        inputs: One or more inputs; default a latent (or an image) of the shape that the model's spec names.
+
+    Returns:
+        The number per input, rounded.
+
+    Raises:
+        ValueError: If ``inputs`` is missing and the model does not say what it takes.
+    """
+    return _count_macs(model, inputs)[0]
+
+
+def effective_macs(model: nn.Module, inputs: Tensor | None = None) -> int:
+    """Multiply-accumulates for one input without those whose weight is zero.
+
+    Every weight of a convolution or linear layer is used equally often, so a layer's count is its dense count
+    times its share of non-zeros. Products outside such layers count in full.
+
+    Args:
+        model: The network; it is left as it was.
+        inputs: As for ``macs``.
+
+    Returns:
+        The number per input, rounded.
+
+    Raises:
+        ValueError: As for ``macs``.
+    """
+    return _count_macs(model, inputs)[1]
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Size in bytes of the model's state dict as a safetensors file."""
+    return len(_serialised(model))
+
+
+def compressed_bytes(model: nn.Module, level: int = 6) -> int:
+    """Size in bytes of the same file after zlib compression: what sparsity saves on a disk or a wire."""
+    return len(zlib.compress(_serialised(model), level))
+
+
+@torch.no_grad()
+def latency(
+    model: nn.Module, batch_size: int = 64, inputs: Tensor | None = None, repeats: int = 20, warmup: int = 5
+) -> Latency:
+    """Median time of a forward pass in eval mode.
+
+    Args:
+        model: The network; it is left as it was.
+        batch_size: Inputs in one pass; ignored if ``inputs`` is given.
+        inputs: A whole batch; default latents (or images) of the shape that the model's spec names.
+        repeats: Timed passes, at least 1.
+        warmup: Passes before them, at least 0.
+
+    Returns:
+        Median and quartiles, with batch size, threads and device.
+
+    Raises:
+        ValueError: If a number is outside its range, or ``inputs`` is missing and the model does not say what
+            it takes.
+    """
+    if batch_size < 1 or repeats < 1 or warmup < 0:
+        raise ValueError(
+            "batch_size and repeats must be at least 1 and warmup at least 0, "
+            f"got {batch_size!r}, {repeats!r} and {warmup!r}"
+        )
+    batch = _inputs(model, batch_size) if inputs is None else inputs
+    times = []
+    with runtime.eval_mode(model), _random_state_kept(batch.device):
+        for turn in range(warmup + repeats):
+            _wait(batch.device)
+            begin = time.perf_counter()
+            model(batch)
+            _wait(batch.device)
+            if turn >= warmup:
+                times.append(time.perf_counter() - begin)
+    lower, median, upper = statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else times * 3
+    return Latency(median, lower, upper, len(batch), repeats, torch.get_num_threads(), str(batch.device))
+
+
+def complexity(
+    model: nn.Module,
+    mask: masks.Mask | None = None,
+    inputs: Tensor | None = None,
+    batch_size: int | None = 64,
+    repeats: int = 20,
+) -> ComplexityReport:
+    """Size, work, storage and latency of a network in one report; the network is left as it was.
+
+    Args:
+        model: The network.
+        mask: If given, its prunable weights are the ones counted, and every weight that it prunes must be
+            zero.
+        inputs: As for ``macs``; default what the model's spec names.
+        batch_size: Inputs in one timed pass; None leaves the latency out.
+        repeats: Timed passes.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If ``inputs`` is missing and the model does not say what it takes, or it has no prunable
+            weight.
+        MaskError: If a weight that the mask prunes is not zero.
+    """
+    if mask is not None:
+        masks.check_mask(model, mask)
+        names, prunable, kept = tuple(mask), mask.total, mask.kept
+    else:
+        weights = masks.prunable_weights(model)
+        names, prunable = tuple(weights), sum(weight.numel() for weight in weights.values())
+        kept = sum(int(weight.count_nonzero()) for weight in weights.values())
+    dense, effective = _count_macs(model, inputs)
+    timed = None
+    if batch_size is not None:
+        batch = None
+        if inputs is not None:
+            copies = -(-batch_size // len(inputs))
+            batch = inputs.repeat(copies, *[1] * (inputs.dim() - 1))[:batch_size]
+        timed = latency(model, batch_size, batch, repeats)
+    return ComplexityReport(
+        parameters=count_parameters(model),
+        nonzero=count_nonzero(model),
+        prunable=prunable,
+        prunable_nonzero=kept,
+        prunable_layers=names,
+        sparsity=1 - kept / prunable,
+        network_sparsity=network_sparsity(model),
+        macs=dense,
+        effective_macs=effective,
+        file_bytes=file_bytes(model),
+        compressed_bytes=compressed_bytes(model),
+        latency=timed,
+    )
+
+
+def _inputs(model: nn.Module, count: int) -> Tensor:
+    """Inputs of the shape that a model's spec names: latents for a generator, images for a discriminator."""
+    parameter = next(model.parameters())
+    spec = getattr(model, "spec", None)
+    if getattr(spec, "latent_dim", None) or getattr(model, "latent_dim", None):
+        latents = models.sample_latents(count, models.latent_dim_of(model), seed=0)
+        return latents.to(parameter)
+    shape = getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
+    shape = shape or getattr(model, "image_shape", None)
+    if shape is None:
+        raise ValueError(
+            f"inputs must be given, because {type(model).__name__} has neither latent_dim nor a spec that "
+            "names a shape"
+        )
+    return torch.zeros(count, *shape, dtype=parameter.dtype, device=parameter.device)
+
+
+@torch.no_grad()
+def _count_macs(model: nn.Module, inputs: Tensor | None) -> tuple[int, int]:
+    """Dense and effective multiply-accumulates per input, from one forward pass."""
+    batch = _inputs(model, 1) if inputs is None else inputs
+    skipped = 0
+
+    def count_zeros(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal skipped
+        if isinstance(layer, nn.Linear):
+            uses = output.numel() // layer.out_features
+        else:
+            source = arguments[0] if isinstance(layer, _ConvTransposeNd) else output
+            spatial = source.shape[-len(layer.kernel_size) :]  # type: ignore[arg-type]
+            uses = math.prod(spatial) * (source.shape[0] if source.dim() == len(spatial) + 2 else 1)
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        skipped += uses * (weight.numel() - int(weight.count_nonzero()))
+
+    handles = [
+        layer.register_forward_hook(count_zeros)
+        for layer in model.modules()
+        if isinstance(layer, (_ConvNd, nn.Linear))
+    ]
+    counter = FlopCounterMode(display=False)
+    try:
+        with runtime.eval_mode(model), _random_state_kept(batch.device), counter:
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    dense = counter.get_total_flops() // 2
+    return round(dense / len(batch)), round((dense - skipped) / len(batch))
+
+
+def _serialised(model: nn.Module) -> bytes:
+    tensors, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.numel())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return safetensors.torch.save(tensors)
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Restore the global random states, because a network may draw noise of its own."""
+    cuda = (
+        [torch.cuda.current_device() if device.index is None else device.index]
+        if device.type == "cuda"
+        else []
+    )
+    with torch.random.fork_rng(devices=cuda):
+        yield
+
+
+def _wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
