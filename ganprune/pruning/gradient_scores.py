@@ -224,7 +224,8 @@ def grasp(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dic
 
 _SATURATING = functions_named(
     "tanh tanh_ sigmoid sigmoid_ softmax log_softmax softmin gelu silu mish elu elu_ selu selu_ celu celu_ "
-    "softplus softsign hardtanh hardtanh_ hardsigmoid hardswish relu6 logsigmoid leaky_relu leaky_relu_ rrelu rrelu_ "
+    "softplus softsign "
+    "hardtanh hardtanh_ hardsigmoid hardswish relu6 logsigmoid leaky_relu leaky_relu_ rrelu rrelu_ "
     "prelu threshold hardshrink softshrink tanhshrink gumbel_softmax dropout dropout1d dropout2d dropout3d "
     "alpha_dropout normalize layer_norm group_norm instance_norm rms_norm local_response_norm"
 )
