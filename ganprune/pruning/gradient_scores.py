@@ -329,7 +329,7 @@ def synflow(
     linearise: tuple[type[nn.Module], ...] = (),
     protect: Iterable[str] = (),
 ) -> dict[str, Tensor]:
-    """``|∂R/∂w ⊙ w|`` with R = 1ᵀ (∏ |W|) 1, in rounds towards a sparsity; needs no data and no loss.
+    """``|∂R/∂w ⊙ w|`` with ``R = 1ᵀ (∏ |W|) 1``, in rounds towards a sparsity; needs no data and no loss.
 
     Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
     equations 3 and 4 and algorithm 1. Each round k of n scores the weights that are left and keeps a share
