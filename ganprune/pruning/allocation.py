@@ -83,16 +83,17 @@ def apportion(seats: int, claims: Sequence[int], capacities: Sequence[int]) -> l
     if seats < 0 or seats > sum(capacities):
         raise ValueError(f"seats must be in [0, {sum(capacities)}], got {seats!r}")
 
-    def given(quotient: Fraction) -> list[int]:
-        return [
-            min(c, math.floor(a * quotient + Fraction(1, 2))) for a, c in zip(claims, capacities, strict=True)
-        ]
+    unit = 2**48  # quotients are integers in units of 1 / unit
 
-    low, high = Fraction(0), Fraction(1)
+    def given(quotient: int) -> list[int]:
+        shares = ((2 * a * quotient + unit) // (2 * unit) for a in claims)
+        return [min(share, c) for share, c in zip(shares, capacities, strict=True)]
+
+    low, high = 0, unit
     while sum(given(high)) < seats:
         high *= 2
-    for _ in range(64):  # the largest quotient (to within a hair) that does not give out too many
-        middle = (low + high) / 2
+    while high - low > 1:  # the largest quotient that does not give out too many
+        middle = (low + high) // 2
         low, high = (middle, high) if sum(given(middle)) <= seats else (low, middle)
     shares = given(low)
     queue = [(-Fraction(a, 2 * n + 1), i) for i, (a, n) in enumerate(zip(claims, shares, strict=True))]
