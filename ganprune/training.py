@@ -170,6 +170,7 @@ class TrainState:
             "step": self.step,
             "history": self.history,
             "pending": [losses.tolist() for losses in self.pending],
+            "metadata": self.gan.metadata,
             "param_groups": groups,
         }
         checkpoints.write_safetensors(path, tensors, metadata)
@@ -185,14 +186,19 @@ class TrainState:
         if "config" not in metadata:
             raise checkpoints.CheckpointError(f"{path} holds a GAN but no training state; use load()")
         gan = checkpoints.gan_from(tensors, metadata, path).to(as_device(device))
+        gan.metadata = metadata.get("metadata", {})
         state = cls(gan, TrainConfig(**metadata["config"]))
         state.step, state.history = metadata["step"], metadata["history"]
         state.pending = [torch.tensor(losses, device=gan.device) for losses in metadata["pending"]]
         for name, optimizer in state.optimizers.items():
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             entries: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"optimizer/{name}/"):
                     _, _, index, entry = key.split("/")
+                    like = parameters[int(index)]
+                    if value.shape == like.shape:  # fused kernels want moments in the memory layout of the weight
+                        value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                     entries.setdefault(int(index), {})[entry] = value
             optimizer.load_state_dict({"state": entries, "param_groups": metadata["param_groups"][name]})
         return state

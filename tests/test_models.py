@@ -1,0 +1,169 @@
+"""Networks and their specs."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import ganprune as gp
+from ganprune.models import MODEL_SPECS, latent_dim_of, spec_from_dict, spec_to_dict
+
+SHAPES = [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("norm", ["spectral", "batch", "none"])
+def test_dcgan_shapes_and_ranges(shape, norm):
+    gan = gp.dcgan(shape, width=4, latent_dim=7, norm=norm, device="cpu")
+    images = gan.generator(torch.randn(5, 7))
+    assert images.shape == (5, *shape)
+    assert images.abs().max() <= 1
+    assert gan.discriminator(images).shape == (5,)
+
+
+@pytest.mark.parametrize("norm", ["spectral", "none"])
+def test_mlp_shapes(norm):
+    gan = gp.mlp_gan((1, 28, 28), latent_dim=5, hidden=(8, 9), norm=norm, device="cpu")
+    assert gan.discriminator(gan.generator(torch.randn(3, 5))).shape == (3,)
+    plane = gp.mlp_gan((2,), latent_dim=2, hidden=(8,), device="cpu")
+    assert plane.generator(torch.randn(3, 2)).shape == (3, 2)
+    assert not any(isinstance(m, nn.Tanh) for m in plane.generator.modules())
+
+
+def test_width_scales_channels():
+    spec = gp.dcgan(width=5, device="cpu").spec
+    assert spec.generator.channels == (20, 10, 5)
+    assert spec.discriminator.channels == (5, 10, 20)
+
+
+def test_dcgan_initialisation():
+    gan = gp.dcgan(width=32, norm="batch", device="cpu")
+    for network in (gan.generator, gan.discriminator):
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.weight.numel() > 10_000:
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
+                assert module.weight.mean().item() == pytest.approx(0.0, abs=1e-3)
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.weight.mean().item() == pytest.approx(1.0, abs=0.02)
+                assert module.bias.abs().max() == 0
+
+
+def test_seed_determines_weights_and_leaves_the_global_stream_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, second, other = (gp.dcgan(width=4, seed=seed, device="cpu") for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    weights = [gan.generator.layers.deconv1.weight for gan in (first, second, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_spectral_norm_bounds_every_layer():
+    gan = gp.dcgan(width=8, device="cpu")
+    for _ in range(30):  # power iterations
+        gan.discriminator(torch.randn(4, 1, 28, 28))
+    gan.discriminator.eval()
+    for name in ("conv1", "conv2", "conv3", "conv4"):
+        weight = getattr(gan.discriminator.layers, name).weight
+        assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        gp.DCGANGeneratorSpec(8, (5, 3, 2), (3, 32, 32)),
+        gp.DCGANDiscriminatorSpec((2, 3, 5), (3, 32, 32), "batch"),
+        gp.MLPGeneratorSpec(3, (4,), (2,)),
+        gp.MLPDiscriminatorSpec((4, 2), (2,), "spectral"),
+    ],
+)
+def test_specs_survive_json_and_rebuild_the_network(spec):
+    again = spec_from_dict(json.loads(json.dumps(spec_to_dict(spec))))
+    assert again == spec
+    shapes = [{k: v.shape for k, v in s.build().state_dict().items()} for s in (spec, again)]
+    assert shapes[0] == shapes[1]
+    assert again.build().spec == spec
+
+
+def test_specs_allow_uneven_channels():
+    network = gp.DCGANGeneratorSpec(8, (7, 1, 5)).build()
+    assert network(torch.randn(2, 8)).shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gp.DCGANGeneratorSpec(channels=(1, 2)), r"channels must hold 3 positive integers, got \(1, 2\)"),
+        (lambda: gp.DCGANGeneratorSpec(latent_dim=0), "latent_dim must hold 1 positive integers|latent_dim"),
+        (lambda: gp.DCGANGeneratorSpec(image_shape=(1, 64, 64)), r"image_shape must be \(channels, 28, 28\)"),
+        (lambda: gp.DCGANDiscriminatorSpec(norm="layer"), "norm must be one of spectral, batch, none, got 'layer'"),
+        (lambda: gp.MLPDiscriminatorSpec(norm="batch"), "norm of an MLP discriminator must be spectral or none"),
+        (lambda: gp.dcgan(width=0, device="cpu"), "channels must hold 3 positive integers"),
+        (lambda: spec_from_dict({"model": "os.system"}), "model must be one of"),
+        (lambda: spec_from_dict({"model": "MLPGeneratorSpec", "rogue": 1}), "does not fit MLPGeneratorSpec"),
+    ],
+)
+def test_bad_specs_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(3, 9), (3, 8, 1, 1), (8,)])
+def test_wrong_latents_are_refused(shape):
+    generator = gp.DCGANGeneratorSpec(8, (4, 4, 4)).build()
+    with pytest.raises(ValueError, match=r"z must have shape \(N, 8\), got"):
+        generator(torch.zeros(shape))
+
+
+def test_registered_models_are_all_buildable():
+    assert set(MODEL_SPECS) >= {"DCGANGeneratorSpec", "DCGANDiscriminatorSpec", "MLPGeneratorSpec"}
+    for spec_class in list(MODEL_SPECS.values()):
+        assert isinstance(spec_class().build(), nn.Module)
+
+
+def test_ema_is_a_frozen_equal_copy():
+    gan = gp.dcgan(width=4, device="cpu")
+    assert not any(p.requires_grad for p in gan.generator_ema.parameters())
+    assert not gan.generator_ema.training
+    for kept, current in zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True):
+        assert torch.equal(kept, current) and kept.data_ptr() != current.data_ptr()
+
+
+def test_gan_can_be_copied_whole():
+    gan = gp.dcgan(width=4, device="cpu")
+    twin = copy.deepcopy(gan)
+    twin.generator.layers.deconv1.weight.data.zero_()
+    assert gan.generator.layers.deconv1.weight.abs().sum() > 0
+
+
+def test_sampling_is_seeded_and_changes_nothing():
+    gan = gp.dcgan(width=4, device="cpu")
+    gan.generator.train()
+    gan.generator.layers.norm1.eval()
+    state = {k: v.clone() for k, v in gan.generator.state_dict().items()}
+    modes = [m.training for m in gan.generator.modules()]
+    random = torch.get_rng_state()
+    images = gp.sample(gan.generator, 10, seed=3, batch_size=4)
+    assert images.shape == (10, 1, 28, 28) and not images.requires_grad
+    assert torch.allclose(images, gp.sample(gan.generator, 10, seed=3, batch_size=10), atol=1e-6)
+    assert not torch.equal(images, gp.sample(gan.generator, 10, seed=4))
+    assert all(torch.equal(state[k], v) for k, v in gan.generator.state_dict().items())
+    assert modes == [m.training for m in gan.generator.modules()]
+    assert torch.equal(random, torch.get_rng_state())
+    assert torch.equal(images, gp.sample(gan.generator, latents=gp.sample_latents(10, 64, seed=3), batch_size=4))
+
+
+def test_latents_are_standard_normal():
+    z = gp.sample_latents(20_000, 8, seed=1)
+    assert z.mean().abs() < 0.02 and (z.std() - 1).abs() < 0.02
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        gp.sample_latents(0, 8)
+
+
+def test_a_generator_of_ones_own_names_its_latents():
+    own = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="generator Linear must have an attribute latent_dim"):
+        latent_dim_of(own)
+    own.latent_dim = 3
+    assert gp.sample(own, 4).shape == (4, 2)

@@ -1,0 +1,303 @@
+"""The loop: against a loop written out by hand, resumed after a kill, masked, diverging, on every loss."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+import ganprune as gp
+from ganprune.models import latent_dim_of
+
+
+@pytest.fixture(scope="module")
+def data():
+    return gp.mnist("cpu")
+
+
+def tiny(norm="spectral", seed=0):
+    return gp.dcgan(width=2, latent_dim=4, norm=norm, seed=seed, device="cpu")
+
+
+def config(**changes):
+    return gp.TrainConfig(**{"steps": 4, "batch_size": 8, "precision": "float32", "log_every": 2, **changes})
+
+
+def weights(gan):
+    return {f"{n}/{k}": v.clone() for n, net in gan.networks().items() for k, v in net.state_dict().items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(v, second[k]) for k, v in first.items())
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_the_loop_equals_one_written_out_by_hand(data, norm):
+    """Separate passes, plain Adam, no tricks: the textbook loop gives the same weights."""
+    gan = tiny(norm)
+    twin = copy.deepcopy(gan)
+    settings = config(loss="non-saturating", learning_rate=1e-3, channels_last=False, ema_decay=0.9, decay_from=0.5)
+    gp.train(gp.TrainState(gan, settings), data.train)
+
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    optimisers = [torch.optim.Adam(n.parameters(), 1e-3, (0.5, 0.999)) for n in (twin.generator, twin.discriminator)]
+    twin.generator.train()
+    for step in range(4):
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = 1e-3 * (1.0 if step < 2 else (4 - step) / 2)
+        draw = gp.step_seed(0, step, "critic 0")
+        real = data.train.batch(8, draw, 0)
+        fake = twin.generator(gp.sample_latents(8, latent_dim_of(twin.generator), draw))
+        on_real, on_fake = twin.discriminator(real), twin.discriminator(fake.detach())
+        optimisers[1].zero_grad()
+        (bce(on_real, torch.ones(8)) + bce(on_fake, torch.zeros(8))).backward()
+        optimisers[1].step()
+        optimisers[0].zero_grad()
+        bce(twin.discriminator(fake), torch.ones(8)).backward()
+        optimisers[0].step()
+        decay = min(0.9, (1 + step) / (10 + step))
+        for kept, current in zip(twin.generator_ema.parameters(), twin.generator.parameters(), strict=True):
+            kept.data = decay * kept.data + (1 - decay) * current.data
+        for kept, current in zip(twin.generator_ema.buffers(), twin.generator.buffers(), strict=True):
+            kept.copy_(current)
+    for key, value in weights(gan).items():
+        assert torch.allclose(value.float(), weights(twin)[key].float(), atol=2e-5), key
+
+
+@pytest.mark.parametrize("loss", gp.LOSSES)
+@pytest.mark.parametrize("penalty", [None, "gradient", "r1"])
+def test_every_loss_and_penalty_trains(data, loss, penalty):
+    gan = tiny("none")
+    before = weights(gan)
+    state = gp.train(gp.TrainState(gan, config(loss=loss, penalty=penalty, critic_steps=2)), data.train)
+    assert state.step == 4 and len(state.history) == 2
+    assert all(torch.tensor(list(row.values())).isfinite().all() for row in state.history)
+    after = weights(gan)
+    assert all(not torch.equal(before[k], after[k]) for k in before if k.endswith("conv1.weight"))
+    assert all(p.requires_grad for p in gan.discriminator.parameters())
+
+
+def test_clipping_bounds_the_critic(data):
+    gan = tiny("none")
+    gp.train(gp.TrainState(gan, config(loss="wasserstein", optimizer="rmsprop", clip=0.01, critic_steps=2)), data.train)
+    assert max(p.abs().max() for p in gan.discriminator.parameters()) <= 0.01
+
+
+def test_training_is_a_function_of_the_seed(data):
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(int(time.time()))  # the global stream must not matter
+        gan = tiny()
+        gp.train(gp.TrainState(gan, config(seed=seed)), data.train)
+        runs.append(weights(gan))
+    assert equal(runs[0], runs[1]) and not equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", ["spectral", "batch"])
+def test_resuming_is_bit_identical(data, tmp_path, stop, precision, norm):
+    settings, path = config(precision=precision), tmp_path / "state.safetensors"
+    straight, stopped = tiny(norm), tiny(norm)
+    gp.train(gp.TrainState(straight, settings), data.train)
+
+    def leave(state):
+        if state.step == stop:
+            state.save(path)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gp.train(gp.TrainState(stopped, settings), data.train, [leave])
+    state = gp.TrainState.load(path, "cpu")
+    assert state.step == stop
+    gp.train(state, data.train)
+    assert equal(weights(straight), weights(state.gan))
+
+
+def test_a_masked_run_resumes_with_its_mask(data, tmp_path):
+    gan = tiny()
+    mask = gp.prune(gan.generator, sparsity=0.6, ema=gan.generator_ema)
+    twin = copy.deepcopy(gan)
+    gp.train(gp.TrainState(gan, config(), {"generator": mask}), data.train)
+
+    state = gp.TrainState(twin, config(), {"generator": mask})
+
+    def leave(state):
+        if state.step == 2:
+            state.save(tmp_path / "state.safetensors")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gp.train(state, data.train, [leave])
+    resumed = gp.TrainState.load(tmp_path / "state.safetensors", "cpu")
+    assert resumed.masks["generator"] == mask
+    gp.train(resumed, data.train)
+    assert equal(weights(gan), weights(resumed.gan))
+    gp.check_mask(resumed.gan.generator, mask)
+
+
+SCRIPT = textwrap.dedent("""
+    import sys, pathlib, torch, ganprune as gp
+    torch.set_num_threads(1)
+    path, out = map(pathlib.Path, sys.argv[1:])
+    if path.exists():
+        state = gp.TrainState.load(path, "cpu")
+    else:
+        gan = gp.dcgan(width=2, latent_dim=4, device="cpu")
+        state = gp.TrainState(gan, gp.TrainConfig(steps=120, batch_size=8, precision="float32"))
+    gp.train(state, gp.mnist("cpu").train, [gp.every(5, gp.Checkpoint(path))])
+    gp.save(out, state.gan)
+""")
+
+
+def test_killed_and_started_again_ends_with_the_same_weights(tmp_path):
+    command = [sys.executable, "-c", SCRIPT]
+    subprocess.run([*command, tmp_path / "a", tmp_path / "straight"], check=True)
+    process = subprocess.Popen([*command, tmp_path / "b", tmp_path / "resumed"])
+    while not (tmp_path / "b").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (tmp_path / "resumed").exists()
+    subprocess.run([*command, tmp_path / "b", tmp_path / "resumed"], check=True)
+    assert equal(*(weights(gp.load(tmp_path / name, "cpu")) for name in ("straight", "resumed")))
+
+
+def test_a_state_is_not_a_gan_and_a_gan_is_no_state(tmp_path):
+    gp.save(tmp_path / "gan.safetensors", tiny())
+    with pytest.raises(gp.CheckpointError, match="holds a GAN but no training state"):
+        gp.TrainState.load(tmp_path / "gan.safetensors")
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_masks_hold_throughout_training(data, network, optimizer):
+    gan = tiny()
+    mask = gp.prune(gan.networks()[network], sparsity=0.5)
+    state = gp.TrainState(gan, config(optimizer=optimizer, weight_decay=1e-2), {network: mask})
+    checks = []
+
+    def check(state):
+        gp.check_mask(state.gan.networks()[network], mask)
+        if network == "generator":
+            gp.check_mask(state.gan.generator_ema, mask)
+        checks.append(state.step)
+
+    gp.train(state, data.train, [check])
+    assert checks == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="network must be generator or discriminator, got 'generator_ema'"):
+        state.set_mask("generator_ema", mask)
+
+
+def test_a_mask_may_shrink_during_training(data):
+    gan = tiny()
+    state = gp.TrainState(gan, config(), {"generator": gp.prune(gan.generator, sparsity=0.2)})
+    smaller = gp.prune(copy.deepcopy(gan.generator), sparsity=0.8)
+    gp.train(state, data.train, [gp.every(2, lambda s: s.set_mask("generator", smaller), at_end=False)])
+    gp.check_mask(gan.generator, smaller)
+    gp.check_mask(gan.generator_ema, smaller)
+    assert state.masks["generator"] == smaller
+
+
+def test_divergence_names_step_and_loss(data):
+    gan = tiny()
+
+    def poison(state):
+        if state.step == 3:
+            state.gan.generator.layers.deconv4.bias.data.fill_(float("nan"))
+
+    message = "training diverged at step 4: the discriminator loss is nan; lower learning_rate"
+    with pytest.raises(gp.DivergenceError, match=message):
+        gp.train(gp.TrainState(gan, config()), data.train, [poison])
+
+
+def test_learning_rate_is_held_then_falls_to_zero():
+    settings = config(steps=100, decay_from=0.5)
+    factors = [settings.learning_rate_factor(step) for step in range(100)]
+    assert factors[:51] == [1.0] * 51 and factors[-1] == pytest.approx(1 / 50)
+    assert all(a >= b for a, b in zip(factors, factors[1:], strict=False))
+    constant = config(steps=100, decay_from=1.0)
+    assert all(constant.learning_rate_factor(step) == 1.0 for step in range(100))
+
+
+def test_moving_average_follows_the_generator(data):
+    gan = tiny()
+    gp.train(gp.TrainState(gan, config(ema_decay=0.0)), data.train)
+    for kept, current in zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True):
+        assert torch.allclose(kept, current, atol=1e-6)
+    assert not any(p.requires_grad for p in gan.generator_ema.parameters())
+
+
+def test_train_epoch_makes_one_pass(data):
+    short = gp.Split("train", data.train.images[:40], data.train.labels[:40], "mnist")
+    state = gp.train_epoch(tiny(), short, config(steps=99))
+    assert state.step == 5 == state.config.steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
+        ({"learning_rate": -1}, "learning_rate must be positive, got -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
+        ({"decay_from": 2}, r"decay_from must be in \[0, 1\], got 2"),
+        ({"optimizer": "lbfgs"}, "optimizer must be one of .*, got 'lbfgs'"),
+        ({"penalty": "l1"}, "penalty must be one of .*, got 'l1'"),
+        ({"precision": "float8"}, "precision must be one of .*, got 'float8'"),
+        ({"clip": 0}, "clip must be positive or None, got 0"),
+        ({"loss": "l2"}, "loss must be one of"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def test_callbacks_run_in_order_and_on_time(data):
+    calls = []
+
+    class Late:
+        order = 3
+
+        def __call__(self, state):
+            calls.append(("late", state.step))
+
+    class Early(Late):
+        order = 0
+
+        def __call__(self, state):
+            calls.append(("early", state.step))
+
+    gp.train(gp.TrainState(tiny(), config(steps=5)), data.train, [gp.every(2, Late()), gp.every(2, Early(), at_end=False)])
+    assert calls == [("early", 2), ("late", 2), ("early", 4), ("late", 4), ("late", 5)]
+    with pytest.raises(ValueError, match="interval must be an integer of at least 1, got 0"):
+        gp.every(0, Late())
+
+
+def test_evaluation_during_training_changes_nothing(data):
+    plain, watched = tiny(), tiny()
+    gp.train(gp.TrainState(plain, config()), data.train)
+    probe = gp.Evaluate(data.validation, samples=300, metrics=("fid",))
+    gp.train(gp.TrainState(watched, config()), data.train, [gp.every(2, probe)])
+    assert equal(weights(plain), weights(watched))
+    assert [row["step"] for row in probe.rows] == [2, 4] and probe.rows[0]["digit_fid"] > 0
+
+
+def test_one_code_path_for_points_and_colour_images():
+    class Points:
+        def batch(self, batch_size, seed, step):
+            return gp.gaussian_ring(batch_size, gp.step_seed(seed, step))
+
+    plane = gp.mlp_gan((2,), latent_dim=2, hidden=(8,), device="cpu")
+    assert gp.train(gp.TrainState(plane, config()), Points()).step == 4
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    colour = gp.Split("train", images, torch.zeros(20, dtype=torch.int64), "noise")
+    gan = gp.dcgan((3, 32, 32), width=2, device="cpu")
+    assert gp.train(gp.TrainState(gan, config()), colour).step == 4
