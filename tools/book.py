@@ -3,8 +3,8 @@
     python tools/book.py                          the whole book, to _build/html
     python tools/book.py --output _build/smoke    the same below another folder
 
-A build whose inputs have not changed does nothing. The environment variable GANPRUNE_PROFILE (smoke, laptop, gpu)
-sets the size of what the notebooks run.
+A build whose inputs have not changed does nothing. The environment variable GANPRUNE_PROFILE (smoke, laptop,
+gpu) sets the size of what the notebooks run.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def files_of(*names: str, root: Path = ROOT) -> list[Path]:
 
 
 def digest(*names: str, settings: tuple[str, ...] = (), root: Path = ROOT) -> str:
-    """Return a hash of the files under some folders (names and contents) and of some environment variables."""
+    """Return a hash of the files under some folders (names, contents) and of some environment variables."""
     state = hashlib.sha256()
     for path in files_of(*names, root=root):
         state.update(path.relative_to(root).as_posix().encode() + b"\0")
@@ -64,7 +64,7 @@ def how_to_open(html: Path) -> str:
     where = os.path.relpath(html)
     return (
         f"The book is in {where}\n"
-        f"Read it:     python -m http.server --directory {where}   then open http://localhost:8000   (or: make serve)\n"
+        f"Read it:     make serve   (or: python -m http.server --directory {where})   and open http://localhost:8000\n"
         f"Without it:  open {where}/index.html (diagrams and search need the server)"
     )
 

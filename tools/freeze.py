@@ -11,7 +11,7 @@ HEADER = """\
 # Exact versions of everything the book, its tests and their dependencies need. Made by `make lock`.
 # These are constraints, not demands: a line for a package that a platform does not want installs nothing.
 """
-OWN = {"ganprune", "pip", "wheel"}
+OWN = {"ganprune", "pip"}
 
 
 def canonical(name: str) -> str:

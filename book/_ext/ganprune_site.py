@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: a cache that sees the package, local JavaScript, measured times, records as tables."""
+"""The book's own Sphinx extension: notebook cache, local JavaScript, run times, records as tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEEP_CACHES = 4
 
 
 def set_cache(app: Sphinx, config: Any) -> None:
-    """Key the notebook cache by package, recorded results, lock and profile, which jupyter-cache itself ignores."""
+    """Key the notebook cache by package, results, lock and profile, which jupyter-cache itself ignores."""
     key = digest(*CACHED_BY, settings=("GANPRUNE_PROFILE", "GANPRUNE_DEVICE"), root=ROOT)[:16]
     caches = ROOT / "_build" / "cache"
     (caches / key).mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def set_javascript(app: Sphinx, config: Any) -> None:
 
 
 def repository_url() -> str:
-    """Return the web address of this repository: GANPRUNE_REPOSITORY_URL, else the git remote `origin`, else ``""``."""
+    """Return this repository's web address, from the environment or git's remote `origin`, else ``""``."""
     url = os.environ.get("GANPRUNE_REPOSITORY_URL", "").strip()
     if not url:
         command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
@@ -65,7 +65,7 @@ def repository_url() -> str:
 
 
 def set_repository(app: Sphinx, config: Any) -> None:
-    """Let the repository and launch buttons follow the repository's own address; without one there are none."""
+    """Let repository and launch buttons follow the repository's own address; without one there are none."""
     url = repository_url()
     options = dict(config.html_theme_options)
     options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
@@ -151,6 +151,18 @@ def write_timings(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         path = Path(app.outdir).parent / "timings.json"
         path.write_text(json.dumps(execution_times(app.env), indent=2) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def number_by_chapter(app: Sphinx, env: Any) -> None:
+    """Number figures, equations and exercises by the chapter in a notebook's file name: Exercise 6.1."""
+    for page, kinds in env.toc_fignumbers.items():
+        chapter = re.match(r"notebooks/(\d+)_", page)
+        for numbers in kinds.values() if chapter else ():
+            for place, name in enumerate(sorted(numbers, key=numbers.get), start=1):
+                numbers[name] = (int(chapter[1]), place)
 
 
 # ---------------------------------------------------------------- tables
@@ -260,19 +272,27 @@ def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: A
 # ---------------------------------------------------------------- references
 
 
+def documented_at(target: str) -> str | None:
+    """Return where a re-exported name (such as ``ganprune.pruning.score``) is documented, else None."""
+    package, _, name = target.rpartition(".")
+    try:
+        value = getattr(importlib.import_module(package), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    found = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+    return found if found.startswith("ganprune.") and found != target else None
+
+
 def resolve_public_name(app: Sphinx, env: Any, node: Any, content: nodes.Element) -> nodes.Node | None:
-    """Resolve ``ganprune.name`` to the module in which the public name is documented."""
-    found = re.fullmatch(r"(?:gp|ganprune)\.(\w+)((?:\.\w+)*)", node.get("reftarget", ""))
-    if node.get("refdomain") != "py" or not found:
+    """Resolve a reference to a public name in the module that defines it."""
+    target = re.sub(r"^gp\.", "ganprune.", node.get("reftarget", ""))
+    if node.get("refdomain") != "py" or not target.startswith("ganprune."):
         return None
-    value = getattr(importlib.import_module("ganprune"), found[1], None)
-    if value is None or not hasattr(value, "__qualname__"):
+    found = documented_at(target)
+    if found is None:
         return None
-    target = f"{value.__module__}.{value.__qualname__}{found[2]}"
     domain = env.get_domain("py")
-    return domain.resolve_xref(
-        env, node["refdoc"], app.builder, node.get("reftype", "obj"), target, node, content
-    )
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node.get("reftype"), found, node, content)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -283,6 +303,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("with-address", address_role)
     for hook in (set_cache, set_javascript, set_repository):
         app.connect("config-inited", hook)
+    app.connect("env-check-consistency", number_by_chapter)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("doctree-resolved", add_chapter_time)
     app.connect("doctree-resolved", fill_chapter_times)

@@ -1,0 +1,34 @@
+"""What every test shares: the smoke profile, one thread per process, Hypothesis without a clock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+os.environ.setdefault("GANPRUNE_PROFILE", "smoke")
+os.environ.setdefault("GANPRUNE_PROGRESS", "0")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", MAC_BROWSER)
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+
+# Without a browser the tests that need one are not collected; .ci/run installs one.
+collect_ignore = [] if BROWSER else ["test_site_browser.py"]
+
+
+def pytest_report_header() -> str:
+    """Say whether the built site is looked at in a browser."""
+    return f"browser: {BROWSER or 'none found, so tests/test_site_browser.py is left out'}"

@@ -1,0 +1,152 @@
+"""Imports point one way: to a lower layer, or to the same layer in the same folder."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import ganprune as gp
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ganprune"
+LAYERS = {
+    0: ["ganprune", "runtime"],
+    1: ["data", "models", "losses", "masks"],
+    2: ["checkpoints"],
+    3: ["metrics", "training"],
+    4: ["callbacks", "pruning", "distillation", "quantization", "export"],
+    5: ["results"],
+    6: ["experiments", "plots"],
+    7: ["__main__"],
+}
+# Folders whose modules do not all lie in the layer of the folder.
+EXCEPTIONS = {"pruning": 3, "pruning.dynamic": 4, "pruning.lottery": 4}
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """Return a file's module name below the package, such as ``pruning.scores``."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "ganprune"
+
+
+def layer(module: str) -> int:
+    """Return the layer of a module; a package's front is as high as the highest of its modules."""
+    if "." in module:
+        return EXCEPTIONS.get(module, EXCEPTIONS.get(module.split(".")[0], LAYER_OF[module.split(".")[0]]))
+    return LAYER_OF[module]
+
+
+def exists(module: str) -> bool:
+    """Return whether a dotted name below the package is a module."""
+    path = PACKAGE.joinpath(*module.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imported(path: Path) -> set[str]:
+    """Return the package's modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            inner = name.removeprefix("ganprune.") if name.startswith("ganprune.") else None
+            if name == "ganprune":
+                found.add("ganprune")
+            while inner and not exists(inner):
+                inner = inner.rpartition(".")[0]
+            if inner is not None:
+                found.add(inner or "ganprune")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_module_imports_only_lower_layers(path: Path) -> None:
+    own = module_name(path)
+    if own == "ganprune":
+        assert imported(path) == set()  # lazy: it imports a module when a name is first used
+        return
+    folder = own.rpartition(".")[0] if path.name != "__init__.py" else own
+    for other in imported(path):
+        same_folder = other.rpartition(".")[0] == folder
+        below = layer(other) < layer(own) or (layer(other) == layer(own) and same_folder)
+        assert below, f"{own} (layer {layer(own)}) imports {other} (layer {layer(other)})"
+
+
+def test_no_relative_imports() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+def test_no_cycles() -> None:
+    edges = {module_name(path): imported(path) - {"ganprune"} for path in MODULES}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " → ".join([*trail, module])
+        if module not in done:
+            for other in sorted(edges.get(module, ())):
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, ganprune; "
+        "print(*sorted({'torch', 'torchvision', 'matplotlib', 'scipy', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_every_public_name_is_there() -> None:
+    for name in gp.__all__:
+        assert getattr(gp, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'prnue'"):
+        _ = gp.prnue
+
+
+def public(tree: ast.AST) -> list[str]:
+    """Return what is wrong with a piece of code's use of the package."""
+    wrong = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "gp":
+            if node.attr not in gp.__all__:
+                wrong.append(f"gp.{node.attr}")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ganprune":
+            wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_")]
+    return wrong
+
+
+def code_of(path: Path) -> str:
+    """Return a notebook's code, without lines that only IPython reads."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    lines = [line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_use_public_names_only(path: Path) -> None:
+    assert public(ast.parse(code_of(path))) == []
+
+
+def test_the_command_line_uses_public_names_only() -> None:
+    assert public(ast.parse((PACKAGE / "__main__.py").read_text(encoding="utf-8"))) == []

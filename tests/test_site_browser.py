@@ -1,0 +1,170 @@
+"""The built site in a browser: it asks nobody else, formulas and diagrams render, and it works on a phone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import BROWSER
+from playwright.sync_api import Browser, Page, sync_playwright
+from test_site import CHAPTERS, PAGES, SITE
+
+pytestmark = pytest.mark.site
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server that says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    assert (SITE / "index.html").is_file(), f"no site in {SITE}: `make test` builds it"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page in the browser, with what it asked for and what went wrong."""
+
+    def __init__(self, browser: Browser, address: str, page: str, viewport: dict[str, int]) -> None:
+        self.problems: list[str] = []
+        self.context = browser.new_context(viewport=viewport)
+        self.page: Page = self.context.new_page()
+        self.page.on("request", lambda request: self.note_request(request.url, address))
+        self.page.on("response", lambda answer: self.note_answer(answer.status, answer.url))
+        self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
+        self.page.on("console", self.note_console)
+        self.page.goto(f"{address}{page}.html")
+        self.page.wait_for_load_state("networkidle")
+
+    def note_request(self, url: str, address: str) -> None:
+        """Note a request to anyone but the site."""
+        if not url.startswith((address, "data:", "blob:")):
+            self.problems.append(f"outside request: {url}")
+
+    def note_answer(self, status: int, url: str) -> None:
+        """Note a file that is not there."""
+        if status >= 400 and not url.endswith("favicon.ico"):
+            self.problems.append(f"{status}: {url}")
+
+    def note_console(self, message: object) -> None:
+        """Note an error on the console."""
+        if getattr(message, "type", "") == "error":
+            self.problems.append(f"console: {getattr(message, 'text', '')}")
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_asks_nobody_else_and_raises_nothing(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, DESK) as visit:
+        assert visit.problems == []
+
+
+@pytest.mark.parametrize("page", ["book/notation", *CHAPTERS])
+def test_formulas_render(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, DESK) as visit:
+        wanted = visit.page.locator("main .math").count()
+        visit.page.wait_for_function("() => document.querySelectorAll('main mjx-container svg').length > 0")
+        assert visit.page.locator("main mjx-container svg").count() >= wanted > 0
+        assert visit.page.locator("[data-mjx-error], mjx-merror").count() == 0
+        assert "\\(" not in visit.page.locator("main").inner_text()
+
+
+def test_diagrams_render(browser: Browser, address: str) -> None:
+    with Visit(browser, address, "book/map", DESK) as visit:
+        diagrams = visit.page.locator(".mermaid")
+        assert diagrams.count() >= 4
+        for index in range(diagrams.count()):
+            diagram = diagrams.nth(index)
+            diagram.scroll_into_view_if_needed()
+            diagram.locator("svg .node").first.wait_for()
+            assert diagram.locator("svg").bounding_box()["height"] > 60
+            assert "Syntax error" not in diagram.inner_text()
+        assert visit.problems == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_phone_does_not_scroll_sideways(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, PHONE) as visit:
+        visit.page.wait_for_timeout(300)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_the_menu_opens_on_a_phone(browser: Browser, address: str) -> None:
+    with Visit(browser, address, PAGES[1], PHONE) as visit:
+        entry = visit.page.locator(".bd-sidebar-primary a", has_text="Glossary").first
+        assert not entry.is_visible()
+        visit.page.locator("button.primary-toggle:visible").first.click()
+        entry.wait_for(state="visible")
+        entry.click()
+        visit.page.wait_for_url("**/book/glossary.html")
+
+
+def test_search_finds_a_chapter(browser: Browser, address: str) -> None:
+    with Visit(browser, address, "search", DESK) as visit:
+        visit.page.goto(f"{address}search.html?q=sparsity")
+        results = visit.page.locator("#search-results li")
+        results.first.wait_for()
+        assert results.count() >= 3
+        assert any("notebooks/" in (link or "") for link in links(visit.page, "#search-results li a"))
+        assert visit.problems == []
+
+
+def links(page: Page, selector: str) -> list[str | None]:
+    """Return where the links under a selector lead."""
+    return [link.get_attribute("href") for link in page.locator(selector).all()]
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_answers_open(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, PHONE) as visit:
+        answer = visit.page.locator("details.choice").first
+        assert not answer.locator("p").first.is_visible()
+        answer.locator("summary").click()
+        assert answer.locator("p").first.is_visible()
+        solution = visit.page.locator(".solution.dropdown").first
+        body = solution.locator(".section, section, p:not(.admonition-title)").first
+        assert not body.is_visible()
+        solution.locator(".admonition-title").click()
+        body.wait_for(state="visible")
+
+
+def test_the_dark_theme_can_be_chosen(browser: Browser, address: str) -> None:
+    with Visit(browser, address, PAGES[0], DESK) as visit:
+        root, seen = visit.page.locator("html"), set()
+        for _ in range(3):
+            visit.page.locator("button.theme-switch-button:visible").first.click()
+            seen.add(root.get_attribute("data-theme"))
+        assert {"dark", "light"} <= seen
