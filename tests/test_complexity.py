@@ -124,7 +124,12 @@ def test_spectral_norm_is_counted_by_its_raw_weight() -> None:
 
 def test_a_lost_mask_is_refused() -> None:
     gan = models.dcgan(width=8, device="cpu")
-    mask = masks.Mask({n: torch.zeros_like(w, dtype=torch.bool) for n, w in list(masks.prunable_weights(gan.generator).items())[:1]})
+    mask = masks.Mask(
+        {
+            n: torch.zeros_like(w, dtype=torch.bool)
+            for n, w in list(masks.prunable_weights(gan.generator).items())[:1]
+        }
+    )
     with pytest.raises(masks.MaskError, match="non-zero weights under its mask"):
         metrics.complexity(gan.generator, mask)
 

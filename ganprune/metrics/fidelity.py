@@ -259,6 +259,7 @@ def evaluate_images(
         if "kid" in wanted:
             values["kid"] = _kid(features, reference.features, reference.kernel_mean)
         if {"precision_recall", "density_coverage"} & wanted:
+            _check_features(features, reference.features, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS))
             found = _neighbourhoods(
                 features,
                 reference.features,
