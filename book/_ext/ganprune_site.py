@@ -214,13 +214,6 @@ def fill_chapter_times(app: Sphinx, doctree: nodes.document, page: str) -> None:
         )
 
 
-def benchmark_rows(record: Any) -> list[dict]:
-    """Return the rows of a benchmark record: the record itself, or the list inside it."""
-    if isinstance(record, list):
-        return record
-    return next((value for value in record.values() if isinstance(value, list)), [])
-
-
 def number(value: Any) -> str:
     """Return a measured value with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -236,31 +229,19 @@ class BenchmarkTable(SphinxDirective):
             return [nodes.paragraph("", "No benchmark has been recorded yet; run make bench.")]
         record = json.loads(BENCHMARKS.read_text(encoding="utf-8"))
         rows: list[list[nodes.Node | str]] = []
-        for row in benchmark_rows(record):
-            verdict = {True: "holds", False: "missed"}.get(row.get("holds"), "no bar")
-            rows.append(
-                [
-                    row["name"],
-                    number(row["value"]),
-                    number(row.get("bar") or "–"),
-                    row.get("unit", ""),
-                    verdict,
-                ]
-            )
-        found: list[nodes.Node] = [
-            table(["What", "Measured", "Bar", "Unit", "Verdict"], rows, numbers=(1, 2))
+        for row in record["rows"]:
+            value = "never reached" if row["value"] is None else f"{number(row['value'])} {row['unit']}"
+            bar = "–" if row["bar"] is None else f"{row['sense']} {number(row['bar'])}"
+            verdict = {True: "holds", False: "missed", None: "–"}[row["holds"]]
+            rows.append([row["name"], value, bar, verdict])
+        facts = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
+        versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+        return [
+            table(["What", "Measured", "Bar", "Verdict"], rows),
+            nodes.paragraph(
+                "", f"Measured on {record['time'][:10]}. Machine: {facts}. Versions: {versions}."
+            ),
         ]
-        if isinstance(record, dict):
-            facts = {name: value for name, value in record.items() if not isinstance(value, list)}
-            found.append(nodes.paragraph("", f"Measured on: {flat(facts)}."))
-        return found
-
-
-def flat(value: Any) -> str:
-    """Return nested facts as one line of text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {flat(inner)}" for name, inner in value.items())
-    return number(value)
 
 
 def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: Any) -> tuple[list, list]:
