@@ -17,6 +17,8 @@ from ganprune.runtime import as_device, eval_mode, seeded, step_seed
 
 NORMS = ("spectral", "batch", "none")
 LATENT_STREAM = "latent"
+SPECTRAL_GAIN = 20.0
+"""Gain on the logits of :func:`dcgan` under spectral norm; see :class:`DCGANDiscriminatorSpec`."""
 
 
 class Spec(Protocol):
@@ -111,13 +113,18 @@ class DCGANDiscriminatorSpec:
         channels: channels after each halving.
         image_shape: (C, 28, 28) or (C, 32, 32).
         norm: "spectral" (Miyato et al. 2018), "batch" (not after the first layer) or "none".
+        logit_gain: factor on the logits. Spectral norm alone holds a small network far below the slope that the hinge
+            needs to tell real from fake, and training is slow; a gain loosens the bound by that factor and keeps it.
     """
 
     channels: tuple[int, ...] = (32, 64, 128)
     image_shape: tuple[int, int, int] = (1, 28, 28)
     norm: str = "spectral"
+    logit_gain: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.logit_gain < float("inf"):
+            raise ValueError(f"logit_gain must be positive and finite, got {self.logit_gain!r}")
         _check_positive("channels", self.channels, 3)
         _strides(self.image_shape, "image_shape")
         _check_norm(self.norm)
@@ -232,7 +239,7 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N,): large for real, small for fake."""
-        return self.layers(images).flatten()
+        return self.spec.logit_gain * self.layers(images).flatten()
 
 
 class MLPGenerator(nn.Module):
@@ -373,7 +380,7 @@ def dcgan(
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> GAN:
-    """A DCGAN whose channel counts are multiples of ``width``.
+    """A DCGAN whose channel counts are multiples of ``width``; under spectral norm the logits have a gain of 20.
 
     Args:
         image_shape: (C, 28, 28) or (C, 32, 32).
@@ -385,7 +392,9 @@ def dcgan(
     """
     spec = GANSpec(
         DCGANGeneratorSpec(latent_dim, (4 * width, 2 * width, width), tuple(image_shape)),
-        DCGANDiscriminatorSpec((width, 2 * width, 4 * width), tuple(image_shape), norm),
+        DCGANDiscriminatorSpec(
+            (width, 2 * width, 4 * width), tuple(image_shape), norm, SPECTRAL_GAIN if norm == "spectral" else 1.0
+        ),
     )
     return GAN.from_spec(spec, seed, device)
 

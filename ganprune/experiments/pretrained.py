@@ -15,7 +15,7 @@ from pathlib import Path
 from ganprune import checkpoints, metrics
 from ganprune.callbacks import Checkpoint, every
 from ganprune.data import mnist
-from ganprune.models import GAN, DCGANDiscriminatorSpec, DCGANGeneratorSpec, GANSpec, mlp_gan
+from ganprune.models import GAN, dcgan, mlp_gan
 from ganprune.results import provenance
 from ganprune.runtime import cache_dir
 from ganprune.training import TrainConfig, TrainState, train
@@ -30,8 +30,7 @@ class Recipe:
 
 
 def _dcgan(seed: int) -> GAN:
-    spec = GANSpec(DCGANGeneratorSpec(64, (128, 64, 32)), DCGANDiscriminatorSpec((64, 128, 256)))
-    return GAN.from_spec(spec, seed, "cpu")
+    return dcgan(width=32, norm="spectral", seed=seed, device="cpu")
 
 
 def _mlp(seed: int) -> GAN:
