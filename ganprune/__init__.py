@@ -19,9 +19,7 @@ _PUBLIC = {
         "GAN GANSpec DCGANGeneratorSpec DCGANDiscriminatorSpec MLPGeneratorSpec MLPDiscriminatorSpec "
         "dcgan mlp_gan sample sample_latents register_model_spec"
     ),
-    "losses": (
-        "Loss LOSSES get_loss gradient_penalty r1_penalty generator_loss discriminator_loss frozen"
-    ),
+    "losses": ("Loss LOSSES get_loss gradient_penalty r1_penalty generator_loss discriminator_loss frozen"),
     "masks": (
         "Mask MaskKeeper MaskError prunable_weights apply_mask keep_mask check_mask from_torch_prune to_torch_prune"
     ),

@@ -13,7 +13,7 @@ PRUNE, EVALUATE, LOG, CHECKPOINT = range(4)
 """The order of callbacks within one step."""
 
 
-class every:  # noqa: N801  (reads as a word: callbacks=[every(250, …)])
+class every:
     """Calls ``function(state)`` after each ``interval``-th step, and after the last one if ``at_end``.
 
     Args:

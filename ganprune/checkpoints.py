@@ -58,7 +58,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by ganprune (format {metadata.get('format')!r}, want {FORMAT!r})")
+        raise CheckpointError(
+            f"{path} was not written by ganprune (format {metadata.get('format')!r}, want {FORMAT!r})"
+        )
     return tensors, metadata
 
 
@@ -70,7 +72,9 @@ def network_tensors(networks: Mapping[str, nn.Module], masks: Mapping[str, Mask]
     """
     for name, mask in masks.items():
         check_mask(networks[name], mask)
-    tensors = {f"{name}/{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+    tensors = {
+        f"{name}/{key}": value for name, net in networks.items() for key, value in net.state_dict().items()
+    }
     tensors |= {f"mask/{name}/{key}": value for name, mask in masks.items() for key, value in mask.items()}
     return tensors
 
@@ -81,7 +85,9 @@ def load_network(network: nn.Module, tensors: Mapping[str, Tensor], name: str, p
     Raises:
         CheckpointError: if a key is missing or superfluous, or a shape differs; all of them are listed.
     """
-    found = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+    found = {
+        key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
+    }
     wanted = network.state_dict()
     problems = [f"{key} is missing" for key in wanted if key not in found]
     problems += [f"{key} is not in the network" for key in found if key not in wanted]
@@ -116,8 +122,8 @@ def gan_metadata(gan: GAN) -> dict[str, Any]:
         spec = getattr(gan.networks()[name], "spec", None)
         if spec is None:
             raise CheckpointError(
-                f"the {name} ({type(gan.networks()[name]).__name__}) has no spec, so a checkpoint could not rebuild it; "
-                "give it one with register_model_spec"
+                f"the {name} ({type(gan.networks()[name]).__name__}) has no spec, so a checkpoint could not "
+                "rebuild it; give it one with register_model_spec"
             )
         specs[name] = spec_to_dict(spec)
     return {"specs": specs}
@@ -139,7 +145,10 @@ def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: s
 
 
 def save(
-    path: str | Path, gan: GAN, masks: Mapping[str, Mask] | None = None, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    gan: GAN,
+    masks: Mapping[str, Mask] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Saves a GAN: specs, weights of G, D and the EMA of G, and masks.
 
@@ -160,7 +169,9 @@ def save(
     if "generator" in chosen:
         chosen.setdefault("generator_ema", chosen["generator"])
     remarks = dict(gan.metadata if metadata is None else metadata)
-    write_safetensors(path, network_tensors(gan.networks(), chosen), {**gan_metadata(gan), "metadata": remarks})
+    write_safetensors(
+        path, network_tensors(gan.networks(), chosen), {**gan_metadata(gan), "metadata": remarks}
+    )
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> GAN:

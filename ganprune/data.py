@@ -8,6 +8,7 @@ import math
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,9 +172,7 @@ def load_data(
     raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}")
 
 
-def gaussian_ring(
-    n: int, seed: int, modes: int = 8, radius: float = 2.0, std: float = 0.05
-) -> Tensor:
+def gaussian_ring(n: int, seed: int, modes: int = 8, radius: float = 2.0, std: float = 0.05) -> Tensor:
     """Points from a mixture of Gaussians whose centres lie on a circle.
 
     Returns:
@@ -195,10 +194,16 @@ def _three_splits(
     name: str, training: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], device: torch.device
 ) -> ImageData:
     order = torch.randperm(len(training[0]), generator=seeded(SPLIT_SEED))
-    rows = {"validation": order[:VALIDATION_SIZE].sort().values, "train": order[VALIDATION_SIZE:].sort().values}
-    splits = {part: Split(part, training[0][at].to(device), training[1][at].to(device), name) for part, at in rows.items()}
+    rows = {
+        "validation": order[:VALIDATION_SIZE].sort().values,
+        "train": order[VALIDATION_SIZE:].sort().values,
+    }
+    splits = {
+        part: Split(part, training[0][at].to(device), training[1][at].to(device), name)
+        for part, at in rows.items()
+    }
     splits["test"] = Split("test", test[0].to(device), test[1].to(device), name)
-    data = ImageData(name, **splits)
+    data = ImageData(name, splits["train"], splits["validation"], splits["test"])
     for split in splits.values():
         object.__setattr__(split, "parent", data)
     return data
@@ -210,7 +215,8 @@ def _read_idx(path: Path, folder: Path) -> Tensor:
     if not path.is_file():
         raise DataError(f"MNIST file missing: expected {path}. {mend}")
     compressed = path.read_bytes()
-    sums = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split() for line in lines)}
     found = hashlib.sha256(compressed).hexdigest()
     if found != sums[path.name]:
         raise DataError(
@@ -256,20 +262,28 @@ def _torchvision(
         arrays.append((images, torch.as_tensor(part.targets).long()))
     expected = {"fashion-mnist": 60_000, "cifar10": 50_000}[name]
     if (len(arrays[0][0]), len(arrays[1][0])) != (expected, 10_000):
-        raise DataError(f"{name} at {where} has {len(arrays[0][0])} + {len(arrays[1][0])} images; delete it and run again.")
+        raise DataError(
+            f"{name} at {where} has {len(arrays[0][0])} + {len(arrays[1][0])} images; delete it and run again."
+        )
     return _three_splits(name, arrays[0], arrays[1], as_device(device))
 
 
-def _refuse_damaged(dataset_class: type, folder: Path) -> None:
+def _refuse_damaged(dataset_class: Any, folder: Path) -> None:
     """torchvision trusts unpacked MNIST-like files of any length: look at what lies there before it does."""
     for url_name, md5 in dataset_class.resources:
         archive = folder / url_name
         unpacked = folder / url_name.removesuffix(".gz")
         if archive.is_file() and hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != md5:
-            raise DataError(f"fashion-mnist file damaged: {archive} fails its MD5 sum. Delete it and run again.")
+            raise DataError(
+                f"fashion-mnist file damaged: {archive} fails its MD5 sum. Delete it and run again."
+            )
         if unpacked.is_file():
             head = unpacked.read_bytes()[:16]
             dimensions = head[3] if len(head) > 3 else 0
-            shape = struct.unpack(f">{dimensions}I", head[4 : 4 + 4 * dimensions]) if dimensions in (1, 3) else ()
+            shape = (
+                struct.unpack(f">{dimensions}I", head[4 : 4 + 4 * dimensions]) if dimensions in (1, 3) else ()
+            )
             if not shape or unpacked.stat().st_size != 4 + 4 * dimensions + math.prod(shape):
-                raise DataError(f"fashion-mnist file damaged: {unpacked} is not whole. Delete it and run again.")
+                raise DataError(
+                    f"fashion-mnist file damaged: {unpacked} is not whole. Delete it and run again."
+                )

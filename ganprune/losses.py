@@ -56,7 +56,10 @@ LOSSES = {
     ),
     "minimax": Loss("minimax", _real_cross_entropy, _fake_cross_entropy, lambda fake: -softplus(fake).mean()),
     "hinge": Loss(
-        "hinge", lambda real: relu(1 - real).mean(), lambda fake: relu(1 + fake).mean(), lambda fake: -fake.mean()
+        "hinge",
+        lambda real: relu(1 - real).mean(),
+        lambda fake: relu(1 + fake).mean(),
+        lambda fake: -fake.mean(),
     ),
     "wasserstein": Loss(
         "wasserstein", lambda real: -real.mean(), lambda fake: fake.mean(), lambda fake: -fake.mean()
@@ -94,7 +97,9 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, seed:
         seed: of the interpolation points.
     """
     if real.shape != fake.shape:
-        raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
+        raise ValueError(
+            f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
     mix = torch.rand(len(real), generator=seeded(step_seed(seed, 0, "mix"))).to(real.device)
     mix = mix.view(-1, *[1] * (real.ndim - 1))
     points = (mix * real.detach() + (1 - mix) * fake.detach()).requires_grad_(True)
@@ -150,7 +155,9 @@ def generator_loss(
         device = next(generator.parameters()).device
         with frozen(gan.discriminator), eval_mode(gan.discriminator):
             for number in range(batches):
-                z = sample_latents(batch_size, latent_dim_of(generator), step_seed(seed, number, "score"), device)
+                z = sample_latents(
+                    batch_size, latent_dim_of(generator), step_seed(seed, number, "score"), device
+                )
                 yield chosen.generator(gan.discriminator(generator(z)))
 
     return loss_fn
@@ -173,7 +180,9 @@ def discriminator_loss(
         device = next(discriminator.parameters()).device
         with eval_mode(gan.generator):
             for number in range(batches):
-                z = sample_latents(batch_size, latent_dim_of(gan.generator), step_seed(seed, number, "score"), device)
+                z = sample_latents(
+                    batch_size, latent_dim_of(gan.generator), step_seed(seed, number, "score"), device
+                )
                 with torch.no_grad():
                     fake = gan.generator(z)
                 real = split.batch(batch_size, seed, number).to(device)

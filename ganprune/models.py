@@ -201,7 +201,9 @@ class DCGANGenerator(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         pairs = [(spec.latent_dim, first, (4, 1, 0)), (first, second, up[0]), (second, third, up[1])]
         for number, (inputs, outputs, (kernel, stride, padding)) in enumerate(pairs, 1):
-            layers[f"deconv{number}"] = nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding, bias=False)
+            layers[f"deconv{number}"] = nn.ConvTranspose2d(
+                inputs, outputs, kernel, stride, padding, bias=False
+            )
             layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
             layers[f"relu{number}"] = nn.ReLU(inplace=True)
         layers["deconv4"] = nn.ConvTranspose2d(third, spec.image_shape[0], *up[2])
@@ -224,7 +226,9 @@ class DCGANDiscriminator(nn.Module):
         down = list(reversed(_strides(spec.image_shape, "image_shape")))
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         inputs = spec.image_shape[0]
-        for number, (outputs, (kernel, stride, padding)) in enumerate(zip(spec.channels, down, strict=True), 1):
+        for number, (outputs, (kernel, stride, padding)) in enumerate(
+            zip(spec.channels, down, strict=True), 1
+        ):
             normalised = spec.norm == "batch" and number > 1
             layers[f"conv{number}"] = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not normalised)
             if normalised:
@@ -324,7 +328,9 @@ class GAN:
         metadata: what a checkpoint says of its making.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, generator_ema: nn.Module | None = None) -> None:
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module, generator_ema: nn.Module | None = None
+    ) -> None:
         self.generator = generator
         self.discriminator = discriminator
         self.generator_ema = generator_ema if generator_ema is not None else copy.deepcopy(generator)
@@ -365,7 +371,9 @@ class GAN:
         return self
 
     def __repr__(self) -> str:
-        counts = {name: sum(p.numel() for p in network.parameters()) for name, network in self.networks().items()}
+        counts = {
+            name: sum(p.numel() for p in network.parameters()) for name, network in self.networks().items()
+        }
         return (
             f"GAN(generator={type(self.generator).__name__} {counts['generator']:,} parameters, "
             f"discriminator={type(self.discriminator).__name__} {counts['discriminator']:,} parameters)"
@@ -390,11 +398,11 @@ def dcgan(
         seed: determines the initial weights.
         device: None for the best device.
     """
+    channels, height, side = image_shape
+    gain = SPECTRAL_GAIN if norm == "spectral" else 1.0
     spec = GANSpec(
-        DCGANGeneratorSpec(latent_dim, (4 * width, 2 * width, width), tuple(image_shape)),
-        DCGANDiscriminatorSpec(
-            (width, 2 * width, 4 * width), tuple(image_shape), norm, SPECTRAL_GAIN if norm == "spectral" else 1.0
-        ),
+        DCGANGeneratorSpec(latent_dim, (4 * width, 2 * width, width), (channels, height, side)),
+        DCGANDiscriminatorSpec((width, 2 * width, 4 * width), (channels, height, side), norm, gain),
     )
     return GAN.from_spec(spec, seed, device)
 
@@ -430,7 +438,9 @@ def latent_dim_of(generator: nn.Module) -> int:
     Raises:
         ValueError: if it has neither.
     """
-    found = getattr(getattr(generator, "spec", None), "latent_dim", None) or getattr(generator, "latent_dim", None)
+    found = getattr(getattr(generator, "spec", None), "latent_dim", None) or getattr(
+        generator, "latent_dim", None
+    )
     if found is None:
         raise ValueError(
             f"generator {type(generator).__name__} must have an attribute latent_dim (or a spec that has one)"

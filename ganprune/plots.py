@@ -32,8 +32,12 @@ def show_samples(images: Tensor, columns: int = 8, title: str | None = None, ax:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
     if ax is None:
         rows = -(-len(images) // columns)
-        _, ax = plt.subplots(figsize=(0.7 * columns, 0.7 * rows + (0.3 if title else 0)), layout="constrained")
-    grid = make_grid(images.detach().cpu().float(), nrow=columns, padding=1, normalize=True, value_range=(-1, 1))
+        _, ax = plt.subplots(
+            figsize=(0.7 * columns, 0.7 * rows + (0.3 if title else 0)), layout="constrained"
+        )
+    grid = make_grid(
+        images.detach().cpu().float(), nrow=columns, padding=1, normalize=True, value_range=(-1, 1)
+    )
     ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     ax.set_axis_off()
     if title:
@@ -50,7 +54,10 @@ def show_sample_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Fi
     """
     count = max(len(images) for images in rows.values())
     figure, axes = plt.subplots(
-        len(rows), 1, figsize=(0.75 * count + 1.6, 0.82 * len(rows) + (0.3 if title else 0)), squeeze=False,
+        len(rows),
+        1,
+        figsize=(0.75 * count + 1.6, 0.82 * len(rows) + (0.3 if title else 0)),
+        squeeze=False,
         layout="constrained",
     )
     for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
@@ -119,7 +126,9 @@ def show_curve(
         ax.axhline(floor, color="black", linestyle=":", label="floor (real images)")
     if log:
         ax.set_yscale("log")
-    ax.set(xlabel=f"{x} (share of zeros)" if x == "sparsity" else x, ylabel=y.replace("digit_fid", "digit-FID"))
+    ax.set(
+        xlabel=f"{x} (share of zeros)" if x == "sparsity" else x, ylabel=y.replace("digit_fid", "digit-FID")
+    )
     ax.legend()
     return ax
 
@@ -149,7 +158,14 @@ def show_mask(mask: Tensor, title: str | None = None, ax: Axes | None = None) ->
     """One layer's mask as a picture: kept weights dark, pruned ones light; (rows, columns × kernel positions)."""
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    ax.imshow(mask.detach().cpu().flatten(1).numpy(), cmap="Greys", aspect="auto", interpolation="nearest", vmin=0, vmax=1)
+    ax.imshow(
+        mask.detach().cpu().flatten(1).numpy(),
+        cmap="Greys",
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0,
+        vmax=1,
+    )
     ax.set(xlabel="column × kernel position", ylabel="row of the weight tensor", title=title)
     return ax
 

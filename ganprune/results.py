@@ -24,7 +24,10 @@ import ganprune
 class Experiment(Protocol):
     """A frozen dataclass whose fields determine the experiment; see :mod:`ganprune.experiments`."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the experiment, in its records."""
+        ...
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """The rows of one seed, as they are measured."""
@@ -97,7 +100,9 @@ def run(experiment: Experiment, seeds: Iterable[int], store: str | Path) -> list
             continue
         rows = list(experiment.run(seed))
         for row in rows:
-            append_record(store, {"experiment": experiment.name, "config": key, "seed": seed, **row, **provenance()})
+            append_record(
+                store, {"experiment": experiment.name, "config": key, "seed": seed, **row, **provenance()}
+            )
     return [row for row in read_records(store) if row.get("config") == key]
 
 
@@ -129,7 +134,9 @@ def interval(values: Sequence[float], confidence: float = 0.95, log: bool = Fals
     """
     array = np.asarray(values, dtype=float)
     if array.size == 0 or not np.isfinite(array).all() or (log and (array <= 0).any()):
-        raise ValueError(f"values must be finite{' and positive' if log else ''}, at least one of them, got {values!r}")
+        raise ValueError(
+            f"values must be finite{' and positive' if log else ''}, at least one of them, got {values!r}"
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
     array = np.log(array) if log else array
@@ -137,8 +144,9 @@ def interval(values: Sequence[float], confidence: float = 0.95, log: bool = Fals
     half = math.nan
     if n > 1:
         half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
-    ends = (mean, mean - half, mean + half)
-    return Interval(*(tuple(math.exp(x) for x in ends) if log else ends), n=n)
+    ends = [mean, mean - half, mean + half]
+    centre, low, high = (math.exp(x) for x in ends) if log else ends
+    return Interval(centre, low, high, n)
 
 
 def paired_ratio(treated: Sequence[float], control: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -174,10 +182,13 @@ def verdict(ratio: Interval, margin: float = 0.10, seeds_needed: int = 5) -> str
 
 def _commit() -> str | None:
     folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
     try:
-        run_git = lambda *arguments: subprocess.run(  # noqa: E731
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        return run_git("rev-parse", "--short", "HEAD") + ("+" if run_git("status", "--porcelain", ".") else "")
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -125,7 +125,7 @@ _PROBED: dict[str, str] = {}
 
 
 def best_precision(device: str | torch.device) -> str:
-    """"bfloat16" where autocast to it is clearly faster on this device, else "float32".
+    """ "bfloat16" where autocast to it is clearly faster on this device, else "float32".
 
     Processors without bfloat16 instructions emulate them slowly, so a small convolution is timed forward and
     backward in both precisions (well under a second, once per process). ``GANPRUNE_PRECISION`` overrides it.
@@ -147,7 +147,7 @@ def _bfloat16_gain(device: torch.device) -> float:
         return 0.0
     if device.type == "mps":
         return 0.0
-    convolution = nn.Conv2d(32, 64, 4, 2, 1).to(device, memory_format=torch.channels_last)
+    convolution = nn.Conv2d(32, 64, 4, 2, 1, device=device).to(memory_format=torch.channels_last)
     images = torch.ones(64, 32, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
     best = {True: float("inf"), False: float("inf")}
     for _ in range(8):

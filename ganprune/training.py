@@ -1,4 +1,4 @@
-"""The one training loop: what to do (:class:`TrainConfig`), where it stands (:class:`TrainState`), and :func:`train`."""
+"""The one training loop: what to do (TrainConfig), where it stands (TrainState), and :func:`train`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TrainConfig:
     steps: int
     batch_size: int = 64
     loss: str = "hinge"
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
     discriminator_learning_rate: float | None = None
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 0.0
@@ -197,7 +197,9 @@ class TrainState:
                 if key.startswith(f"optimizer/{name}/"):
                     _, _, index, entry = key.split("/")
                     like = parameters[int(index)]
-                    if value.shape == like.shape:  # fused kernels want moments in the memory layout of the weight
+                    if (
+                        value.shape == like.shape
+                    ):  # fused kernels want moments in the memory layout of the weight
                         value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                     entries.setdefault(int(index), {})[entry] = value
             optimizer.load_state_dict({"state": entries, "param_groups": metadata["param_groups"][name]})
@@ -254,7 +256,9 @@ def train(
                 total = d_loss
                 if config.penalty == "gradient":
                     points = fake.detach().float()
-                    total = total + config.penalty_weight * gradient_penalty(gan.discriminator, real, points, draw)
+                    total = total + config.penalty_weight * gradient_penalty(
+                        gan.discriminator, real, points, draw
+                    )
                 elif config.penalty == "r1":
                     total = total + config.penalty_weight * r1_penalty(gan.discriminator, real)
                 _update(state.optimizers["discriminator"], total)
@@ -302,7 +306,11 @@ def _optimizer(network: nn.Module, config: TrainConfig, learning_rate: float) ->
     optimizer: Optimizer
     if config.optimizer == "adam":
         optimizer = torch.optim.Adam(
-            parameters, learning_rate, config.betas, weight_decay=config.weight_decay, fused=_can_fuse(parameters)
+            parameters,
+            learning_rate,
+            config.betas,
+            weight_decay=config.weight_decay,
+            fused=_can_fuse(parameters),
         )
     elif config.optimizer == "rmsprop":
         optimizer = torch.optim.RMSprop(parameters, learning_rate, weight_decay=config.weight_decay)
@@ -325,7 +333,11 @@ def _autocast(state: TrainState) -> ExitStack | torch.autocast:
 
 
 def _layout(images: Tensor, config: TrainConfig) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if config.channels_last and images.ndim == 4 else images
+    return (
+        images.contiguous(memory_format=torch.channels_last)
+        if config.channels_last and images.ndim == 4
+        else images
+    )
 
 
 def _logits(discriminator: nn.Module, real: Tensor, fake: Tensor, separate: bool) -> tuple[Tensor, Tensor]:

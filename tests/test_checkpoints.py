@@ -67,7 +67,9 @@ def test_a_mask_that_does_not_hold_is_not_saved(gan, tmp_path):
     with pytest.raises(gp.MaskError):
         gp.save(path, gan, masks={"generator": mask})
     assert not path.exists()
-    with pytest.raises(ValueError, match="masks must be keyed by generator, discriminator, generator_ema, got critic"):
+    with pytest.raises(
+        ValueError, match="masks must be keyed by generator, discriminator, generator_ema, got critic"
+    ):
         gp.save(path, gan, masks={"critic": mask})
 
 
@@ -120,7 +122,7 @@ def test_another_shape_is_named(gan, tmp_path):
     path = tmp_path / "gan.safetensors"
     gp.save(path, gan)
     rewrite(path, lambda tensors, meta: meta["specs"]["generator"].update(channels=[16, 8, 5]))
-    message = r"the generator in .* does not fit: .*layers.deconv3.weight has shape \(8, 4, 4, 4\), the network wants \(8, 5"
+    message = r"does not fit: .*layers.deconv3.weight has shape \(8, 4, 4, 4\), the network wants \(8, 5"
     with pytest.raises(gp.CheckpointError, match=message):
         gp.load(path)
 
@@ -128,7 +130,10 @@ def test_another_shape_is_named(gan, tmp_path):
 def test_missing_and_superfluous_weights_are_named(gan, tmp_path):
     path = tmp_path / "gan.safetensors"
     gp.save(path, gan)
-    rewrite(path, lambda tensors, meta: tensors.update({"generator/more": tensors.pop("generator/layers.norm1.bias")}))
+    rewrite(
+        path,
+        lambda tensors, meta: tensors.update({"generator/more": tensors.pop("generator/layers.norm1.bias")}),
+    )
     with pytest.raises(gp.CheckpointError, match=r"layers.norm1.bias is missing; more is not in the network"):
         gp.load(path)
 
@@ -137,7 +142,9 @@ def test_an_unknown_model_is_refused(gan, tmp_path):
     path = tmp_path / "gan.safetensors"
     gp.save(path, gan)
     rewrite(path, lambda tensors, meta: meta["specs"]["generator"].update(model="Unheard"))
-    with pytest.raises(gp.CheckpointError, match="describes no network that this package knows: model must be one of"):
+    with pytest.raises(
+        gp.CheckpointError, match="describes no network that this package knows: model must be one of"
+    ):
         gp.load(path)
 
 

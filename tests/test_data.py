@@ -107,14 +107,18 @@ def copy_of_assets(tmp_path, monkeypatch):
 def test_missing_mnist_file_says_where_it_should_be(tmp_path, monkeypatch):
     folder = copy_of_assets(tmp_path, monkeypatch)
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(gp.DataError, match="MNIST file missing: expected .*t10k-labels.*Install the package again"):
+    with pytest.raises(
+        gp.DataError, match="MNIST file missing: expected .*t10k-labels.*Install the package again"
+    ):
         gp.mnist("cpu")
 
 
 def test_damaged_mnist_file_is_refused(tmp_path, monkeypatch):
     file = copy_of_assets(tmp_path, monkeypatch) / "train-labels-idx1-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(gp.DataError, match="MNIST file damaged: .*train-labels.*SHA-256.*Install the package again"):
+    with pytest.raises(
+        gp.DataError, match="MNIST file damaged: .*train-labels.*SHA-256.*Install the package again"
+    ):
         gp.mnist("cpu")
 
 
@@ -133,7 +137,9 @@ def write_fashion(root, images=60_000):
     for part, count in (("train", images), ("t10k", 10_000)):
         pixels = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = random.integers(0, 10, count, dtype=np.uint8)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, count, 28, 28) + pixels.tobytes())
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4I", 2051, count, 28, 28) + pixels.tobytes()
+        )
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, count) + labels.tobytes())
     return folder
 
@@ -149,7 +155,9 @@ def test_partial_fashion_mnist_is_never_taken_for_whole(tmp_path):
     folder = write_fashion(tmp_path)
     file = folder / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(gp.DataError, match="fashion-mnist file damaged: .*train-images.*is not whole. Delete it"):
+    with pytest.raises(
+        gp.DataError, match="fashion-mnist file damaged: .*train-images.*is not whole. Delete it"
+    ):
         gp.fashion_mnist("cpu", root=tmp_path, download=False)
 
 

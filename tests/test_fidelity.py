@@ -213,7 +213,7 @@ def test_histogram_divergence_by_hand() -> None:
 def test_the_floor_separates_real_images_from_a_bad_generator(data: ImageData, gan: models.GAN) -> None:
     floor = metrics.floor(data)
     extractor = metrics.load_extractor(data, "cpu")
-    both = [fidelity._reference(split, extractor, 500).features for split in (data.validation, data.test)]
+    both = [fidelity._reference(split, extractor).features for split in (data.validation, data.test)]
     assert [len(features) for features in both] == [10_000, 10_000]
     assert floor == pytest.approx(fid_by_matrix_root(*both), rel=1e-5)
     report = metrics.evaluate(gan.generator, data.validation, samples=200, metrics=("fid", "histogram"))
@@ -323,15 +323,15 @@ def test_evaluation_changes_no_state(part: Split) -> None:
 
 def test_references_are_kept_by_content(part: Split, data: ImageData) -> None:
     extractor = metrics.load_extractor(data, "cpu")
-    first = fidelity._reference(part, extractor, 500)
-    assert fidelity._reference(part, extractor, 500) is first
+    first = fidelity._reference(part, extractor)
+    assert fidelity._reference(part, extractor) is first
     other = Split("validation", part.images.flip(0)[:40], part.labels[:40], "mnist")
-    assert fidelity._reference(other, extractor, 500) is not first
+    assert fidelity._reference(other, extractor) is not first
     for start in range(1, 12):
         piece = Split(
             "test", data.test.images[start : start + 20], data.test.labels[start : start + 20], "mnist"
         )
-        fidelity._reference(piece, extractor, 500)
+        fidelity._reference(piece, extractor)
     assert len(fidelity._references) <= fidelity._CACHED_REFERENCES
 
 
@@ -358,6 +358,8 @@ def test_bad_arguments_are_named(part: Split, gan: models.GAN) -> None:
             metrics.evaluate(gan.generator, part, samples=samples)
     with pytest.raises(ValueError, match='metrics must be "all" or some of'):
         metrics.evaluate(gan.generator, part, metrics="inception")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        metrics.evaluate(gan.generator, part, samples=20, batch_size=0)
     with pytest.raises(ValueError, match="loss must be one of"):
         metrics.evaluate(gan.generator, part, loss="square")
     with pytest.raises(ValueError, match=r"images must have shape \(N >= 2, 1, 28, 28\)"):

@@ -29,10 +29,16 @@ def test_minimax_generator_plays_the_opposite_of_the_fake_part():
 
 def test_hinge_and_wasserstein_by_hand():
     hinge, wasserstein = gp.get_loss("hinge"), gp.get_loss("wasserstein")
-    by_hand = sum(max(0.0, 1 - r) for r in REAL.tolist()) / 4 + sum(max(0.0, 1 + f) for f in FAKE.tolist()) / 3
+    by_hand = (
+        sum(max(0.0, 1 - r) for r in REAL.tolist()) / 4 + sum(max(0.0, 1 + f) for f in FAKE.tolist()) / 3
+    )
     assert hinge.discriminator(REAL, FAKE).item() == pytest.approx(by_hand)
     assert wasserstein.discriminator(REAL, FAKE).item() == pytest.approx((FAKE.mean() - REAL.mean()).item())
-    assert hinge.generator(FAKE).item() == wasserstein.generator(FAKE).item() == pytest.approx(-FAKE.mean().item())
+    assert (
+        hinge.generator(FAKE).item()
+        == wasserstein.generator(FAKE).item()
+        == pytest.approx(-FAKE.mean().item())
+    )
 
 
 @pytest.mark.parametrize("name", gp.LOSSES)
@@ -54,7 +60,9 @@ def test_saturation():
 
 
 def test_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="loss must be one of non-saturating, minimax, hinge, wasserstein, got 'l2'"):
+    with pytest.raises(
+        ValueError, match="loss must be one of non-saturating, minimax, hinge, wasserstein, got 'l2'"
+    ):
         gp.get_loss("l2")
 
 
@@ -124,7 +132,9 @@ def test_generator_loss_reaches_the_generator_and_not_the_discriminator():
     assert all(p.grad is None for p in gan.discriminator.parameters())
 
 
-@pytest.mark.parametrize("factory", [gp.generator_loss, lambda gan, batches: gp.discriminator_loss(gan, None, batches)])
+@pytest.mark.parametrize(
+    "factory", [gp.generator_loss, lambda gan, batches: gp.discriminator_loss(gan, None, batches)]
+)
 def test_no_batches_are_refused(factory):
     with pytest.raises(ValueError, match="batches must be at least 1, got 0"):
         factory(gp.dcgan(width=4, device="cpu"), batches=0)

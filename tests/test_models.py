@@ -94,11 +94,20 @@ def test_specs_allow_uneven_channels():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gp.DCGANGeneratorSpec(channels=(1, 2)), r"channels must hold 3 positive integers, got \(1, 2\)"),
+        (
+            lambda: gp.DCGANGeneratorSpec(channels=(1, 2)),
+            r"channels must hold 3 positive integers, got \(1, 2\)",
+        ),
         (lambda: gp.DCGANGeneratorSpec(latent_dim=0), "latent_dim must hold 1 positive integers|latent_dim"),
         (lambda: gp.DCGANGeneratorSpec(image_shape=(1, 64, 64)), r"image_shape must be \(channels, 28, 28\)"),
-        (lambda: gp.DCGANDiscriminatorSpec(norm="layer"), "norm must be one of spectral, batch, none, got 'layer'"),
-        (lambda: gp.MLPDiscriminatorSpec(norm="batch"), "norm of an MLP discriminator must be spectral or none"),
+        (
+            lambda: gp.DCGANDiscriminatorSpec(norm="layer"),
+            "norm must be one of spectral, batch, none, got 'layer'",
+        ),
+        (
+            lambda: gp.MLPDiscriminatorSpec(norm="batch"),
+            "norm of an MLP discriminator must be spectral or none",
+        ),
         (lambda: gp.dcgan(width=0, device="cpu"), "channels must hold 3 positive integers"),
         (lambda: spec_from_dict({"model": "os.system"}), "model must be one of"),
         (lambda: spec_from_dict({"model": "MLPGeneratorSpec", "rogue": 1}), "does not fit MLPGeneratorSpec"),
@@ -151,7 +160,9 @@ def test_sampling_is_seeded_and_changes_nothing():
     assert all(torch.equal(state[k], v) for k, v in gan.generator.state_dict().items())
     assert modes == [m.training for m in gan.generator.modules()]
     assert torch.equal(random, torch.get_rng_state())
-    assert torch.equal(images, gp.sample(gan.generator, latents=gp.sample_latents(10, 64, seed=3), batch_size=4))
+    assert torch.equal(
+        images, gp.sample(gan.generator, latents=gp.sample_latents(10, 64, seed=3), batch_size=4)
+    )
 
 
 def test_latents_are_standard_normal():

@@ -42,13 +42,19 @@ def test_samples_show_every_image():
     images = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
     ax = plots.show_samples(images, columns=3, title="six")
     shown = ax.get_images()[0].get_array()
-    assert shown.shape == (11, 16, 3) and shown[2, 2, 0] == pytest.approx(0.0) and shown[7, 12, 0] == pytest.approx(1.0)
+    assert (
+        shown.shape == (11, 16, 3)
+        and shown[2, 2, 0] == pytest.approx(0.0)
+        and shown[7, 12, 0] == pytest.approx(1.0)
+    )
     with pytest.raises(ValueError, match=r"images must have shape \(N, C, H, W\), got \(4, 4\)"):
         plots.show_samples(torch.zeros(4, 4))
 
 
 def test_sample_rows_are_labelled():
-    figure = plots.show_sample_rows({"before": torch.zeros(3, 1, 8, 8), "after": torch.ones(3, 1, 8, 8)}, title="t")
+    figure = plots.show_sample_rows(
+        {"before": torch.zeros(3, 1, 8, 8), "after": torch.ones(3, 1, 8, 8)}, title="t"
+    )
     assert [ax.get_ylabel() for ax in figure.axes] == ["before", "after"]
 
 
@@ -56,7 +62,10 @@ def test_losses_and_densities_and_masks():
     history = [{"step": s, "discriminator_loss": 1.0, "generator_loss": 2.0} for s in (50, 100)]
     ax = plots.show_losses(history)
     assert [list(line.get_ydata()) for line in ax.get_lines()] == [[1.0, 1.0], [2.0, 2.0]]
-    rows = [{"name": "layers.deconv1.weight", "sparsity": 0.25}, {"name": "layers.deconv2.weight", "sparsity": 0.5}]
+    rows = [
+        {"name": "layers.deconv1.weight", "sparsity": 0.25},
+        {"name": "layers.deconv2.weight", "sparsity": 0.5},
+    ]
     ax = plots.show_layer_density({"global": rows, "local": rows})
     assert [bar.get_height() for bar in ax.patches] == [0.75, 0.5] * 2
     assert [text.get_text() for text in ax.get_xticklabels()] == ["deconv1", "deconv2"]

@@ -65,7 +65,10 @@ def test_provenance_is_plain():
     assert all(isinstance(value, (str, int, type(None))) for value in provenance().values())
 
 
-@given(st.lists(st.floats(0.1, 1e3), min_size=2, max_size=12).filter(lambda v: np.std(v) > 1e-6), st.floats(0.5, 0.99))
+@given(
+    st.lists(st.floats(0.1, 1e3), min_size=2, max_size=12).filter(lambda v: np.std(v) > 1e-6),
+    st.floats(0.5, 0.99),
+)
 def test_interval_equals_scipy(values, confidence):
     got = gp.interval(values, confidence)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(confidence)

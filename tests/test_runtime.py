@@ -68,7 +68,9 @@ def test_step_seed_is_a_function_into_32_bits(seed, step, stream):
 
 
 def test_step_seeds_differ_where_cpu_generators_would_not():
-    draws = {float(torch.rand(1, generator=gp.seeded(gp.step_seed(seed, 0)))) for seed in (1, 1 + 2**32, 1 + 2**33)}
+    draws = {
+        float(torch.rand(1, generator=gp.seeded(gp.step_seed(seed, 0)))) for seed in (1, 1 + 2**32, 1 + 2**33)
+    }
     assert len(draws) == 3
     assert len({gp.step_seed(s, t, x) for s in range(20) for t in range(20) for x in "ab"}) == 800
 
@@ -99,8 +101,12 @@ def test_cache_folder_follows_environment(monkeypatch, tmp_path):
 
 
 def test_import_is_lazy():
-    code = "import sys, ganprune; print(any(m in sys.modules for m in ('torch', 'matplotlib', 'torchvision')))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    code = (
+        "import sys, ganprune; print(any(m in sys.modules for m in ('torch', 'matplotlib', 'torchvision')))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    )
 
 
 def test_every_public_name_resolves():

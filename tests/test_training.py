@@ -41,11 +41,15 @@ def test_the_loop_equals_one_written_out_by_hand(data, norm):
     """Separate passes, plain Adam, no tricks: the textbook loop gives the same weights."""
     gan = tiny(norm)
     twin = copy.deepcopy(gan)
-    settings = config(loss="non-saturating", learning_rate=1e-3, channels_last=False, ema_decay=0.9, decay_from=0.5)
+    settings = config(
+        loss="non-saturating", learning_rate=1e-3, channels_last=False, ema_decay=0.9, decay_from=0.5
+    )
     gp.train(gp.TrainState(gan, settings), data.train)
 
     bce = torch.nn.functional.binary_cross_entropy_with_logits
-    optimisers = [torch.optim.Adam(n.parameters(), 1e-3, (0.5, 0.999)) for n in (twin.generator, twin.discriminator)]
+    optimisers = [
+        torch.optim.Adam(n.parameters(), 1e-3, (0.5, 0.999)) for n in (twin.generator, twin.discriminator)
+    ]
     twin.generator.train()
     for step in range(4):
         for optimiser in optimisers:
@@ -84,7 +88,10 @@ def test_every_loss_and_penalty_trains(data, loss, penalty):
 
 def test_clipping_bounds_the_critic(data):
     gan = tiny("none")
-    gp.train(gp.TrainState(gan, config(loss="wasserstein", optimizer="rmsprop", clip=0.01, critic_steps=2)), data.train)
+    gp.train(
+        gp.TrainState(gan, config(loss="wasserstein", optimizer="rmsprop", clip=0.01, critic_steps=2)),
+        data.train,
+    )
     assert max(p.abs().max() for p in gan.discriminator.parameters()) <= 0.01
 
 
@@ -275,7 +282,11 @@ def test_callbacks_run_in_order_and_on_time(data):
         def __call__(self, state):
             calls.append(("early", state.step))
 
-    gp.train(gp.TrainState(tiny(), config(steps=5)), data.train, [gp.every(2, Late()), gp.every(2, Early(), at_end=False)])
+    gp.train(
+        gp.TrainState(tiny(), config(steps=5)),
+        data.train,
+        [gp.every(2, Late()), gp.every(2, Early(), at_end=False)],
+    )
     assert calls == [("early", 2), ("late", 2), ("early", 4), ("late", 4), ("late", 5)]
     with pytest.raises(ValueError, match="interval must be an integer of at least 1, got 0"):
         gp.every(0, Late())

@@ -34,12 +34,24 @@ def _dcgan(seed: int) -> GAN:
 
 
 def _mlp(seed: int) -> GAN:
-    return mlp_gan(hidden=(256, 256), norm="spectral", seed=seed, device="cpu")
+    return mlp_gan(hidden=(256, 256), seed=seed, device="cpu")
 
 
 RECIPES = {
-    "dcgan-mnist": Recipe(_dcgan, TrainConfig(steps=40_000, ema_decay=0.999)),
-    "mlp-mnist": Recipe(_mlp, TrainConfig(steps=60_000, ema_decay=0.999)),
+    "dcgan-mnist": Recipe(
+        _dcgan, TrainConfig(steps=40_000, learning_rate=1.5e-3, decay_from=0.25, ema_decay=0.999)
+    ),
+    "mlp-mnist": Recipe(
+        _mlp,
+        TrainConfig(
+            steps=60_000,
+            loss="non-saturating",
+            penalty="r1",
+            learning_rate=2e-3,
+            decay_from=0.25,
+            ema_decay=0.999,
+        ),
+    ),
 }
 
 
@@ -62,7 +74,10 @@ def make(name: str, seed: int = 0, folder: str | Path | None = None) -> Path:
         state = TrainState(recipe.make(seed).to(data.train.device), config)
     train(state, data.train, [every(2_000, Checkpoint(partial), at_end=False)])
     report = metrics.evaluate(
-        state.gan.generator_ema, data.validation, discriminator=state.gan.discriminator, loss=state.config.loss
+        state.gan.generator_ema,
+        data.validation,
+        discriminator=state.gan.discriminator,
+        loss=state.config.loss,
     )
     state.gan.metadata = {
         "command": f"python -m ganprune.experiments.pretrained {name} --seed {seed}",

@@ -1,0 +1,476 @@
+"""The command line: what each command writes, its exit codes, its errors, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import ganprune as gp
+from ganprune import checkpoints
+from ganprune.__main__ import main
+from ganprune.callbacks import Checkpoint
+from ganprune.checkpoints import read_safetensors
+from ganprune.data import ImageData, Split
+
+TINY = ["--width", "2", "--latent-dim", "4", "--batch-size", "8", "--device", "cpu", "--samples", "0"]
+QUALITY = {
+    "digit_fid",
+    "digit_fid_floor",
+    "fid",
+    "extractor",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "class_histogram",
+    "histogram_kl",
+    "real_loss",
+    "fake_loss",
+    "real_accuracy",
+    "fake_accuracy",
+}
+SIZE = {"sparsity", "network_sparsity", "nonzero", "parameters", "macs", "effective_macs", "file_bytes"}
+
+
+@pytest.fixture(autouse=True)
+def _steady(monkeypatch):
+    """One arithmetic for all runs: the probe may decide differently from process to process."""
+    monkeypatch.setenv("GANPRUNE_PRECISION", "float32")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint of a tiny DCGAN, trained by the command line itself."""
+    path = tmp_path_factory.mktemp("cli") / "gan.safetensors"
+    assert main(["train", *TINY, "--steps", "3", "--out", str(path)]) == 0
+    return path
+
+
+def run_json(capsys, *arguments):
+    """Runs a command with --json; returns the one object that it wrote and its standard error."""
+    capsys.readouterr()
+    code = main([*map(str, arguments), "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert out.count("\n") == 1
+    return json.loads(out), err
+
+
+def fails(capsys, code, *arguments):
+    """Runs a command that must fail; returns its one sentence."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def same_weights(first, second):
+    one, two = read_safetensors(first)[0], read_safetensors(second)[0]
+    assert one.keys() == two.keys()
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+
+
+# --- What the commands write ------------------------------------------------------------------------------
+
+
+def test_train_writes_a_checkpoint_and_one_json_object(capsys, tmp_path):
+    out = tmp_path / "new folder" / "gan.safetensors"
+    row, err = run_json(capsys, "train", *TINY, "--steps", 4, "--seed", 5, "--out", out)
+    assert row["command"] == "train"
+    assert (row["steps"], row["seed"], row["data"], row["out"]) == (4, 5, "mnist", str(out))
+    assert (
+        SIZE | {"seconds", "training_seconds", "discriminator_loss", "generator_loss", "device"} <= row.keys()
+    )
+    assert row["sparsity"] == 0
+    assert "training steps 1 to 4 on cpu in float32" in err
+    assert "step 4 of 4: discriminator loss" in err
+    gan = gp.load(out, "cpu")
+    assert gan.metadata["request"]["steps"] == 4
+    assert gan.metadata["config"]["loss"] == "hinge"
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_train_takes_every_option(capsys, tmp_path):
+    options = (
+        "--model mlp --norm none --loss wasserstein --penalty gradient --penalty-weight 5 --critic-steps 2"
+    )
+    options += " --learning-rate 1e-4 --ema-decay 0.9 --clip 0.5"
+    out = tmp_path / "mlp.safetensors"
+    row, _ = run_json(capsys, "train", *TINY, "--steps", 2, *options.split(), "--out", out)
+    gan = gp.load(out, "cpu")
+    assert type(gan.generator).__name__ == "MLPGenerator"
+    config = gan.metadata["config"]
+    assert (config["penalty"], config["penalty_weight"], config["critic_steps"]) == ("gradient", 5, 2)
+    assert (config["learning_rate"], config["ema_decay"], config["clip"]) == (1e-4, 0.9, 0.5)
+    assert row["loss"] == "wasserstein"
+
+
+def test_prune_measures_and_saves_with_masks(capsys, tmp_path, trained):
+    out = tmp_path / "small.safetensors"
+    arguments = ["prune", "--checkpoint", trained, "--sparsity", 0.8, "--steps", 3, "--batch-size", 8]
+    row, err = run_json(capsys, *arguments, "--samples", 200, "--device", "cpu", "--out", out)
+    assert QUALITY | SIZE | {"seconds", "out", "score", "fid_before", "fid_pruned", "split"} <= row.keys()
+    assert all(row[key] is not None for key in (QUALITY | SIZE) - {"extractor"})
+    assert row["digit_fid"] == row["fid"]
+    assert row["effective_macs"] < row["macs"]
+    assert "evaluating 200 samples against the validation split of mnist" in err
+    gan = gp.load(out, "cpu")
+    mask = gan.masks["generator"]
+    assert row["sparsity"] == mask.sparsity
+    assert mask.pruned == round(0.8 * mask.total)
+    assert gan.masks["generator_ema"] == mask
+    for network in (gan.generator, gan.generator_ema):
+        gp.check_mask(network, mask)
+    assert gan.metadata["validation"]["fid"] == row["fid"]
+    dense = gp.load(trained, "cpu")
+    assert not torch.equal(gan.discriminator.layers[0].bias, dense.discriminator.layers[0].bias)  # it went on
+
+
+def test_what_is_pruned_are_the_ema_weights(capsys, tmp_path, trained):
+    out = tmp_path / "small.safetensors"
+    row, _ = run_json(
+        capsys,
+        "prune",
+        "--checkpoint",
+        trained,
+        "--sparsity",
+        0.5,
+        "--steps",
+        0,
+        "--samples",
+        0,
+        "--out",
+        out,
+    )
+    assert (row["steps"], row["fid_before"]) == (0, None)
+    gan, ema = gp.load(out, "cpu"), gp.load(trained, "cpu").generator_ema
+    for key, kept in gan.masks["generator"].items():
+        expected = gp.prunable_weights(ema)[key] * kept
+        assert torch.equal(gp.prunable_weights(gan.generator)[key], expected)
+        assert torch.equal(gp.prunable_weights(gan.generator_ema)[key], expected)
+    magnitudes = gp.allocate(gp.score(ema, "magnitude"), sparsity=0.5)
+    assert gan.masks["generator"] == magnitudes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--threshold 0.01",
+        "--sparsity 0.9 --score random --seed 3",
+        "--sparsity 0.5 --score taylor --loss non-saturating",
+        "--sparsity 0.5 --score wanda",
+        "--sparsity 0.7 --allocation erk --protect layers.deconv4",
+        "--allocation 2:4",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:layers whose inputs")
+def test_prune_takes_scores_and_allocations(capsys, trained, options):
+    row, _ = run_json(
+        capsys,
+        "prune",
+        "--checkpoint",
+        trained,
+        *options.split(),
+        "--steps",
+        1,
+        "--samples",
+        0,
+        "--device",
+        "cpu",
+    )
+    assert 0 < row["sparsity"] < 1
+    assert row["out"] is None
+
+
+def test_pruning_a_pruned_checkpoint_goes_on_from_its_mask(capsys, tmp_path, trained):
+    first, second = tmp_path / "half.safetensors", tmp_path / "less.safetensors"
+    common = ["--steps", 1, "--samples", 0, "--device", "cpu"]
+    run_json(capsys, "prune", "--checkpoint", trained, "--sparsity", 0.5, *common, "--out", first)
+    run_json(capsys, "prune", "--checkpoint", first, "--sparsity", 0.75, *common, "--out", second)
+    before, after = gp.load(first, "cpu").masks["generator"], gp.load(second, "cpu").masks["generator"]
+    assert all(not (after[key] & ~before[key]).any() for key in after)
+    assert "sparsity must be at least" in fails(
+        capsys, 2, "prune", "--checkpoint", first, "--sparsity", 0.25, *common
+    )
+
+
+def test_evaluate_reports_quality_and_size(capsys, trained):
+    row, _ = run_json(
+        capsys,
+        "evaluate",
+        "--checkpoint",
+        trained,
+        "--samples",
+        200,
+        "--split",
+        "test",
+        "--network",
+        "generator",
+    )
+    assert QUALITY | SIZE | {"seconds", "network", "latency_seconds"} <= row.keys()
+    assert (row["split"], row["samples"], row["network"]) == ("test", 200, "generator")
+    gan = gp.load(trained, "cpu")
+    report = gp.evaluate(gan.generator, gp.mnist("cpu").test, 200, 0, gan.discriminator, "hinge")
+    assert row["digit_fid"] == pytest.approx(report.digit_fid, rel=1e-3)
+    assert row["real_loss"] == pytest.approx(report.real_loss, rel=1e-3)
+
+
+def test_without_json_a_short_table(capsys, trained):
+    capsys.readouterr()
+    assert main(["evaluate", "--checkpoint", str(trained), "--samples", "0", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.index(line.split("  ")[-1].strip()) for line in lines}) == 1
+    assert any(line.startswith("parameters  ") for line in lines)
+    assert len(lines) < 30
+
+
+def test_sample_writes_a_picture(capsys, tmp_path, trained):
+    out = tmp_path / "samples.png"
+    row, _ = run_json(capsys, "sample", "--checkpoint", trained, "--n", 5, "--out", out)
+    assert (row["n"], row["network"], row["out"]) == (5, "generator_ema", str(out))
+    assert Image.open(out).size == (3 * 29 + 1, 2 * 29 + 1)
+
+
+def test_sample_shows_real_images_by_seed(capsys, tmp_path):
+    pictures = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.png"
+        row, _ = run_json(capsys, "sample", "--real", "--n", 4, "--seed", seed, "--out", out)
+        assert row["data"] == "mnist"
+        pictures[name] = out.read_bytes()
+    assert pictures["a"] == pictures["b"] != pictures["c"]
+
+
+def test_the_shipped_generator_is_the_default(capsys, tmp_path):
+    row, _ = run_json(
+        capsys, "prune", "--sparsity", 0.8, "--steps", 1, "--samples", 0, "--out", tmp_path / "s"
+    )
+    assert row["checkpoint"] == "dcgan-mnist"
+    assert row["parameters"] == sum(
+        p.numel() for p in gp.load_pretrained("dcgan-mnist").generator.parameters()
+    )
+
+
+# --- Data, seed and device are understood everywhere ------------------------------------------------------
+
+
+def fake_data(name, root, device):
+    """Fashion-MNIST is grey noise here, CIFAR-10 coloured noise."""
+    shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
+    parts = {}
+    for part in ("train", "validation", "test"):
+        images = torch.randint(256, (50, *shape), dtype=torch.uint8)
+        parts[part] = Split(part, images, torch.arange(50) % 10, name)
+    return ImageData(name, **parts)
+
+
+def test_data_root_and_device_reach_the_loader(capsys, monkeypatch, tmp_path, trained):
+    seen = []
+    monkeypatch.setattr("ganprune.data.load_data", lambda *given: seen.append(given) or fake_data(*given))
+    common = ["--data", "fashion-mnist", "--data-root", "somewhere", "--device", "cpu", "--seed", 2]
+    quick = ["--samples", 0]
+    out = tmp_path / "fashion.safetensors"
+    run_json(capsys, "train", *TINY, "--steps", 1, *common, "--out", out)
+    run_json(capsys, "prune", "--checkpoint", trained, "--sparsity", 0.5, "--steps", 1, *quick, *common)
+    run_json(capsys, "evaluate", "--checkpoint", trained, *quick, *common)
+    run_json(capsys, "sample", "--real", *common, "--out", tmp_path / "real.png")
+    assert seen == [("fashion-mnist", "somewhere", "cpu")] * 4
+    run_json(capsys, "evaluate", "--checkpoint", out, *quick)  # a checkpoint knows what it was trained on
+    assert seen[-1][0] == "fashion-mnist"
+    message = fails(capsys, 2, "evaluate", "--checkpoint", trained, *quick, "--data", "cifar10")
+    assert "argument --data: cifar10 has images of shape (3, 32, 32)" in message
+    assert "makes (1, 28, 28)" in message
+
+
+# --- Errors -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "ganprune: error: the following arguments are required: COMMAND"),
+        ("shrink", "invalid choice: 'shrink'"),
+        ("train", "ganprune train: error: the following arguments are required: --out"),
+        ("train --out x --steps 0", "argument --steps: must be an integer of at least 1, got '0'"),
+        ("train --out x --width two", "argument --width: must be an integer of at least 1, got 'two'"),
+        ("train --out x --loss mse", "argument --loss: invalid choice: 'mse'"),
+        ("train --out x --penalty l2", "argument --penalty: invalid choice: 'l2'"),
+        (
+            "train --out x --learning-rate nan",
+            "argument --learning-rate: must be a positive number, got 'nan'",
+        ),
+        ("train --out x --ema-decay 1", "argument --ema-decay: must be a number in [0, 1), got '1'"),
+        ("train --out x --data imagenet", "argument --data: invalid choice: 'imagenet'"),
+        ("train --out x --samples 1", "argument --samples: must be an integer of at least 2, or 0"),
+        ("train --out x --device abacus", "device must be 'cpu', 'cuda', 'cuda:N' or 'mps', got 'abacus'"),
+        ("train --out x --model mlp --norm batch", "norm of an MLP discriminator must be spectral or none"),
+        ("train --out .", "argument --out: must be a file, got the folder '.'"),
+        ("train --out taken/gan.safetensors", "argument --out: cannot write 'taken/gan.safetensors'"),
+        ("prune", "one of the arguments --sparsity --threshold is required"),
+        ("prune --sparsity 1", "argument --sparsity: must be a number in [0, 1), got '1'"),
+        ("prune --sparsity -0.1", "argument --sparsity: must be a number in [0, 1), got '-0.1'"),
+        ("prune --sparsity nan", "argument --sparsity: must be a number in [0, 1), got 'nan'"),
+        ("prune --sparsity most", "argument --sparsity: must be a number in [0, 1), got 'most'"),
+        ("prune --threshold -1", "argument --threshold: must be a positive number, got '-1'"),
+        ("prune --sparsity 0.5 --threshold 1", "argument --threshold: not allowed with argument --sparsity"),
+        ("prune --sparsity 0.5 --score luck", "argument --score: invalid choice: 'luck'"),
+        ("prune --sparsity 0.5 --allocation fair", "argument --allocation: invalid choice: 'fair'"),
+        ("prune --sparsity 0.5 --steps -1", "argument --steps: must be an integer of at least 0, got '-1'"),
+        ("prune --sparsity 0.5 --resume", "argument --resume: needs --out"),
+        ("evaluate --split train", "argument --split: invalid choice: 'train'"),
+        ("evaluate --network critic", "argument --network: invalid choice: 'critic'"),
+        ("evaluate --seed one", "argument --seed: must be an integer, got 'one'"),
+        ("sample --n 0", "argument --n: must be an integer of at least 1, got '0'"),
+        ("sample --out grid.jpg", "argument --out: must end in .png, got 'grid.jpg'"),
+        ("sample --checkpoint", "argument --checkpoint: expected one argument"),
+    ],
+)
+def test_wrong_arguments_give_one_sentence_and_code_2(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file where a folder would have to be")
+    capsys.readouterr()
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_wrong_arguments_that_a_checkpoint_reveals(capsys, trained):
+    common = ["prune", "--checkpoint", trained, "--samples", 0, "--device", "cpu"]
+    assert "protect names nothing" in fails(capsys, 2, *common, "--sparsity", 0.5, "--protect", "nothing")
+    assert "threshold" in fails(capsys, 2, *common, "--threshold", 1e6)
+
+
+def test_what_cannot_be_done_gives_one_sentence_and_code_1(capsys, tmp_path, trained):
+    missing = tmp_path / "missing.safetensors"
+    assert f"checkpoint not found: expected a file at {missing}" in fails(
+        capsys, 1, "evaluate", "--checkpoint", missing
+    )
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(trained.read_bytes()[:1000])
+    assert "is not a whole safetensors file" in fails(capsys, 1, "sample", "--checkpoint", damaged)
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(b"cut short")
+    message = fails(
+        capsys,
+        1,
+        "evaluate",
+        "--data",
+        "fashion-mnist",
+        "--data-root",
+        raw.parents[1],
+        "--checkpoint",
+        trained,
+    )
+    assert "fashion-mnist file damaged" in message
+
+
+def test_divergence_gives_code_1_and_leaves_no_checkpoint(capsys, tmp_path):
+    out = tmp_path / "gan.safetensors"
+    options = ["--norm", "none", "--learning-rate", 1e30, "--steps", 5, "--out", out]
+    assert "training diverged at step" in fails(capsys, 1, "train", *TINY, *options)
+    assert not out.exists()
+
+
+def test_a_broken_mask_gives_code_1(capsys, tmp_path, trained):
+    gan, path = gp.load(trained, "cpu"), tmp_path / "broken.safetensors"
+    mask = gp.prune(gan.generator, sparsity=0.5)
+    tensors = checkpoints.network_tensors(gan.networks(), {})
+    tensors |= {f"mask/generator_ema/{key}": kept for key, kept in mask.items()}
+    checkpoints.write_safetensors(path, tensors, checkpoints.gan_metadata(gan))
+    assert "non-zero weights under its mask" in fails(capsys, 1, "evaluate", "--checkpoint", path)
+
+
+def test_control_c_gives_code_130(capsys, monkeypatch, trained):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ganprune.checkpoints.load", interrupted)
+    assert (
+        fails(capsys, 130, "sample", "--checkpoint", trained, "--out", "never.png") == "ganprune: interrupted"
+    )
+    assert not Path("never.png").exists()
+
+
+# --- Going on after a stop --------------------------------------------------------------------------------
+
+
+def test_kill_9_and_resume_end_with_the_same_bits(capsys, tmp_path):
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    arguments = ["train", *TINY, "--steps", "600", "--checkpoint-every", "20", "--out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ganprune", *arguments, str(cut)],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stderr=subprocess.DEVNULL,
+    )
+    partial = tmp_path / "cut.partial.safetensors"
+    deadline = time.monotonic() + 120
+    while not partial.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not cut.exists()
+    assert gp.TrainState.load(partial, "cpu").step < 600
+    assert main([*arguments, str(whole)]) == 0
+    capsys.readouterr()
+    assert "add --resume to go on, or delete that file" in fails(capsys, 2, *arguments, cut)
+    other = [*arguments, str(cut), "--resume", "--loss", "minimax"]
+    assert "begun with other options (loss was 'hinge', is 'minimax')" in fails(capsys, 2, *other)
+    assert main([*arguments, str(cut), "--resume"]) == 0
+    assert f"resuming {partial} after step" in capsys.readouterr().err
+    assert not partial.exists()
+    same_weights(whole, cut)
+
+
+def test_an_interrupted_fine_tuning_goes_on_with_its_mask(capsys, monkeypatch, tmp_path, trained):
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    arguments = ["prune", "--checkpoint", trained, "--sparsity", 0.7, "--steps", 8, "--samples", 0]
+    arguments += ["--batch-size", 8, "--device", "cpu", "--checkpoint-every", 4, "--resume", "--out"]
+    _, err = run_json(capsys, *arguments, whole)
+    assert "no unfinished run to resume" in err
+    saved = Checkpoint.__call__
+
+    def save_and_stop(self, state):
+        saved(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "__call__", save_and_stop)
+        fails(capsys, 130, *arguments, cut)
+    row, _ = run_json(capsys, *arguments, cut)
+    assert row["sparsity"] == pytest.approx(0.7, abs=1e-3)
+    same_weights(whole, cut)
+
+
+def test_python_m_ganprune_helps():
+    done = subprocess.run(
+        [sys.executable, "-m", "ganprune", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("train", "prune", "evaluate", "sample", "exit codes"))
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["train", "prune", "evaluate", "sample"])
+def test_each_command_helps_with_examples(capsys, command):
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"ganprune {command}" in out.split("examples:")[1]
+    assert all(option in out for option in ("--data", "--data-root", "--seed", "--device", "--json"))
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ganprune {gp.__version__}\n"
