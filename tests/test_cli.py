@@ -409,7 +409,7 @@ def test_control_c_gives_code_130(capsys, monkeypatch, trained):
 
 def test_kill_9_and_resume_end_with_the_same_bits(capsys, tmp_path):
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    arguments = ["train", *TINY, "--steps", "600", "--checkpoint-every", "20", "--out"]
+    arguments = ["train", *TINY, "--steps", "300", "--checkpoint-every", "20", "--out"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ganprune", *arguments, str(cut)],
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -422,7 +422,7 @@ def test_kill_9_and_resume_end_with_the_same_bits(capsys, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not cut.exists()
-    assert gp.TrainState.load(partial, "cpu").step < 600
+    assert gp.TrainState.load(partial, "cpu").step < 300
     assert main([*arguments, str(whole)]) == 0
     capsys.readouterr()
     assert "add --resume to go on, or delete that file" in fails(capsys, 2, *arguments, cut)
