@@ -119,6 +119,15 @@ def test_kid_equals_torch_fidelity_on_one_subset_of_everything() -> None:
     )
 
 
+def test_kid_keeps_its_precision_where_the_kernel_is_large() -> None:
+    generated, reference = torch.rand(2, 3000, 32, generator=torch.Generator().manual_seed(0)) * 5
+    found = kid_features_to_metric(
+        generated.double(), reference.double(), kid_subsets=1, kid_subset_size=3000, verbose=False
+    )
+    exact = found["kernel_inception_distance_mean"]
+    assert metrics.kid(generated, reference) == pytest.approx(exact, abs=2e-8 * (6.25 + 1) ** 3)
+
+
 def test_kid_is_unbiased_on_equal_distributions() -> None:
     generator = torch.Generator().manual_seed(0)
     values = [metrics.kid(*torch.randn(2, 60, 4, generator=generator)) for _ in range(100)]

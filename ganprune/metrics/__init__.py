@@ -1,4 +1,4 @@
-"""How good a generator is (``fidelity``) and how large (``complexity``); features come from ``classifier``."""
+"""How good a generator is (``fidelity``) and how large (``complexity``), with the features of a classifier."""
 
 from ganprune.metrics.classifier import (
     ClassifierConfig,

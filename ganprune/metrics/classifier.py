@@ -190,7 +190,10 @@ class Extractor:
 
 
 def inference_copy(network: ImageClassifier) -> ImageClassifier:
-    """A copy for inference: batch normalisation folded into the convolutions, channels last, no gradients."""
+    """A copy for inference: no gradients, channels last, batch normalisation folded into the convolutions.
+
+    ReLU comes after pooling, which gives the same numbers from a quarter of the work.
+    """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     layers: list[nn.Module] = []
     for layer in copied.stages:
@@ -198,6 +201,8 @@ def inference_copy(network: ImageClassifier) -> ImageClassifier:
             convolution = layers[-1]
             assert isinstance(convolution, nn.Conv2d)
             layers[-1] = fuse_conv_bn_eval(convolution, layer)
+        elif isinstance(layer, nn.MaxPool2d) and isinstance(layers[-1], nn.ReLU):
+            layers[-1:] = [layer, nn.ReLU(inplace=True)]
         else:
             layers.append(layer)
     copied.stages = nn.Sequential(*layers)
@@ -306,7 +311,7 @@ def train_classifier(
 
 
 @torch.no_grad()
-def accuracy(network: ImageClassifier, split: Split, batch_size: int = 1000) -> float:
+def accuracy(network: ImageClassifier, split: Split, batch_size: int = 100) -> float:
     """Share of a split's images that a classifier names rightly, in eval mode and float32."""
     device = next(network.parameters()).device
     right = 0
