@@ -23,7 +23,7 @@ from book import digest  # noqa: E402
 
 CACHED_BY = ("ganprune", "results", "constraints.txt")
 BENCHMARKS = ROOT / "benchmarks" / "latest.json"
-TIMINGS = ROOT / "results" / "timings.jsonl"
+TIMINGS = ROOT / "book" / "timings.jsonl"
 KEEP_CACHES = 4
 
 
