@@ -71,10 +71,7 @@ def set_repository(app: Sphinx, config: Any) -> None:
     options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
     if url:
         options |= {"repository_url": url, "use_repository_button": True, "use_issues_button": True}
-        options |= {
-            "path_to_docs": ".",
-            "repository_branch": os.environ.get("GANPRUNE_REPOSITORY_BRANCH", "main"),
-        }
+        options["repository_branch"] = os.environ.get("GANPRUNE_REPOSITORY_BRANCH", "main")
         if url.startswith("https://github.com/"):
             options["launch_buttons"] |= {"colab_url": "https://colab.research.google.com"}
     config.html_theme_options = options
