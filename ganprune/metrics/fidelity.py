@@ -181,7 +181,7 @@ def evaluate(
         mask: If given, every weight that it prunes must be zero. An attribute ``mask`` of the generator is
             checked in the same way.
         extractor: Feature extractor; default the data set's own.
-        batch_size: Images in one forward pass; default 100 on a CPU, whose caches hold no more, else 1,000.
+        batch_size: Images in one forward pass; default 100 per CPU thread (caches hold no more), else 1,000.
 
     Returns:
         The report.
@@ -224,7 +224,7 @@ def evaluate_images(
         loss: As for ``evaluate``.
         metrics: As for ``evaluate``.
         extractor: As for ``evaluate``.
-        batch_size: Images in one forward pass; default 100 on a CPU, whose caches hold no more, else 1,000.
+        batch_size: Images in one forward pass; default 100 per CPU thread (caches hold no more), else 1,000.
         seed: Only noted in the report.
 
     Returns:
@@ -293,7 +293,7 @@ def floor(data: ImageData, extractor: Extractor | None = None, batch_size: int |
     Args:
         data: The data set.
         extractor: Feature extractor; default the data set's own.
-        batch_size: Images in one forward pass; default 100 on a CPU, whose caches hold no more, else 1,000.
+        batch_size: Images in one forward pass; default 100 per CPU thread (caches hold no more), else 1,000.
 
     Returns:
         The distance; features and statistics of both splits are kept for the rest of the process.
@@ -434,7 +434,8 @@ def histogram_kl(counts: Tensor, reference: Tensor) -> float:
 
 def _batch(batch_size: int | None, device: torch.device) -> int:
     if batch_size is None:
-        return _CPU_BATCH if device.type == "cpu" else _ACCELERATOR_BATCH
+        on_cpu = min(_CPU_BATCH * torch.get_num_threads(), _ACCELERATOR_BATCH)
+        return on_cpu if device.type == "cpu" else _ACCELERATOR_BATCH
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
     return batch_size
