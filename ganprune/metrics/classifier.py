@@ -442,7 +442,7 @@ def load_extractor(
     path, name = digit_classifier_path(), f"{dataset}-cnn{FEATURES}"
     if dataset != "mnist":
         data = data.siblings() if isinstance(data, Split) else data
-        config = config or ClassifierConfig(rotation=0.0, flip=True)
+        config = config or ClassifierConfig(epochs=6, rotation=0.0, flip=True)
         recipe = json.dumps([asdict(config), list(data.image_shape), data.num_classes, len(data.train)])
         key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
         path = runtime.cache_dir() / "extractors" / f"{dataset}-{key}.safetensors"
