@@ -81,7 +81,7 @@ serve: book  ## build the book and serve it on this machine
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 bench: $(READY)  ## measure what the book claims about speed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 student: $(READY)  ## write copies of the notebooks without solutions to _build/student
 	$(BIN)/python tools/students.py

@@ -37,6 +37,7 @@ class Setting:
         batch_size: of both.
         plain_steps: after which the plain recipe's digit-FID is the mark.
         budget: steps over which our learning rate is held and then decayed to zero in the run for the mark.
+        learning_rate: of ours.
         decay_from: fraction of the budget for which it is held.
         ema_decay: of our moving average.
         turn: steps between evaluations, and between the turns of the runs.
@@ -49,6 +50,7 @@ class Setting:
     batch_size: int = 64
     plain_steps: int = 4_000
     budget: int = 2_500
+    learning_rate: float = 1.5e-3
     decay_from: float = 0.25
     ema_decay: float = 0.99
     turn: int = 250
@@ -90,7 +92,12 @@ class _Pause(Exception):
 def our_run(setting: Setting, budget: int, seed: int, data: gp.ImageData) -> Run:
     """The package's recipe over a budget; its loop is left after each turn and entered again."""
     config = gp.TrainConfig(
-        budget, setting.batch_size, decay_from=setting.decay_from, ema_decay=setting.ema_decay, seed=seed
+        budget,
+        setting.batch_size,
+        learning_rate=setting.learning_rate,
+        decay_from=setting.decay_from,
+        ema_decay=setting.ema_decay,
+        seed=seed,
     )
     state = gp.TrainState(gp.dcgan(data.image_shape, setting.width, setting.latent_dim, seed=seed), config)
 
@@ -135,11 +142,14 @@ def one_seed(setting: Setting, seed: int, data: gp.ImageData, equal_time_steps: 
         "short": our_run(setting, setting.budget, seed, data),
         "equal time": our_run(setting, equal_time_steps, seed, data),
     }
-    while waiting := [run for run in runs.values() if run.step < run.total]:
-        run = min(waiting, key=lambda run: run.step / run.total)
+    while waiting := [name for name, run in runs.items() if run.step < run.total]:
+        name = min(waiting, key=lambda name: runs[name].step / runs[name].total)
+        run = runs[name]
         run.take_turn()
-        if run is runs["short"] or run.step == run.total:
-            run.evaluate(data, setting)
+        if name == "short" or run.step == run.total:
+            quality = run.evaluate(data, setting)
+            done = f"step {run.step} of {run.total}, {run.seconds:.0f} s of training"
+            print(f"  seed {seed}, {name}: {done}, digit-FID {quality:.1f}", file=sys.stderr)
     mark = runs["plain"].curve[-1]
     reached = next((row for row in runs["short"].curve if row["digit_fid"] <= mark["digit_fid"]), None)
     if reached is None:  # the budget was too short; the longer run tells at its end, if at all
@@ -218,7 +228,12 @@ def measure(quick: bool) -> Iterator[Row]:
             f"{words}, median of {len(rows)} seeds",
             statistics.median(values),
             "digit-FID",
-            details={"by_seed": [round(v, 2) for v in values], "floor": floor, "samples": setting.samples},
+            details={
+                "by_seed": [round(v, 2) for v in values],
+                "seconds": [round(row[name.replace("digit_fid", "seconds")], 1) for row in rows],
+                "floor": floor,
+                "samples": setting.samples,
+            },
         )
     if not quick:
         journal.unlink(missing_ok=True)

@@ -234,17 +234,10 @@ def _quick_fid(options: argparse.Namespace, gan: gp.GAN, data: gp.ImageData) -> 
 
 
 def _config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:
-    names = (
-        "batch_size",
-        "learning_rate",
-        "penalty",
-        "penalty_weight",
-        "critic_steps",
-        "clip",
-        "ema_decay",
-        "seed",
+    fields = (
+        field.name for field in dataclasses.fields(gp.TrainConfig) if field.name not in ("steps", "loss")
     )
-    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    given = {name: getattr(options, name) for name in fields if hasattr(options, name)}
     return gp.TrainConfig(steps=options.steps or 1, loss=loss, **given)
 
 
@@ -414,6 +407,8 @@ SEED = _number(int, "an integer", lambda value: True)
 POSITIVE = _number(float, "a positive number", lambda value: 0 < value < math.inf)
 SPARSITY = _number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 DECAY = SPARSITY
+SHARE = _number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
+DEFAULT = gp.TrainConfig(steps=1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -472,10 +467,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--latent-dim", type=COUNT, default=64, help="length of the latent vector (default: 64)")
     add("--norm", choices=NORMS, default="spectral", help="of the discriminator (default: spectral)")
     add("--steps", type=COUNT, default=12_000, help="generator updates (default: 12000)")
-    add("--loss", choices=tuple(LOSSES), default="hinge", help="(default: hinge)")
-    _update_arguments(parser, 4e-4)
+    add("--loss", choices=tuple(LOSSES), default=DEFAULT.loss, help=f"(default: {DEFAULT.loss})")
+    _update_arguments(parser)
     add("--penalty", choices=("gradient", "r1"), help="on the discriminator (default: none)")
-    add("--penalty-weight", type=POSITIVE, default=10.0, help="(default: 10)")
+    add("--penalty-weight", type=POSITIVE, default=DEFAULT.penalty_weight, help="(default: 10)")
     add(
         "--critic-steps",
         type=COUNT,
@@ -513,7 +508,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=COUNT_OR_NONE, default=1_000, help="of fine-tuning with the mask kept (default: 1000)"
     )
     add("--loss", choices=tuple(LOSSES), help="of fine-tuning (default: that of the checkpoint)")
-    _update_arguments(parser, 2e-4)
+    _update_arguments(parser)
     _run_arguments(parser)
     _evaluation_arguments(parser)
 
@@ -553,12 +548,27 @@ def _network_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", choices=NETWORKS, default=NETWORKS[0], help=f"(default: {NETWORKS[0]})")
 
 
-def _update_arguments(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+def _update_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--batch-size", type=COUNT, default=64, help="(default: 64)")
-    rate = f"held for half of the steps, then decayed to zero (default: {learning_rate:g})"
-    add("--learning-rate", type=POSITIVE, default=learning_rate, help=rate)
-    add("--ema-decay", type=DECAY, default=0.998, help="of the generator's moving average (default: 0.998)")
+    add("--batch-size", type=COUNT, default=DEFAULT.batch_size, help=f"(default: {DEFAULT.batch_size})")
+    add(
+        "--learning-rate",
+        type=POSITIVE,
+        default=DEFAULT.learning_rate,
+        help=f"held, then decayed to zero (default: {DEFAULT.learning_rate:g})",
+    )
+    add(
+        "--decay-from",
+        type=SHARE,
+        default=DEFAULT.decay_from,
+        help=f"share of the steps for which it is held (default: {DEFAULT.decay_from:g})",
+    )
+    add(
+        "--ema-decay",
+        type=DECAY,
+        default=DEFAULT.ema_decay,
+        help=f"of the generator's moving average (default: {DEFAULT.ema_decay:g})",
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -97,6 +97,8 @@ def test_train_writes_a_checkpoint_and_one_json_object(capsys, tmp_path):
     gan = gp.load(out, "cpu")
     assert gan.metadata["request"]["steps"] == 4
     assert gan.metadata["config"]["loss"] == "hinge"
+    defaults = gp.TrainConfig(steps=4, batch_size=8, seed=5, precision="float32")
+    assert gp.TrainConfig(**gan.metadata["config"]) == defaults
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
@@ -104,14 +106,15 @@ def test_train_takes_every_option(capsys, tmp_path):
     options = (
         "--model mlp --norm none --loss wasserstein --penalty gradient --penalty-weight 5 --critic-steps 2"
     )
-    options += " --learning-rate 1e-4 --ema-decay 0.9 --clip 0.5"
+    options += " --learning-rate 1e-4 --decay-from 1 --ema-decay 0.9 --clip 0.5"
     out = tmp_path / "mlp.safetensors"
     row, _ = run_json(capsys, "train", *TINY, "--steps", 2, *options.split(), "--out", out)
     gan = gp.load(out, "cpu")
     assert type(gan.generator).__name__ == "MLPGenerator"
     config = gan.metadata["config"]
     assert (config["penalty"], config["penalty_weight"], config["critic_steps"]) == ("gradient", 5, 2)
-    assert (config["learning_rate"], config["ema_decay"], config["clip"]) == (1e-4, 0.9, 0.5)
+    assert (config["learning_rate"], config["decay_from"]) == (1e-4, 1)
+    assert (config["ema_decay"], config["clip"]) == (0.9, 0.5)
     assert row["loss"] == "wasserstein"
 
 
@@ -310,6 +313,7 @@ def test_data_root_and_device_reach_the_loader(capsys, monkeypatch, tmp_path, tr
             "argument --learning-rate: must be a positive number, got 'nan'",
         ),
         ("train --out x --ema-decay 1", "argument --ema-decay: must be a number in [0, 1), got '1'"),
+        ("train --out x --decay-from 2", "argument --decay-from: must be a number in [0, 1], got '2'"),
         ("train --out x --data imagenet", "argument --data: invalid choice: 'imagenet'"),
         ("train --out x --samples 1", "argument --samples: must be an integer of at least 2, or 0"),
         ("train --out x --device abacus", "device must be 'cpu', 'cuda', 'cuda:N' or 'mps', got 'abacus'"),
