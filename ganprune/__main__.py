@@ -40,6 +40,26 @@ NOT_IN_REQUEST = (
 )
 """Options that do not change the weights; a resumed run must agree with its beginning in all the others."""
 
+TABLE = (
+    *(
+        "checkpoint",
+        "network",
+        "model",
+        "data",
+        "split",
+        "samples",
+        "extractor",
+        "score",
+        "allocation",
+        "steps",
+    ),
+    *("fid_before", "fid_pruned", "fid", "fid_floor", "kid", "precision", "recall", "density", "coverage"),
+    *("histogram_kl", "real_loss", "fake_loss", "real_accuracy", "fake_accuracy", "sparsity", "nonzero"),
+    *("parameters", "macs", "effective_macs", "file_bytes", "compressed_bytes", "latency_seconds"),
+    *("out", "seconds"),
+)
+"""What is shown without ``--json``, in this order."""
+
 EXAMPLES = {
     "train": """examples:
   ganprune train --steps 12000 --out gan.safetensors
@@ -214,7 +234,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Quality, unless ``--samples 0`` leaves it out, and size of one of the generators."""
     generator, mask = gan.networks()[network], gan.masks.get("generator")
-    row: dict[str, Any] = {"device": str(gan.device), "split": options.split, "samples": options.samples}
+    row: dict[str, Any] = {"device": str(gan.device), "data": data.name, "split": options.split}
+    row["samples"] = options.samples
     if options.samples:
         _say(f"evaluating {options.samples:,} samples against the {options.split} split of {data.name}")
         split = getattr(data, options.split)
@@ -363,18 +384,18 @@ def _json(row: dict[str, Any]) -> str:
 
 
 def _table(row: dict[str, Any]) -> str:
-    """Two columns, lists and absent values left out."""
-    shown = {
-        key.replace("_", " "): f"{value:,.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if type(value) is int
-        else value
-        for key, value in row.items()
-        if value is not None and not isinstance(value, (list, tuple))
-    }
+    """Two columns: what there is of :data:`TABLE`; FID in the features of the digit classifier is called digit-FID."""
+    shown = {}
+    for key in TABLE:
+        value = row.get(key)
+        if value is not None:
+            digits = key.startswith("fid") and row["data"] == "mnist"
+            label = ("digit-" if digits else "") + key.replace("_", " ")
+            shown[label] = f"{value:,.4g}" if isinstance(value, float) else str(value)
+            if type(value) is int:
+                shown[label] = f"{value:,}"
     width = max(map(len, shown))
-    return "".join(f"{key:<{width}}  {value}\n" for key, value in shown.items())
+    return "".join(f"{label:<{width}}  {value}\n" for label, value in shown.items())
 
 
 # --- Arguments --------------------------------------------------------------------------------------------
