@@ -552,7 +552,6 @@ class MaskKeeper:
 
     Attributes:
         mask: the mask in force.
-        gradients: "masked" or "dense"; may be set at any time (RigL wants "dense" at its update steps).
     """
 
     def __init__(
@@ -572,7 +571,10 @@ class MaskKeeper:
 
     @property
     def gradients(self) -> str:
-        """Whether gradients are zero under the mask ("masked") or as autograd made them ("dense")."""
+        """Whether gradients are zero under the mask ("masked") or as autograd made them ("dense").
+
+        May be set at any time: RigL wants "dense" at its update steps.
+        """
         return self._gradients
 
     @gradients.setter

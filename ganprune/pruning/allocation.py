@@ -43,9 +43,18 @@ def keep_largest(scores: Tensor, keep: int) -> Tensor:
     threshold = _kth_smallest(scores, prune)
     kept = scores > threshold
     surplus = keep - int(kept.count_nonzero())  # how many of those at the threshold stay: the last ones
-    ties = (scores == threshold).nonzero().flatten()
+    if not surplus:
+        return kept
+    ties = positions(scores == threshold)
     kept[ties[len(ties) - surplus :]] = True
     return kept
+
+
+def positions(flags: Tensor) -> Tensor:
+    """Where a flat bool tensor is true, ascending."""
+    if flags.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(flags.numpy()))  # several times as fast as nonzero
+    return flags.nonzero().flatten()
 
 
 def _kth_smallest(scores: Tensor, k: int) -> Tensor:
@@ -253,7 +262,8 @@ def allocate(
     pruned.
 
     Args:
-        scores: weight name → scores in the shape of the weight, usually from :func:`ganprune.pruning.score`.
+        scores: weight name → scores in the shape of the weight, usually from
+            :func:`ganprune.pruning.scores.score`.
         sparsity: share of all scored weights to prune, in [0, 1); the nearest whole number of weights,
             exactly, but one weight at least is kept.
         allocation: how that is divided among the layers. "global": all weights compete. "uniform": the same
@@ -433,7 +443,7 @@ def prune(
         protect: names of layers to leave alone.
         within: a mask from before; only weights that it keeps can stay.
         seed: for scores that draw random numbers.
-        loss_fn: for scores by gradients, see :func:`ganprune.pruning.score`.
+        loss_fn: for scores by gradients, see :func:`ganprune.pruning.scores.score`.
         inputs: for scores by activations.
         ema: an EMA copy of the model, which gets the same zeros.
         options: further arguments of the score.
@@ -442,7 +452,7 @@ def prune(
         The mask; ``mask.sparsity`` is the sparsity reached.
 
     Raises:
-        ValueError: as :func:`ganprune.pruning.score`, :func:`allocate` and ``apply_mask`` do.
+        ValueError: as :func:`ganprune.pruning.scores.score`, :func:`allocate` and ``apply_mask`` do.
     """
     if allocation is None:
         allocation = get_score(score).allocation

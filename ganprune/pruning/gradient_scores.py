@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from ganprune.masks import (
     weight_slots,
 )
 from ganprune.pruning.activation_scores import functions_named
-from ganprune.pruning.allocation import allocate, keep_largest
+from ganprune.pruning.allocation import allocate, keep_largest, positions
 from ganprune.pruning.scores import Scores, register_score
 from ganprune.runtime import eval_mode
 
@@ -222,27 +223,77 @@ def grasp(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dic
 
 # --- SynFlow --------------------------------------------------------------------------------------
 
-_SATURATING = functions_named(
-    "tanh tanh_ sigmoid sigmoid_ softmax log_softmax softmin gelu silu mish elu elu_ selu selu_ celu celu_ "
-    "softplus softsign "
-    "hardtanh hardtanh_ hardsigmoid hardswish relu6 logsigmoid leaky_relu leaky_relu_ rrelu rrelu_ "
-    "prelu threshold hardshrink softshrink tanhshrink gumbel_softmax dropout dropout1d dropout2d dropout3d "
-    "alpha_dropout normalize layer_norm group_norm instance_norm rms_norm local_response_norm"
+_NOT_LINEAR = functions_named(
+    "relu relu_ leaky_relu leaky_relu_ rrelu rrelu_ prelu relu6 elu elu_ selu selu_ celu celu_ gelu silu mish "
+    "tanh tanh_ sigmoid sigmoid_ softplus softsign hardtanh hardtanh_ hardsigmoid hardswish logsigmoid "
+    "threshold hardshrink softshrink tanhshrink softmax log_softmax softmin gumbel_softmax "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout "
+    "normalize layer_norm group_norm instance_norm rms_norm local_response_norm"
 )
+_COMMON_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid)
 _NORM_CLASSES = ("pixelnorm", "pixelwisenorm")
 
 
+def _first(x: Tensor, *rest: Any, **options: Any) -> Tensor:
+    return x
+
+
+def _batch_norm_scale(variance: Tensor | None, weight: Tensor | None, eps: float) -> Tensor:
+    scale = torch.ones((), dtype=torch.float64) if variance is None else (variance + eps).rsqrt()
+    return scale if weight is None else scale.to(weight.device) * weight
+
+
+def _per_channel(scale: Tensor, x: Tensor) -> Tensor:
+    return x * scale.view(-1, *[1] * (x.ndim - 2))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Batch norm in evaluation mode with β and running mean zero: x γ / √(σ² + ε)."""
+    return _per_channel(_batch_norm_scale(running_var, weight, eps).to(input.device), input)
+
+
 class _Linear(TorchFunctionMode):
-    """Makes saturating and normalising functions the identity, wherever in a forward pass they are called."""
+    """Makes activation and normalisation functions linear, wherever in a forward pass they are called.
+
+    Attributes:
+        used: whether any was called. If none was, later passes can do without this mode.
+    """
+
+    used = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        untracked = func is nn.functional.batch_norm and [*args[1:2], kwargs.get("running_mean")][0] is None
-        if func in _SATURATING or untracked:
-            return args[0] if args else kwargs["input"]
-        return func(*args, **kwargs)
+        replacement = (
+            _batch_norm if func is nn.functional.batch_norm else _first if func in _NOT_LINEAR else None
+        )
+        if replacement is None:
+            return func(*args, **kwargs)
+        self.used = True
+        return replacement(*args, **kwargs) if args else replacement(kwargs.pop("input"), **kwargs)
+
+
+def _linearise_module(module: nn.Module, own: tuple[type[nn.Module], ...]) -> None:
+    """Makes one module of a throw-away copy linear if it is a common one; functions are left to the mode
+    above."""
+    if isinstance(getattr(module, "bias", None), Tensor):
+        module.bias.zero_()  # type: ignore[operator, union-attr]
+    named = any(name in type(module).__name__.lower() for name in _NORM_CLASSES)
+    if isinstance(module, (*_COMMON_ACTIVATIONS, *own)) or named:
+        module.forward = _first  # type: ignore[method-assign]
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        scale = _batch_norm_scale(module.running_var, module.weight, module.eps)
+        module.forward = partial(_per_channel, scale)  # type: ignore[method-assign]
 
 
 def _linearised_copy(
@@ -266,14 +317,7 @@ def _linearised_copy(
     for key, slot in weight_slots(network).items():
         weights[key] = _replace_weight(slot, weights[key])
     for module in network.modules():
-        if isinstance(getattr(module, "bias", None), Tensor):
-            module.bias.zero_()  # type: ignore[operator, union-attr]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.zero_()
-        if isinstance(module, linearise) or any(
-            name in type(module).__name__.lower() for name in _NORM_CLASSES
-        ):
-            module.register_forward_hook(lambda _, inputs, __: inputs[0])
+        _linearise_module(module, linearise)
     return network, weights
 
 
@@ -359,54 +403,50 @@ def synflow(
         raise ValueError(f"rounds must be an integer of at least 1, got {rounds!r}")
     target = 0.0 if sparsity is None else check_sparsity(sparsity)
     original = prunable_slots(model, protect)
-    device = next(iter(original.values())).raw.device
     network, copies = _linearised_copy(model, linearise)
     weights = {key: copies[key].requires_grad_(True) for key in original}
-    sizes = [weight.numel() for weight in weights.values()]
     sample = _ones(model, inputs, next(iter(weights.values())).device)
-    flow = _flow(network, weights, sample)
-    ranking = flow.clone()
-    alive = torch.arange(len(flow), device=flow.device)
-    for number in range(1, rounds + 1 if target else 1):
-        flow = flow[alive] if number == 1 else _flow(network, weights, sample)[alive]
-        share = target if number == rounds else 1.0 - (1.0 - target) ** (number / rounds)
-        kept = keep_largest(flow, len(ranking) - pruned_count(share, len(ranking)))
-        removed = flow[~kept]
-        if len(removed):
-            largest = removed.max().clamp_min(torch.finfo(flow.dtype).tiny)
-            ranking[alive[~kept]] = removed / (2.0 * largest) - (rounds - number) - 1.0
-        alive, flow = alive[kept], flow[kept]
-        dead = torch.ones(len(ranking), dtype=torch.bool, device=flow.device)
-        dead[alive] = False
-        with torch.no_grad():
-            for weight, part in zip(weights.values(), dead.split(sizes), strict=True):
-                weight.masked_fill_(part.view(weight.shape), 0.0)
-        ranking[alive] = flow
-    placed = ranking.to(device if device.type != "mps" else "cpu")
-    return {
-        key: part.view(weight.shape)
-        for (key, weight), part in zip(weights.items(), placed.split(sizes), strict=True)
-    }
+    ranking = _rank_by_flow(network, weights, sample, target, rounds if target else 0)
+    device = next(iter(original.values())).raw.device
+    parts = ranking.to(device if device.type != "mps" else "cpu").split([w.numel() for w in weights.values()])
+    return {key: part.view(weight.shape) for (key, weight), part in zip(weights.items(), parts, strict=True)}
 
 
-def _flow(network: nn.Module, weights: Mapping[str, Tensor], sample: tuple[Any, ...]) -> Tensor:
-    """|∂R/∂w ⊙ w| of all weights, flat.
-
-    Raises:
-        ValueError: if the flow is not finite: the network contains something that the copy does not
-            linearise.
-    """
-    with torch.enable_grad(), _Linear():
-        output = network(*sample)
-    gradients = _gradients(output.sum(), weights)
-    flow = torch.cat(
-        [(g * w.detach()).abs().flatten() for g, w in zip(gradients, weights.values(), strict=True)]
-    )
-    if not bool(torch.isfinite(flow.sum())):
-        raise ValueError(
-            "score 'synflow' overflows on this network: it contains a function that cannot be linearised"
+def _rank_by_flow(
+    network: nn.Module, weights: Mapping[str, Tensor], sample: tuple[Any, ...], target: float, rounds: int
+) -> Tensor:
+    """The scores of :func:`synflow`, flat; the work beside the passes is proportional to the weights left."""
+    with torch.no_grad():
+        flat = torch.cat([weight.flatten() for weight in weights.values()])
+        for weight, part in zip(
+            weights.values(), flat.split([w.numel() for w in weights.values()]), strict=True
+        ):
+            weight.data = part.view(weight.shape)  # what is set to zero in `flat` is zero in the network
+    total, gradient, ranking = len(flat), torch.empty_like(flat), torch.empty_like(flat)
+    alive, values = torch.arange(total, device=flat.device), flat.clone()
+    mode = _Linear()
+    for number in range(1, max(rounds, 1) + 1):
+        with torch.enable_grad(), mode if number == 1 or mode.used else nullcontext():
+            output = network(*sample)
+        torch.cat([part.flatten() for part in _gradients(output.sum(), weights)], out=gradient)
+        flow = gradient.index_select(0, alive).mul_(values).abs_()
+        if number == 1 and not bool(flow.sum().isfinite()):  # with fewer weights it can only fall
+            raise ValueError(
+                "score 'synflow' overflows on this network: some function in it cannot be linearised"
+            )
+        share = (
+            0.0 if not rounds else target if number == rounds else 1.0 - (1.0 - target) ** (number / rounds)
         )
-    return flow
+        kept = keep_largest(flow, total - pruned_count(share, total))
+        stay, leave = positions(kept), positions(~kept)
+        if len(leave):
+            gone, removed = alive.index_select(0, leave), flow.index_select(0, leave)
+            largest = removed.max().clamp_min(torch.finfo(flow.dtype).tiny)
+            ranking.index_copy_(0, gone, removed / (2.0 * largest) - (rounds - number) - 1.0)
+            flat.index_fill_(0, gone, 0.0)
+            alive, values = alive.index_select(0, stay), values.index_select(0, stay)
+    flow = flow.index_select(0, stay)
+    return ranking.index_copy_(0, alive, flow)
 
 
 # --- Movement -------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 def get_schedule(schedule: str | Schedule, **options: Any) -> Schedule:
     """A function of the step alone, from a name and its options, or from a function of one's own.
 
-    ``get_schedule("cubic", start=100, end=800, final=0.9)`` gives a :data:`Schedule`; so does any function
+    ``get_schedule("cubic", start=100, end=800, final=0.9)`` gives one; so does any function
     from step to sparsity, whose values are then checked at each call.
 
     Raises:

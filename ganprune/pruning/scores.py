@@ -100,7 +100,7 @@ def score(
 
     Args:
         model: the network that is scored, a generator or a discriminator.
-        name: one of :data:`SCORES`.
+        name: one of ``SCORES``.
         loss_fn: for scores by gradients, a closure ``loss_fn(model)`` that yields one scalar loss per batch,
             such as ``generator_loss(gan)`` for a generator, whose gradient goes through the discriminator.
         inputs: for scores by activations, inputs of the model: a tensor, a tuple (several arguments), or an
