@@ -450,9 +450,7 @@ def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> No
         changed = [torch.tensor(not _keeps_zeros(slot, kept)) for slot, kept in pairs]
         _refuse(pairs, changed, "a parametrisation (to be removed first) does not keep zeros in")
     for slot, kept in (pair for pairs in matched.values() for pair in pairs):
-        weight = slot.raw.detach()
-        weight.masked_fill_(~kept, 0.0)
-        weight.add_(0.0)  # a zero that was there already may be −0.0
+        slot.raw.detach().masked_fill_(~kept, 0.0)
         _refresh_spectral_norm(slot)
 
 

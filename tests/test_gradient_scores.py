@@ -311,6 +311,15 @@ class TestSynFlow:
             assert value.dtype == torch.float64
             assert np.allclose(value.numpy(), paths, rtol=1e-12)
 
+    def test_biases_add_no_flow(self):
+        plain, biased = relu_network(), relu_network()
+        for layer in biased:
+            if isinstance(layer, nn.Linear):
+                layer.bias = nn.Parameter(torch.randn(layer.out_features))
+        expected = score(plain, "synflow", inputs=torch.randn(1, 5))
+        found = score(biased, "synflow", inputs=torch.randn(1, 5))
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
     def test_flow_is_the_same_through_every_layer_of_a_bias_free_relu_network(self):
         sums = [float(v.sum()) for v in score(relu_network(), "synflow", inputs=torch.randn(2, 5)).values()]
         assert sums == pytest.approx([sums[0]] * 3, rel=1e-12)
