@@ -24,7 +24,10 @@ _PUBLIC = {
         "Mask MaskKeeper MaskError prunable_weights apply_mask keep_mask check_mask from_torch_prune to_torch_prune"
     ),
     "checkpoints": "CheckpointError save load load_pretrained",
-    "pruning": "score allocate prune prune_generator recalibrate_batchnorm layer_report register_score",
+    "pruning": (
+        "score allocate prune prune_generator recalibrate_batchnorm layer_report register_score channel_scores "
+        "SCORES MovementPhase get_schedule"
+    ),
     "metrics": "evaluate FidelityReport complexity ComplexityReport",
     "training": "TrainConfig TrainState train train_epoch DivergenceError",
     "callbacks": "every Evaluate Checkpoint",

@@ -238,7 +238,7 @@ def train(
     separate = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in gan.discriminator.modules())
     gan.generator.train()
     gan.discriminator.train()
-    with progress(config.steps, "training", state.step) as bar:
+    with progress(config.steps, "training", state.step, show_progress) as bar:
         while state.step < config.steps:
             for optimizer in state.optimizers.values():
                 for group in optimizer.param_groups:
