@@ -47,7 +47,7 @@ class MagnitudeCurve:
     dense_steps: int = 12_000
     finetune_steps: int = 1_000
     finetune_learning_rate: float = 1e-3
-    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
     scores: tuple[str, ...] = ("magnitude", "random")
     samples: int = 10_000
 
