@@ -1,0 +1,88 @@
+"""What chapter 1 says of its laptop-sized runs, which the smoke profile is too short to show."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from torch.distributions import Normal
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_gan_from_scratch.ipynb"
+DEFINITIONS = ("setup", "densities", "losses", "helpers", "ring-data", "loop-code", "collapse-run")
+SOLUTIONS = ("solution-5-code", "solution-6-code")
+
+
+@pytest.fixture(scope="module")
+def chapter() -> dict[str, Any]:
+    """Return the names that the chapter's definitions make; cells that also run something keep their first part."""
+    source = {cell["id"]: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
+    source["collapse-run"] = source["collapse-run"].split("\n\n\n")[0]
+    source["judge"] = source["train-judge"].split("\n\n\n")[0]
+    names: dict[str, Any] = {}
+    for cell in (*DEFINITIONS, "judge", *SOLUTIONS):
+        exec(compile(source[cell], f"{NOTEBOOK.name}:{cell}", "exec"), names)
+    return names
+
+
+def late_modes(chapter: dict[str, Any], game: Any) -> float:
+    """Return the modes covered over the last quarter of a game."""
+    curve = chapter["mode_curve"](game, 25)
+    return sum(row[1] for row in curve[-len(curve) // 4 :]) / len(curve[-len(curve) // 4 :])
+
+
+def test_the_game_covers_the_ring(chapter: dict[str, Any]) -> None:
+    assert late_modes(chapter, chapter["play"](500)) >= 6
+
+
+@pytest.mark.parametrize("options", [{"g_steps": 5}, {"d_rate": 1e-4}], ids=["many turns of G", "slow D"])
+def test_a_slow_judge_lets_the_generator_collapse(chapter: dict[str, Any], options: dict[str, Any]) -> None:
+    assert late_modes(chapter, chapter["play"](300, **options)) <= 3
+
+
+def test_packs_betray_a_collapse(chapter: dict[str, Any]) -> None:
+    assert late_modes(chapter, chapter["play_packed"](400, pack=4)) >= 4
+
+
+def test_watching_does_not_change_the_game(chapter: dict[str, Any]) -> None:
+    *_, (_, watched, _) = (
+        (step, generator, chapter["mode_curve"]([(step, generator, None)], 1))
+        for step, generator, _ in chapter["play"](5)
+    )
+    *_, (_, alone, _) = chapter["play"](5)
+    assert all(a.equal(b) for a, b in zip(watched.parameters(), alone.parameters(), strict=True))
+
+
+def test_two_uniforms_have_the_divergence_of_the_solution() -> None:
+    x = torch.linspace(-1, 3, 400_001, dtype=torch.float64)
+    for shift in (0.25, 0.5, 1.5):
+        p, q = ((x >= low) & (x < low + 1) for low in (0.0, shift))
+        mixture = 0.5 * (p.double() + q.double())
+        terms = sum(torch.where(d, (1 / mixture.clamp(min=0.5)).log(), 0.0) for d in (p, q))
+        assert torch.trapezoid(0.5 * terms, x).item() == pytest.approx(min(shift, 1) * math.log(2), abs=1e-4)
+
+
+def test_the_non_saturating_loss_descends_what_the_solution_derives() -> None:
+    x = torch.linspace(-15, 15, 60_001, dtype=torch.float64)
+    log_p = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0).log_prob(x)
+
+    def log_q(mean: torch.Tensor) -> torch.Tensor:
+        return Normal(mean, 1.5).log_prob(x)
+
+    def slope(value: Any) -> float:
+        mean = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        return torch.autograd.grad(value(log_q(mean)), mean)[0].item()
+
+    def divergences(log_g: torch.Tensor) -> torch.Tensor:
+        log_m = torch.logaddexp(log_p, log_g) - math.log(2)
+        kl = torch.trapezoid(log_g.exp() * (log_g - log_p), x)
+        twice_jsd = torch.trapezoid(log_p.exp() * (log_p - log_m) + log_g.exp() * (log_g - log_m), x)
+        return kl - twice_jsd
+
+    fixed = log_q(torch.tensor(1.0, dtype=torch.float64))
+    best = (log_p - fixed).detach()
+    loss = slope(lambda log_g: torch.trapezoid(-log_g.exp() * torch.nn.functional.logsigmoid(best), x))
+    assert loss == pytest.approx(slope(divergences), rel=1e-6)
