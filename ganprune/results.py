@@ -98,7 +98,11 @@ def run(experiment: Experiment, seeds: Iterable[int], store: str | Path) -> list
     for seed in seeds:
         if seed in done:
             continue
-        rows = list(experiment.run(seed))
+        rows = []
+        for row in experiment.run(seed):
+            if clash := sorted({"experiment", "config", "seed"} & row.keys()):
+                raise ValueError(f"rows must not hold what run() adds: {', '.join(clash)}")
+            rows.append(row)
         for row in rows:
             append_record(
                 store, {"experiment": experiment.name, "config": key, "seed": seed, **row, **provenance()}

@@ -43,6 +43,16 @@ def test_a_stopped_seed_leaves_no_rows_and_is_repeated(tmp_path):
     assert {row["seed"] for row in gp.read_records(store)} == {0}
 
 
+def test_rows_cannot_overwrite_what_the_run_adds(tmp_path):
+    class Clash(Coin):
+        def run(self, seed):
+            yield {"seed": 7}
+
+    with pytest.raises(ValueError, match="rows must not hold what run\\(\\) adds: seed"):
+        gp.run(Clash(), [0], tmp_path / "s")
+    assert gp.read_records(tmp_path / "s") == []
+
+
 def test_another_configuration_is_another_experiment(tmp_path):
     gp.run(Coin(), [0], tmp_path / "s")
     rows = gp.run(Coin(sides=3), [0], tmp_path / "s")

@@ -82,13 +82,16 @@ class MagnitudeCurve:
         yield {**row, "stage": "fine-tuned", **self._measure(state.gan.generator_ema, data)}
         yield {**row, "stage": "fine-tuned, raw weights", **self._fid(state.gan.generator, data)}
 
-    def _measure(self, generator: Any, data: ImageData) -> dict[str, Any]:
-        return evaluate(generator, data.validation, samples=self.samples).as_dict()
+    def _measure(
+        self, generator: Any, data: ImageData, metrics: str | tuple[str, ...] = "all"
+    ) -> dict[str, Any]:
+        report = evaluate(generator, data.validation, samples=self.samples, metrics=metrics).as_dict()
+        report["latent_seed"] = report.pop("seed")
+        return {key: value for key, value in report.items() if value is not None}
 
     def _fid(self, generator: Any, data: ImageData) -> dict[str, Any]:
         """The distance alone, where a row only tells how much fine-tuning has to repair."""
-        report = evaluate(generator, data.validation, samples=self.samples, metrics=("fid",)).as_dict()
-        return {key: value for key, value in report.items() if value is not None}
+        return self._measure(generator, data, metrics=("fid",))
 
 
 def step_after(seed: int) -> int:
