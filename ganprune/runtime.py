@@ -73,7 +73,7 @@ class Profile:
 
 
 def profile(name: str | None = None, device: str | torch.device | None = None) -> Profile:
-    """The profile of this session.
+    """The profile of this process.
 
     Args:
         name: "smoke" (tests: seconds), "laptop" (two CPU cores: minutes) or "gpu" (full size). None reads the
