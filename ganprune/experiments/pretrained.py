@@ -2,6 +2,10 @@
 
 ``python -m ganprune.experiments.pretrained dcgan-mnist`` trains one, evaluates it and writes it into the package. A
 killed run goes on from its last checkpoint.
+
+The recipes were chosen by digit-FID on validation among pilot runs of one seed each, so that figure is optimistic. The
+shipped dcgan-mnist is such a pilot: a script of its own trained it with this recipe and this loop, and the command,
+given its finished state as the checkpoint to go on from, measured and wrote it.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ class Recipe:
 
 
 def _dcgan(seed: int) -> GAN:
-    """The generator is twice as wide as the discriminator: with equals, the discriminator wins in the long run."""
+    """The generator is twice as wide as the discriminator; the better of two widths in pilots of one seed each."""
     spec = GANSpec(
         DCGANGeneratorSpec(channels=(256, 128, 64)),
         DCGANDiscriminatorSpec(channels=(32, 64, 128), logit_gain=SPECTRAL_GAIN),
