@@ -1,0 +1,466 @@
+"""Which channels of a network must go together: coupled channels by the dependency graph, each group tried out.
+
+The graph is that of torch-pruning (Fang et al. 2023, "DepGraph: towards any structural pruning"). It guesses
+what a network's code does to the channels between layers, so nothing here relies on it: a group counts as
+prunable only if a trial removal from a copy with random weights gives the output of the masked copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ganprune.masks import canonical_name, weight_slots
+from ganprune.models import latent_dim_of, sample_latents
+from ganprune.pruning.activation_scores import batches_of
+from ganprune.runtime import eval_mode, seeded
+
+ROLES = ("output", "input", "both")
+Cut = dict[tuple[str, str], set[int]]
+"""(member, role) → the indices that go."""
+
+
+class ChannelError(ValueError):
+    """Channels cannot be removed as asked; the message names the layer and says why."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a group of coupled channels is in one layer.
+
+    Attributes:
+        name: canonical name of the layer, or of a parameter that lies in no layer.
+        role: "output" (rows of a layer's weight, with bias), "input" (the slices that read the channels) or
+            "both" (normalisation, embeddings, depth-wise convolutions, single parameters).
+        indices: for each coupled channel the indices in this layer; several where a reshape follows.
+    """
+
+    name: str
+    role: str
+    indices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only be removed together.
+
+    Attributes:
+        name: the first layer that makes these channels.
+        channels: number of coupled channels.
+        members: every layer that must change when one of them goes.
+        reason: why the group cannot be pruned; empty if it can.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    reason: str = ""
+
+    @property
+    def prunable(self) -> bool:
+        """Whether channels of this group can be removed."""
+        return not self.reason
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers whose output channels these are."""
+        return tuple(member.name for member in self.members if member.role != "input")
+
+    def cut(self, chosen: Iterable[int]) -> Cut:
+        """The indices that go, by member and role, when the coupled channels ``chosen`` go."""
+        chosen = list(chosen)
+        return {
+            (member.name, member.role): {i for channel in chosen for i in member.indices[channel]}
+            for member in self.members
+        }
+
+
+def merged(cuts: Iterable[Cut]) -> Cut:
+    """Several cuts as one."""
+    total: Cut = {}
+    for cut in cuts:
+        for key, indices in cut.items():
+            total.setdefault(key, set()).update(indices)
+    return total
+
+
+# --- A plain copy ---------------------------------------------------------------------------------
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside a compiled or data-parallel one."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = network.module
+        if not isinstance(inner, nn.Module):
+            return network
+        network = inner
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """A copy of a network whose spectral and weight norms are folded in: plain layers with the weights that the
+    forward pass uses in evaluation mode.
+
+    Every parametrisation is folded, and the older hooks of spectral and weight norm. The original is left as
+    it was. (A parametrised layer's class is made for it and shared with its copies, so that taking the
+    parametrisation off a copy breaks the original; here the layer is built anew instead.)
+    """
+    network = unwrapped(network)
+    memo: dict[int, Any] = {}
+    for layer in network.modules():
+        if id(layer) not in memo and (parametrize.is_parametrized(layer) or _norm_hooks(layer)):
+            _plain(layer, memo)
+    return copy.deepcopy(network, memo)
+
+
+def _norm_hooks(layer: nn.Module) -> list[Any]:
+    return [
+        hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, (SpectralNorm, WeightNorm))
+    ]
+
+
+def _of_a_norm(hook: Any) -> bool:
+    hook = getattr(hook, "hook", hook)
+    name = getattr(hook, "__name__", type(hook).__name__).replace("_", "").lower()
+    return "spectralnorm" in name or "weightnorm" in name
+
+
+@torch.no_grad()
+def _plain(layer: nn.Module, memo: dict[int, Any]) -> None:
+    kind: Any = parametrize.type_before_parametrizations(layer)
+    plain = memo[id(layer)] = kind.__new__(kind)
+    folded: dict[str, tuple[Tensor, bool]] = {}
+    raw: set[str] = set()
+    with eval_mode(layer):
+        if parametrize.is_parametrized(layer):
+            for name, parts in layer.parametrizations.items():  # type: ignore[union-attr, operator]
+                trained = any(p.requires_grad for p in parts.parameters())
+                folded[name] = (getattr(layer, name).detach().clone(), trained)
+        for hook in _norm_hooks(layer):
+            options = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
+            weight = hook.compute_weight(layer, **options)
+            parts = [f"{hook.name}_{end}" for end in ("orig", "g", "v", "u")]
+            trained = any(layer._parameters[p].requires_grad for p in parts if p in layer._parameters)  # type: ignore[union-attr]
+            folded[hook.name] = (weight.detach().clone(), trained)
+            raw.update(parts)
+    for key, value in vars(layer).items():
+        if key in ("_parameters", "_buffers", "_modules"):
+            kept = {
+                k: v
+                for k, v in value.items()
+                if k not in raw and (key, k) != ("_modules", "parametrizations")
+            }
+            plain.__dict__[key] = copy.deepcopy(kept, memo)
+        elif key.endswith("_hooks") and isinstance(value, dict):
+            kept = {k: hook for k, hook in value.items() if not _of_a_norm(hook)}
+            plain.__dict__[key] = copy.deepcopy(type(value)(kept), memo)
+        elif key not in folded:
+            plain.__dict__[key] = copy.deepcopy(value, memo)
+    for name, (value, trained) in folded.items():
+        plain._parameters[name] = nn.Parameter(value, requires_grad=trained)
+    order = ["weight", "bias"]
+    plain._parameters = {
+        key: plain._parameters[key]
+        for key in sorted(plain._parameters, key=lambda k: order.index(k) if k in order else len(order))
+    }
+
+
+# --- Inputs and names -----------------------------------------------------------------------------
+
+
+def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
+    """One batch of arguments on the network's device: the first of ``inputs``, or made from what the network says.
+
+    Raises:
+        ValueError: if ``inputs`` is None and the network has neither a spec nor a ``latent_dim``.
+    """
+    first = next(network.parameters())
+    if inputs is not None:
+        return next(batches_of(inputs, first.device))
+    spec = getattr(network, "spec", None)
+    shape = getattr(spec, "input_shape", None)
+    if shape is None and not hasattr(spec, "latent_dim"):
+        shape = getattr(spec, "image_shape", None)
+    if shape is not None:
+        batch = torch.randn(2, *shape, generator=seeded(0))
+    else:
+        try:
+            batch = sample_latents(2, latent_dim_of(network))
+        except ValueError as error:
+            raise ValueError(
+                f"inputs must be given for a {type(network).__name__}, which has no spec and no latent_dim"
+            ) from error
+    return (batch.to(first.device, first.dtype),)
+
+
+def named_parts(network: nn.Module) -> dict[str, nn.Module | nn.Parameter]:
+    """Modules and parameters by canonical name."""
+    parts: dict[str, nn.Module | nn.Parameter] = {
+        canonical_name(name): parameter
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+    }
+    return parts | {canonical_name(name): module for name, module in network.named_modules()}
+
+
+def is_depthwise(layer: Any) -> bool:
+    """Whether a convolution has one group per channel, as many outputs as inputs."""
+    return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def parameter_dim(shape: Iterable[int]) -> int | None:
+    """The dimension of a single parameter that can only be its channels: 1 for (1, C, …), 0 for (C,) and (C, 1, …).
+
+    None for parameters that are broadcast over channels.
+    """
+    shape = tuple(shape)
+    if len(shape) > 1 and shape[0] == 1 and shape[1] > 1:
+        return 1
+    return 0 if shape and shape[0] > 1 else None
+
+
+def sizes_of(part: Any) -> dict[str, int]:
+    """How many indices a part has in each of its roles; empty if nothing can be removed from it."""
+    if is_depthwise(part):
+        return {"both": part.out_channels}
+    if isinstance(part, _ConvNd):
+        return {"output": part.out_channels, "input": part.in_channels}
+    if isinstance(part, nn.Linear):
+        return {"output": part.out_features, "input": part.in_features}
+    if isinstance(part, (_BatchNorm, _InstanceNorm)):
+        return {"both": part.num_features}
+    if isinstance(part, nn.PReLU):
+        return {"both": part.num_parameters}
+    if isinstance(part, nn.Embedding):
+        return {"both": part.embedding_dim}
+    if isinstance(part, nn.Parameter):
+        dim = parameter_dim(part.shape)
+        return {} if dim is None else {"both": part.shape[dim]}
+    return {}
+
+
+# --- Tracing --------------------------------------------------------------------------------------
+
+
+def trace_groups(folded: nn.Module, arguments: tuple[Any, ...]) -> list[ChannelGroup]:
+    """The groups of a plain network as the dependency graph has them, not yet tried out.
+
+    Args:
+        folded: a network without norms on its weights; it is left as it was.
+        arguments: one batch.
+    """
+    graph, names, runs = _dependency_graph(folded, arguments)
+    parts = named_parts(folded)
+    frozen = _frozen_layers(folded)
+    shared = _shared_layers(folded)
+    groups: list[ChannelGroup] = []
+    seen: set[str] = set()
+    for key, slot in weight_slots(folded).items():
+        name = key.removesuffix("weight").removesuffix(".")
+        if name in seen:
+            continue
+        if name not in names:
+            groups.append(ChannelGroup(name, slot.outputs, (), f"{name or 'it'} does not run on the inputs"))
+            continue
+        units, reason = _units(graph, names, name, slot.outputs)
+        members, width, broken = _members(units, parts)
+        for member in members:
+            if member.role != "input":
+                seen.add(member.name)
+        touched = {member.name for member in members} or {name}
+        reasons = [
+            *(f"{n} is frozen" for n in sorted(touched & frozen)),
+            *(f"{n} shares its weight with another layer" for n in sorted(touched & shared)),
+            *(f"{n} runs {runs[n]} times in one pass" for n in sorted(touched) if runs.get(n, 1) > 1),
+            *([reason] if reason else []),
+            *([broken] if broken else []),
+            *(["there is only one such channel"] if width == 1 else []),
+        ]
+        groups.append(ChannelGroup(name, width, members, reasons[0] if reasons else ""))
+    return groups
+
+
+def _frozen_layers(network: nn.Module) -> set[str]:
+    if not any(p.requires_grad for p in network.parameters()):
+        return set()  # a copy that is frozen as a whole, as an EMA is
+    frozen = {canonical_name(name) for name, p in network.named_parameters() if not p.requires_grad}
+    return frozen | {name.rpartition(".")[0] for name in frozen}
+
+
+def _shared_layers(network: nn.Module) -> set[str]:
+    owners: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(canonical_name(name))
+    twice = [names for names in owners.values() if len(names) > 1]
+    return {name.rpartition(".")[0] for names in twice for name in names}
+
+
+def _dependency_graph(
+    folded: nn.Module, arguments: tuple[Any, ...]
+) -> tuple[Any, dict[str, nn.Module], dict[str, int]]:
+    """torch-pruning's graph, the layers in it by canonical name, and how often each ran."""
+    import torch_pruning
+
+    network = copy.deepcopy(folded).eval().requires_grad_(True)
+    runs: dict[str, int] = {}
+    for name, layer in network.named_modules():
+        name = canonical_name(name)
+        if isinstance(layer, _ConvNd) and layer.groups > 1 and not is_depthwise(layer):
+            _ungroup(layer)  # inputs and outputs are free of each other; balance between groups comes later
+        if any(True for _ in layer.parameters(recurse=False)) or sizes_of(layer):
+            layer.register_forward_hook(lambda *_, n=name: runs.update({n: runs.get(n, 0) + 1}))
+    loose = []
+    for name, parameter in network.named_parameters():
+        owner = network.get_submodule(name.rpartition(".")[0])
+        dim = parameter_dim(parameter.shape)
+        if not sizes_of(owner) and dim is not None:
+            loose.append((parameter, dim))
+    with torch.enable_grad(), torch.random.fork_rng():
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            network,
+            arguments,
+            forward_fn=lambda model, batch: model(*batch),
+            output_transform=_marked,
+            unwrapped_parameters=loose,
+            verbose=False,
+        )
+    _correct_reshapes(graph)
+    kinds = torch_pruning.ops.OPTYPE
+    graph.kinds = kinds
+    names = {
+        canonical_name(n): module for n, module in network.named_modules() if module in graph.module2node
+    }
+    return graph, names, runs
+
+
+def _marked(outputs: Any) -> Any:
+    """The outputs behind one more operation, by which the graph knows that they are outputs."""
+    if isinstance(outputs, Tensor):
+        return outputs * 1
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    return [_marked(output) for output in outputs]
+
+
+def _ungroup(layer: Any) -> None:
+    inputs, outputs = layer.in_channels, layer.out_channels
+    shape = (inputs, outputs) if isinstance(layer, _ConvTransposeNd) else (outputs, inputs)
+    layer.groups = 1
+    layer.weight = nn.Parameter(layer.weight.new_ones(*shape, *layer.weight.shape[2:]))
+
+
+def _correct_reshapes(graph: Any) -> None:
+    """A reshape that leaves samples and channels alone does nothing to channels; torch-pruning thinks it may."""
+    for node in graph.module2node.values():
+        before = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
+        metadata = getattr(node.grad_fn, "_input_metadata", None)
+        if type(node.module).__name__ != "_ReshapeOp" or before is None or not metadata:
+            continue
+        if tuple(before)[:2] == tuple(metadata[0].shape)[:2]:
+            node.type = -1
+
+
+def _units(
+    graph: Any, names: dict[str, nn.Module], root: str, outputs: int
+) -> tuple[list[dict[tuple[str, str], set[int]]], str]:
+    """What goes with each output channel of the root, and a reason against the whole group, if there is one."""
+    kinds = graph.kinds
+    name_of: dict[Any, str] = {module: name for name, module in names.items()}
+    module = names[root]
+    prune = graph.get_pruner_of_module(module).prune_out_channels
+    units: list[dict[tuple[str, str], set[int]]] = []
+    covered: set[int] = set()
+    reason = ""
+    for index in range(outputs):
+        if index in covered:
+            continue
+        unit: dict[tuple[str, str], set[int]] = {}
+        for dependency, indices in graph.get_pruning_group(module, prune, [index]):
+            target, kind = dependency.target.module, dependency.target.type
+            if kind == kinds.OUTPUT:
+                reason = reason or "these channels reach the network's output"
+            elif isinstance(target, nn.Parameter):
+                unit.setdefault((canonical_name(graph._param_to_name[target]), "both"), set()).update(indices)
+            elif target in name_of:
+                sizes = sizes_of(target)
+                if not sizes:
+                    if any(True for _ in target.parameters()) or isinstance(
+                        target, (nn.GroupNorm, nn.LayerNorm)
+                    ):
+                        reason = reason or (
+                            f"{name_of[target]} ({type(target).__name__}) mixes its channels or is not supported"
+                        )
+                    continue
+                role = "both"
+                if "both" not in sizes:
+                    role = "input" if graph.is_in_channel_pruning_fn(dependency.handler) else "output"
+                unit.setdefault((name_of[target], role), set()).update(indices)
+        covered |= unit.get((root, "output"), set()) | unit.get((root, "both"), set()) | {index}
+        units.append(unit)
+    return units, reason
+
+
+def _members(
+    units: list[dict[tuple[str, str], set[int]]], parts: dict[str, Any]
+) -> tuple[tuple[Member, ...], int, str]:
+    """Members of a group, number of coupled channels, and what is wrong with them, if anything is."""
+    keys = list(dict.fromkeys(key for unit in units for key in unit))
+    for name, role in keys:
+        size = sizes_of(parts[name]).get(role, 0)
+        per_unit = [unit.get((name, role), set()) for unit in units]
+        found = [index for indices in per_unit for index in indices]
+        if not all(per_unit) or len(set(found)) != len(found) or any(index >= size for index in found):
+            members = tuple(Member(n, r, ()) for n, r in keys)
+            return (
+                members,
+                len(units),
+                f"the dependency graph does not match these channels to those of {name}",
+            )
+    bundles, broken = _balanced(units, keys, parts)
+    members = tuple(
+        Member(*key, tuple(tuple(sorted(i for u in bundle for i in units[u][key])) for bundle in bundles))
+        for key in keys
+    )
+    return members, len(bundles), broken
+
+
+def _balanced(
+    units: list[dict[tuple[str, str], set[int]]], keys: list[tuple[str, str]], parts: dict[str, Any]
+) -> tuple[list[list[int]], str]:
+    """Units that grouped convolutions tie together: each group of a convolution must lose the same positions."""
+    leader = list(range(len(units)))
+
+    def find(unit: int) -> int:
+        while leader[unit] != unit:
+            unit = leader[unit]
+        return unit
+
+    for name, role in keys:
+        layer = parts[name]
+        if not isinstance(layer, _ConvNd) or layer.groups == 1 or is_depthwise(layer):
+            continue
+        size = sizes_of(layer)[role]
+        if sum(len(unit[name, role]) for unit in units) != size:
+            return [
+                [u] for u in range(len(units))
+            ], f"only some of the channels of the grouped {name} are in it"
+        first: dict[int, int] = {}
+        for number, unit in enumerate(units):
+            for index in unit[name, role]:
+                other = first.setdefault(index % (size // layer.groups), number)
+                leader[find(number)] = find(other)
+    bundles: dict[int, list[int]] = {}
+    for number in range(len(units)):
+        bundles.setdefault(find(number), []).append(number)
+    return list(bundles.values()), ""
