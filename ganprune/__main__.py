@@ -11,22 +11,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torchvision.utils import save_image
 
 import ganprune as gp
-from ganprune.checkpoints import PRETRAINED
-from ganprune.data import DATASETS
-from ganprune.losses import LOSSES
-from ganprune.models import NORMS, latent_dim_of
-from ganprune.pruning import ALLOCATION_NAMES, SCORES
+from ganprune.cli_arguments import UsageError, build_parser, settle
+from ganprune.cli_networks import load_data, load_gan, named_paths, new_gan
+from ganprune.imported import trust
+from ganprune.models import latent_dim_of
 
 FAILURES = (gp.DataError, gp.CheckpointError, gp.DivergenceError, gp.MaskError, OSError)
 """What can go wrong with good arguments: exit code 1 and one sentence."""
 
-NETWORKS = ("generator_ema", "generator")
-SPLITS = ("validation", "test")
 NOT_IN_REQUEST = (
     "run",
     "json",
@@ -43,6 +40,7 @@ NOT_IN_REQUEST = (
 TABLE = (
     *(
         "checkpoint",
+        "generator",
         "network",
         "model",
         "data",
@@ -60,31 +58,6 @@ TABLE = (
 )
 """What is shown without ``--json``, in this order."""
 
-EXAMPLES = {
-    "train": """examples:
-  ganprune train --steps 12000 --out gan.safetensors
-  ganprune train --steps 12000 --out gan.safetensors --resume     after a stop: goes on, to the same weights
-  ganprune train --model mlp --steps 20000 --out mlp.safetensors
-  ganprune train --data fashion-mnist --loss wasserstein --penalty gradient --critic-steps 5 --norm none \\
-      --learning-rate 1e-4 --out fashion.safetensors""",
-    "prune": """examples:
-  ganprune prune --sparsity 0.8 --steps 1000 --out small.safetensors
-  ganprune prune --checkpoint gan.safetensors --sparsity 0.9 --allocation erk --out small.safetensors
-  ganprune prune --threshold 0.02 --steps 0 --json""",
-    "evaluate": """examples:
-  ganprune evaluate
-  ganprune evaluate --checkpoint small.safetensors --split test --json > report.json""",
-    "sample": """examples:
-  ganprune sample --out samples.png
-  ganprune sample --checkpoint small.safetensors --n 100 --seed 7 --out samples.png
-  ganprune sample --real --data fashion-mnist --out real.png""",
-}
-EXIT_CODES = "exit codes: 0 done, 1 it could not be done, 2 an argument is wrong, 130 interrupted"
-
-
-class UsageError(Exception):
-    """An argument is wrong; the message is one sentence that names it, what it got and what it allows."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
@@ -97,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     begin = time.perf_counter()
     try:
-        options = _parser().parse_args(argv)
-        row = options.run(options)
+        options = build_parser(_RUN).parse_args(argv)
+        settle(options)
+        with trust(*named_paths(options)):
+            row = options.run(options)
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
     except UsageError as error:
@@ -119,15 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     partial = _prepare_out(options)
-    data = _load_data(options, "mnist")
     state = _unfinished(options, partial)
-    if state is None:
-        shared = {"latent_dim": options.latent_dim, "norm": options.norm, "seed": options.seed}
-        if options.model == "dcgan":
-            gan = gp.dcgan(data.image_shape, options.width, device=options.device, **shared)
+    if state is not None:
+        data = load_data(options, state.gan.metadata["data"], state.gan)
+    else:
+        if options.generator is None:
+            data = load_data(options, "mnist")
+            gan = new_gan(options, data.image_shape)
         else:
-            hidden = (8 * options.width, 16 * options.width)
-            gan = gp.mlp_gan(data.image_shape, hidden=hidden, device=options.device, **shared)
+            gan = new_gan(options)
+            data = load_data(options, "mnist", gan)
         gan.metadata = {"data": data.name, "request": _request(options)}
         state = gp.TrainState(gan, _config(options, options.loss))
     return _finish(options, state, data, partial)
@@ -139,8 +115,8 @@ def _prune(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("ganprune prune: error: one of the arguments --sparsity --threshold is required")
     state = _unfinished(options, partial)
     if state is None:
-        gan = _load_gan(options)
-        data = _load_data(options, gan.metadata.get("data", "mnist"), gan)
+        gan = load_gan(options)
+        data = load_data(options, gan.metadata.get("data", "mnist"), gan)
         loss = _loss(options, gan)
         before = _quick_fid(options, gan, data)
         gan.masks["generator"] = gan.masks["generator_ema"] = _prune_ema(options, gan, loss)
@@ -148,7 +124,7 @@ def _prune(options: argparse.Namespace) -> dict[str, Any]:
         gan.metadata = {"data": data.name, "request": _request(options), "found": found}
         state = gp.TrainState(gan, _config(options, loss))
     else:
-        data = _load_data(options, state.gan.metadata["data"], state.gan)
+        data = load_data(options, state.gan.metadata["data"], state.gan)
     return _finish(options, state, data, partial)
 
 
@@ -174,9 +150,10 @@ def _prune_ema(options: argparse.Namespace, gan: gp.GAN, loss: str) -> gp.Mask:
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    gan = _load_gan(options)
-    data = _load_data(options, gan.metadata.get("data", "mnist"), gan)
-    row = {"command": "evaluate", "checkpoint": options.checkpoint, "network": options.network}
+    gan = load_gan(options)
+    data = load_data(options, gan.metadata.get("data", "mnist"), gan)
+    row = {"command": "evaluate", "checkpoint": options.checkpoint, "generator": options.generator}
+    row["network"] = options.network
     return row | _measure(options, gan, data, _loss(options, gan), options.network)
 
 
@@ -186,12 +163,16 @@ def _sample(options: argparse.Namespace) -> dict[str, Any]:
     _prepare_out(options)
     row: dict[str, Any] = {"command": "sample", "n": options.n, "seed": options.seed}
     if options.real:
-        data = _load_data(options, "mnist")
+        data = load_data(options, "mnist")
         images, row["data"] = data.train.batch(options.n, options.seed, 0), data.name
     else:
-        gan = _load_gan(options)
+        gan = load_gan(options)
         images = gp.sample(gan.networks()[options.network], options.n, options.seed)
-        row |= {"checkpoint": options.checkpoint, "network": options.network}
+        row |= {
+            "checkpoint": options.checkpoint,
+            "generator": options.generator,
+            "network": options.network,
+        }
     columns = math.ceil(math.sqrt(options.n))
     save_image(images, options.out, nrow=columns, padding=1, normalize=True, value_range=(-1, 1))
     _say(f"saved {options.out}")
@@ -239,9 +220,9 @@ def _measure(
     if options.samples:
         _say(f"evaluating {options.samples:,} samples against the {options.split} split of {data.name}")
         split = getattr(data, options.split)
-        report = gp.evaluate(
-            generator, split, options.samples, options.seed, gan.discriminator, loss, mask=mask
-        )
+        new = options.command == "evaluate" and not (options.checkpoint or options.discriminator_weights)
+        judge = None if new else gan.discriminator  # one that was never trained has nothing to say
+        report = gp.evaluate(generator, split, options.samples, options.seed, judge, loss, mask=mask)
         row |= report.as_dict()
     return row | gp.complexity(generator, mask).as_dict()
 
@@ -265,26 +246,6 @@ def _config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:
 def _loss(options: argparse.Namespace, gan: gp.GAN) -> str:
     """The loss of ``--loss``, else that of the checkpoint."""
     return options.loss or gan.metadata.get("config", {}).get("loss", "hinge")
-
-
-def _load_gan(options: argparse.Namespace) -> gp.GAN:
-    load = gp.load_pretrained if options.checkpoint in PRETRAINED else gp.load
-    return load(options.checkpoint, options.device)
-
-
-def _load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = None) -> gp.ImageData:
-    """The data of ``--data``, else those that the checkpoint was trained on; they must fit its generator."""
-    data = gp.load_data(options.data or default, options.data_root, options.device)
-    spec = gan.spec.generator if gan is not None else None
-    shape = getattr(spec, "image_shape", None) or getattr(spec, "output_shape", None) or data.image_shape
-    if tuple(shape) == (1, 32, 32) and data.name == "mnist":
-        data = gp.mnist(options.device, image_size=32)
-    if tuple(shape) != data.image_shape:
-        raise UsageError(
-            f"ganprune {options.command}: error: argument --data: {data.name} has images of shape "
-            f"{data.image_shape}, but the generator of {options.checkpoint} makes {tuple(shape)}"
-        )
-    return data
 
 
 def _request(options: argparse.Namespace) -> dict[str, Any]:
@@ -398,230 +359,7 @@ def _table(row: dict[str, Any]) -> str:
     return "".join(f"{label:<{width}}  {value}\n" for label, value in shown.items())
 
 
-# --- Arguments --------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: error: {message}")
-
-
-def _number(kind: Callable[[str], Any], allowed: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}")
-        return value
-
-    return parse
-
-
-COUNT = _number(int, "an integer of at least 1", lambda value: value >= 1)
-COUNT_OR_NONE = _number(int, "an integer of at least 0", lambda value: value >= 0)
-SAMPLES = _number(
-    int, "an integer of at least 2, or 0 for no evaluation", lambda value: value >= 2 or value == 0
-)
-SEED = _number(int, "an integer", lambda value: True)
-POSITIVE = _number(float, "a positive number", lambda value: 0 < value < math.inf)
-SPARSITY = _number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
-DECAY = SPARSITY
-SHARE = _number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
-DEFAULT = gp.TrainConfig(steps=1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="ganprune",
-        description="Train, prune, evaluate and sample generative adversarial networks.",
-        epilog=f"'ganprune COMMAND --help' has examples.\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"ganprune {gp.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, run, summary in (
-        ("train", _train, "train a GAN and save it"),
-        ("prune", _prune, "prune a generator, fine-tune it against its discriminator, and save it"),
-        ("evaluate", _evaluate, "measure a generator's quality and size"),
-        ("sample", _sample, "write a picture of samples"),
-    ):
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"{EXAMPLES[name]}\n\n{EXIT_CODES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(run=run)
-        _ARGUMENTS[name](command)
-        _common_arguments(command, "mnist" if name == "train" else "what the checkpoint was trained on")
-    return parser
-
-
-def _common_arguments(parser: argparse.ArgumentParser, default_data: str) -> None:
-    group = parser.add_argument_group("for every command")
-    group.add_argument("--data", choices=DATASETS, help=f"data set (default: {default_data})")
-    group.add_argument(
-        "--data-root", metavar="DIR", help="folder of a downloaded data set; MNIST ships with the package"
-    )
-    group.add_argument(
-        "--seed", type=SEED, default=0, help="of weights, batches, latents and scores (default: 0)"
-    )
-    group.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best one present)")
-    group.add_argument(
-        "--json", action="store_true", help="one JSON object on standard output instead of a table"
-    )
-
-
-def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write")
-    add("--model", choices=("dcgan", "mlp"), default="dcgan", help="(default: dcgan)")
-    add(
-        "--width",
-        type=COUNT,
-        default=32,
-        help="channels next to the image, or an eighth of the first hidden layer (default: 32)",
-    )
-    add("--latent-dim", type=COUNT, default=64, help="length of the latent vector (default: 64)")
-    add("--norm", choices=NORMS, default="spectral", help="of the discriminator (default: spectral)")
-    add("--steps", type=COUNT, default=12_000, help="generator updates (default: 12000)")
-    add("--loss", choices=tuple(LOSSES), default=DEFAULT.loss, help=f"(default: {DEFAULT.loss})")
-    _update_arguments(parser)
-    add("--penalty", choices=("gradient", "r1"), help="on the discriminator (default: none)")
-    add("--penalty-weight", type=POSITIVE, default=DEFAULT.penalty_weight, help="(default: 10)")
-    add(
-        "--critic-steps",
-        type=COUNT,
-        default=1,
-        help="discriminator updates per generator update (default: 1)",
-    )
-    add("--clip", type=POSITIVE, help="clip the discriminator's weights to ±CLIP (default: never)")
-    _run_arguments(parser)
-    _evaluation_arguments(parser)
-
-
-def _prune_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    _checkpoint_argument(parser)
-    add("--out", type=Path, metavar="FILE", help="checkpoint to write, masks included (default: only report)")
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument(
-        "--sparsity", type=SPARSITY, help="share of zeros among the prunable weights, in [0, 1)"
-    )
-    amount.add_argument("--threshold", type=POSITIVE, help="prune every weight whose score is below")
-    add("--score", choices=sorted(SCORES), default="magnitude", help="(default: magnitude)")
-    add(
-        "--allocation",
-        choices=ALLOCATION_NAMES,
-        help="of the zeros to layers (default: global, or the score's own)",
-    )
-    add(
-        "--protect",
-        action="append",
-        default=[],
-        metavar="LAYER",
-        help="a layer to leave dense; may be repeated",
-    )
-    add(
-        "--steps", type=COUNT_OR_NONE, default=1_000, help="of fine-tuning with the mask kept (default: 1000)"
-    )
-    add("--loss", choices=tuple(LOSSES), help="of fine-tuning (default: that of the checkpoint)")
-    _update_arguments(parser)
-    _run_arguments(parser)
-    _evaluation_arguments(parser)
-
-
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    _checkpoint_argument(parser)
-    _network_argument(parser)
-    parser.add_argument(
-        "--loss", choices=tuple(LOSSES), help="behind real_loss and fake_loss (default: the checkpoint's)"
-    )
-    _evaluation_arguments(parser)
-
-
-def _sample_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    _checkpoint_argument(parser)
-    _network_argument(parser)
-    add(
-        "--out",
-        type=Path,
-        default=Path("samples.png"),
-        metavar="FILE",
-        help="picture to write (default: samples.png)",
-    )
-    add("--n", type=COUNT, default=64, help="number of images (default: 64)")
-    add("--real", action="store_true", help="show images of the data set instead, for comparison")
-    parser.set_defaults(resume=False)
-
-
-def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
-    names = " or ".join(PRETRAINED)
-    help_text = f"a file, or {names}, which ship with the package (default: {PRETRAINED[0]})"
-    parser.add_argument("--checkpoint", default=PRETRAINED[0], metavar="FILE|NAME", help=help_text)
-
-
-def _network_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", choices=NETWORKS, default=NETWORKS[0], help=f"(default: {NETWORKS[0]})")
-
-
-def _update_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--batch-size", type=COUNT, default=DEFAULT.batch_size, help=f"(default: {DEFAULT.batch_size})")
-    add(
-        "--learning-rate",
-        type=POSITIVE,
-        default=DEFAULT.learning_rate,
-        help=f"held, then decayed to zero (default: {DEFAULT.learning_rate:g})",
-    )
-    add(
-        "--decay-from",
-        type=SHARE,
-        default=DEFAULT.decay_from,
-        help=f"share of the steps for which it is held (default: {DEFAULT.decay_from:g})",
-    )
-    add(
-        "--ema-decay",
-        type=DECAY,
-        default=DEFAULT.ema_decay,
-        help=f"of the generator's moving average (default: {DEFAULT.ema_decay:g})",
-    )
-
-
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--checkpoint-every",
-        type=COUNT_OR_NONE,
-        default=500,
-        metavar="N",
-        help="steps between saves of an unfinished run beside --out; 0 never (default: 500)",
-    )
-    add("--resume", action="store_true", help="go on with the unfinished run of this --out, if there is one")
-
-
-def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--samples",
-        type=SAMPLES,
-        default=10_000,
-        help="generated to evaluate; 0 for no evaluation (default: 10000)",
-    )
-    parser.add_argument(
-        "--split", choices=SPLITS, default="validation", help="the reference (default: validation)"
-    )
-
-
-_ARGUMENTS = {
-    "train": _train_arguments,
-    "prune": _prune_arguments,
-    "evaluate": _evaluate_arguments,
-    "sample": _sample_arguments,
-}
+_RUN = {"train": _train, "prune": _prune, "evaluate": _evaluate, "sample": _sample}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import ganprune as gp
 from ganprune import checkpoints
@@ -18,6 +19,7 @@ from ganprune.__main__ import main
 from ganprune.callbacks import Checkpoint
 from ganprune.checkpoints import read_safetensors
 from ganprune.data import ImageData, Split
+from ganprune.imported import ImportedSpec, trust
 
 TINY = ["--width", "2", "--latent-dim", "4", "--batch-size", "8", "--device", "cpu", "--samples", "0"]
 QUALITY = {
@@ -293,6 +295,256 @@ def test_data_root_and_device_reach_the_loader(capsys, monkeypatch, tmp_path, tr
     message = fails(capsys, 2, "evaluate", "--checkpoint", trained, *quick, "--data", "cifar10")
     assert "argument --data: cifar10 has images of shape (3, 32, 32)" in message
     assert "makes (1, 28, 28)" in message
+
+
+# --- Networks of one's own --------------------------------------------------------------------------------
+
+OWN_NETWORKS = """
+import sys
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+LOADED = []
+
+
+class Net(nn.Module):
+    def __init__(self, latent_dim=5, channels=(4, 3), scale=1.0):
+        super().__init__()
+        first, second = channels
+        self.latent_dim, self.scale = latent_dim, scale
+        self.first = nn.Linear(latent_dim, first * 49)
+        self.norm = nn.BatchNorm2d(first)
+        self.up = spectral_norm(nn.ConvTranspose2d(first, second, 4, 2, 1))
+        self.skip = nn.Conv2d(first, second, 1)
+        self.last = nn.Conv2d(second, 1, 3, padding=1)
+
+    def forward(self, z):
+        h = functional.relu(self.norm(self.first(z).unflatten(1, (-1, 7, 7))))
+        h = functional.relu(self.up(h) + self.skip(functional.interpolate(h, scale_factor=2)))
+        return self.scale * torch.tanh(self.last(functional.interpolate(h, scale_factor=2)))
+
+
+class Judge(nn.Module):
+    def __init__(self, hidden=4):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, hidden, 5, 4), nn.Linear(hidden * 36, 1)
+
+    def forward(self, images):
+        return self.last(functional.leaky_relu(self.first(images)).flatten(1)).flatten()
+
+
+class Columns(Judge):
+    def forward(self, images):
+        return super().forward(images)[:, None]
+
+
+class Flat(Net):
+    def forward(self, z):
+        return super().forward(z).flatten(1)
+
+
+class Conditional(Net):
+    def forward(self, z, label):
+        return super().forward(z)
+
+
+class Nameless(Net):
+    def __init__(self):
+        super().__init__()
+        del self.latent_dim
+
+
+class Large(Net):
+    def forward(self, z):
+        return functional.interpolate(super().forward(z), scale_factor=2)
+
+
+class Marked(Net):
+    spec = "mine"
+
+
+def number(latent_dim):
+    return latent_dim
+
+
+number_that_is_no_class = 3
+"""
+
+
+@pytest.fixture
+def own(monkeypatch, tmp_path):
+    """A folder with a module of networks, which is the current directory; returns the module's name."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    name = f"networks_{tmp_path.name.replace('-', '_')}"
+    (folder / f"{name}.py").write_text(OWN_NETWORKS)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(folder)])
+    monkeypatch.chdir(folder)
+    yield name
+    sys.modules.pop(name, None)
+
+
+QUICK = ["--samples", 0, "--device", "cpu"]
+SHORT = ["--steps", 2, "--batch-size", 8, *QUICK]
+
+
+def test_every_command_takes_networks_of_ones_own(capsys, tmp_path, own):
+    out, small, picture = (tmp_path / name for name in ("own.safetensors", "small.safetensors", "own.png"))
+    named = ["--generator", f"{own}:Net", "--discriminator", f"{own}:Judge"]
+    arguments = ["--generator-args", '{"latent_dim": 7, "channels": [3, 2]}']
+    row, _ = run_json(capsys, "train", *named, *arguments, *SHORT, "--out", out)
+    assert (row["generator"], row["generator_args"]) == (f"{own}:Net", json.loads(arguments[1]))
+    assert row["parameters"] == 7 * 147 + 147 + 6 + 3 * 2 * 16 + 2 + 3 * 2 + 2 + 2 * 9 + 1
+    row, _ = run_json(
+        capsys,
+        "prune",
+        *named,
+        "--checkpoint",
+        out,
+        "--sparsity",
+        0.6,
+        "--allocation",
+        "erk",
+        *SHORT,
+        "--out",
+        small,
+    )
+    assert row["sparsity"] == pytest.approx(0.6, abs=2e-3)
+    row, _ = run_json(capsys, "evaluate", *named, "--checkpoint", small, "--samples", 50, "--device", "cpu")
+    assert row["fid"] > 0
+    assert row["real_loss"] is not None
+    assert row["sparsity"] == pytest.approx(0.6, abs=2e-3)
+    row, _ = run_json(capsys, "sample", *named, "--checkpoint", small, "--n", 4, "--out", picture)
+    assert Image.open(picture).size == (2 * 29 + 1, 2 * 29 + 1)
+    with trust(f"{own}:Net", f"{own}:Judge"):
+        gan = gp.load(small, "cpu")
+    assert gan.generator.latent_dim == 7
+    gp.check_mask(gan.generator_ema, gan.masks["generator"])
+
+
+def test_weights_of_ones_own(capsys, tmp_path, own):
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "pruned.safetensors"
+    with trust(f"{own}:Net"):
+        network = ImportedSpec(f"{own}:Net", {"latent_dim": 3}).build()
+    save_file(network.state_dict(), weights)
+    begun = ["--generator", f"{own}:Net", "--generator-args", '{"latent_dim": 3}']
+    begun += ["--generator-weights", weights]
+    run_json(capsys, "prune", *begun, "--sparsity", 0.5, "--steps", 0, *QUICK, "--out", out)
+    with trust(f"{own}:Net"):
+        gan = gp.load(out, "cpu")  # its discriminator is the course's
+    kept = gan.masks["generator"]["first.weight"]
+    assert torch.equal(gan.generator.first.weight, network.first.weight * kept)
+    assert torch.equal(gan.generator_ema.last.bias, network.last.bias)
+    row, _ = run_json(capsys, "evaluate", *begun, "--samples", 50, "--device", "cpu")
+    assert row["fid"] > 0
+    assert row["real_loss"] is None  # no discriminator was trained
+    assert row["parameters"] == sum(p.numel() for p in network.parameters())
+    message = fails(
+        capsys, 1, "evaluate", "--generator", f"{own}:Net", "--generator-weights", weights, *QUICK
+    )
+    assert "first.weight has shape (196, 3), the network wants (196, 5)" in message
+    message = fails(capsys, 1, "evaluate", *begun[:4], "--generator-weights", out, *QUICK)
+    assert "is a checkpoint of a whole GAN; load it with --checkpoint" in message
+    message = fails(capsys, 1, "evaluate", *begun[:4], "--generator-weights", "absent", *QUICK)
+    assert "weights not found: expected a file at absent" in message
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    message = fails(capsys, 1, "evaluate", *begun[:4], "--generator-weights", tmp_path / "weights.pt", *QUICK)
+    assert "write one with safetensors.torch.save_file" in message
+
+
+def test_a_checkpoint_alone_imports_nothing(capsys, tmp_path, own):
+    out = tmp_path / "own.safetensors"
+    run_json(capsys, "train", "--generator", f"{own}:Net", *SHORT, "--out", out)
+    del sys.modules[own]
+    message = fails(capsys, 1, "evaluate", "--checkpoint", out, *QUICK)
+    assert f"with --generator {own}:Net" in message
+    with pytest.raises(gp.CheckpointError, match="somebody's own code"):
+        gp.load(out, "cpu")
+    assert own not in sys.modules
+    message = fails(capsys, 2, "evaluate", "--generator", f"{own}:Net", "--checkpoint", "dcgan-mnist", *QUICK)
+    assert f"dcgan-mnist holds the generator DCGANGenerator, not {own}:Net" in message
+    assert own not in sys.modules
+    common = ["evaluate", "--checkpoint", out, *QUICK]
+    message = fails(capsys, 1, *common, "--generator", f"{own}:Flat")  # another name allows nothing
+    assert f"with --generator {own}:Net" in message
+    message = fails(capsys, 2, *common, "--generator", f"{own}:Net", "--generator-args", '{"scale": 2}')
+    assert "argument --generator-args" in message
+    assert "was made with {}, got {'scale': 2}" in message
+    (Path(f"{own}.py")).write_text("class Net:\n    pass\n")
+    del sys.modules[own]
+    message = fails(capsys, 1, *common, "--generator", f"{own}:Net")
+    assert "must give a torch.nn.Module with parameters, got Net" in message
+
+
+def test_a_killed_run_of_ones_own_goes_on(capsys, monkeypatch, tmp_path, own):
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    arguments = ["train", "--generator", f"{own}:Net", "--discriminator", f"{own}:Judge", "--steps", 4]
+    arguments += ["--batch-size", 8, *QUICK, "--checkpoint-every", 2, "--out"]
+    run_json(capsys, *arguments, whole)
+    saved = Checkpoint.__call__
+
+    def save_and_stop(self, state):
+        saved(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "__call__", save_and_stop)
+        fails(capsys, 130, *arguments, cut)
+    run_json(capsys, *arguments, cut, "--resume")
+    same_weights(whole, cut)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--generator Net", "argument --generator: must have the form module:Class, got 'Net'"),
+        ("--generator ../x:Net", "argument --generator: must have the form module:Class, got '../x:Net'"),
+        ("--generator-args {}", "argument --generator-args: needs --generator, which names the class"),
+        ("--discriminator-weights x", "argument --discriminator-weights: needs --discriminator"),
+        ("--discriminator OWN:Judge", "argument --discriminator: needs --generator, or the --checkpoint"),
+        ("--generator OWN:Net --generator-args [1]", "argument --generator-args: must be a JSON object"),
+        ("--generator OWN:Net --generator-args {8}", "must be a JSON object"),
+        ('--generator OWN:Net --generator-args {"scale":NaN}', "must be a JSON object"),
+        ("--generator OWN:Net --checkpoint x --generator-weights y", "not allowed with --checkpoint"),
+        ("--generator no.such:Net", "cannot be imported: ModuleNotFoundError: No module named 'no'"),
+        ("--generator OWN:Nett", "has no class Nett"),
+        ("--generator OWN:number_that_is_no_class", "has no class number_that_is_no_class"),
+        ("--generator leaves:Net", "leaves:Net cannot be imported: SystemExit: 3"),
+        (
+            '--generator OWN:number --generator-args {"latent_dim":1}',
+            "must give a torch.nn.Module with parameters, got int",
+        ),
+        (
+            '--generator OWN:Net --generator-args {"depth":1}',
+            "could not be built: TypeError: Net.__init__() got an unexpected keyword argument 'depth'",
+        ),
+        ("--generator OWN:Marked", "has an attribute spec, which is taken"),
+        ("--generator OWN:Nameless", "must have an attribute latent_dim, an integer of at least 1, got None"),
+        ('--generator OWN:Net --generator-args {"scale":3}', "must give images in [-1, 1], got values from"),
+        ("--generator OWN:Flat", "to images (N, C, H, W), got shape (4, 784) from latents of shape (4, 5)"),
+        ("--generator OWN:Conditional", "it failed with TypeError"),
+        ("--generator OWN:Large", "makes images (1, 56, 56), for which the course has no discriminator"),
+        ("--generator OWN:Net --discriminator OWN:Columns", "to logits (N,), got shape (4, 1) for N = 4"),
+        ("--generator OWN:Net --discriminator OWN:Net", "it failed with RuntimeError"),
+    ],
+)
+def test_networks_of_ones_own_that_do_not_fit(capsys, own, options, message):
+    Path("leaves.py").write_text("import sys\nsys.exit(3)\n")
+    assert message in fails(capsys, 2, "evaluate", *options.replace("OWN", own).split(), *QUICK)
+
+
+def test_a_shape_that_no_data_has(capsys, own):
+    Path("judges.py").write_text(
+        f"from {own} import *\nclass Any(Judge):\n"
+        "    def forward(self, images):\n        return super().forward(images[:, :, :28, :28])\n"
+    )
+    networks = ["--generator", f"{own}:Large", "--discriminator", "judges:Any"]
+    message = fails(capsys, 2, "evaluate", *networks, *QUICK)
+    assert f"(1, 28, 28), but the generator {own}:Large makes (1, 56, 56)" in message
+    message = fails(capsys, 2, "train", "--generator", f"{own}:Net", "--latent-dim", 4, *QUICK, "--out", "x")
+    assert "argument --latent-dim: not allowed with --generator, which has its own" in message
 
 
 # --- Errors -----------------------------------------------------------------------------------------------

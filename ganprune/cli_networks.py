@@ -1,0 +1,163 @@
+"""The GAN and the data that a command works on: shipped, from a checkpoint, or of the user's own making."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+import ganprune as gp
+from ganprune.checkpoints import PRETRAINED, load_network
+from ganprune.cli_arguments import UsageError
+from ganprune.imported import ImportedSpec, check_discriminator, check_generator
+
+ROLES = ("generator", "discriminator")
+
+
+def named_paths(options: argparse.Namespace) -> list[str]:
+    """The ``module:Class`` that the user named, and so allows to be imported."""
+    return [path for role in ROLES if (path := getattr(options, role, None)) is not None]
+
+
+def load_gan(options: argparse.Namespace) -> gp.GAN:
+    """The GAN of ``--checkpoint``, else the one that ``--generator`` and ``--discriminator`` begin.
+
+    Raises:
+        UsageError: if the checkpoint holds other networks than those that are named.
+        CheckpointError: if the checkpoint or the weights cannot be loaded.
+        ValueError: if a network of one's own cannot be built, or is no generator or discriminator.
+    """
+    if options.checkpoint is None:
+        return new_gan(options)
+    load = gp.load_pretrained if options.checkpoint in PRETRAINED else gp.load
+    gan = load(options.checkpoint, options.device)
+    for role in ROLES:
+        _check_agreement(options, role, gan.networks()[role])
+    _check_own(gan)
+    return gan
+
+
+def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1, 28, 28)) -> gp.GAN:
+    """A freshly initialised GAN; each network is the user's own if it is named, else the course's.
+
+    Args:
+        options: of the command; those that it has not are the course's defaults.
+        image_shape: for the course's generator; a generator of one's own says what it makes.
+    """
+    own: dict[str, ImportedSpec] = {}
+    for role in ROLES:
+        if (path := getattr(options, role)) is not None:
+            own[role] = ImportedSpec(path, getattr(options, f"{role}_args") or {})
+    if "generator" in own:
+        with torch.random.fork_rng(devices=[]):
+            image_shape = check_generator(own["generator"].build(), f"generator {options.generator}")
+    shipped = None if len(own) == len(ROLES) else _shipped_spec(options, image_shape, "generator" in own)
+    spec = gp.GANSpec(*(own.get(role) or getattr(shipped, role) for role in ROLES))
+    gan = gp.GAN.from_spec(spec, options.seed, options.device)
+    for role in ROLES:
+        if (weights := getattr(options, f"{role}_weights")) is not None:
+            load_weights(gan.networks()[role], weights, role)
+    gan.generator_ema.load_state_dict(gan.generator.state_dict())
+    _check_own(gan)
+    return gan
+
+
+def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = None) -> gp.ImageData:
+    """The data of ``--data``, else those of that name; they must fit the generator."""
+    data = gp.load_data(options.data or default, options.data_root, options.device)
+    shape = data.image_shape if gan is None else _image_shape(gan) or data.image_shape
+    if shape == (1, 32, 32) and data.name == "mnist":
+        data = gp.mnist(options.device, image_size=32)
+    if shape != data.image_shape:
+        maker = (
+            f"generator {options.generator}" if options.generator else f"generator of {options.checkpoint}"
+        )
+        raise UsageError(
+            f"ganprune {options.command}: error: argument --data: {data.name} has images of shape "
+            f"{data.image_shape}, but the {maker} makes {shape}"
+        )
+    return data
+
+
+def load_weights(network: nn.Module, path: str | Path, name: str = "network") -> None:
+    """Copies a state dict in safetensors format into a network; pickled files are never read.
+
+    Args:
+        network: changed in place, once the whole file is known to fit.
+        path: a file that ``safetensors.torch.save_file`` wrote; its keys are those of ``network.state_dict()``.
+        name: of the network, in messages.
+
+    Raises:
+        CheckpointError: if the file is missing, is no whole safetensors file, or does not fit; every key that does
+            not is listed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise gp.CheckpointError(f"weights not found: expected a file at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            own = "ganprune" in (handle.metadata() or {})
+            tensors = {f"{name}/{key}": handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise gp.CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); write one with safetensors.torch.save_file"
+        ) from error
+    if own:
+        raise gp.CheckpointError(f"{path} is a checkpoint of a whole GAN; load it with --checkpoint")
+    load_network(network, tensors, name, path)
+
+
+def _shipped_spec(
+    options: argparse.Namespace, image_shape: tuple[int, int, int], own_generator: bool
+) -> gp.GANSpec:
+    """The specs of the course's pair for images of this shape."""
+    width, latent_dim = getattr(options, "width", 32), getattr(options, "latent_dim", None) or 64
+    norm = getattr(options, "norm", "spectral")
+    if getattr(options, "model", "dcgan") == "mlp":
+        hidden = (8 * width, 16 * width)
+        return gp.mlp_gan(image_shape, latent_dim, hidden, norm, device="cpu").spec
+    if own_generator and image_shape[1:] not in ((28, 28), (32, 32)):
+        raise ValueError(
+            f"generator {options.generator} makes images {image_shape}, for which the course has no discriminator; "
+            "name one of your own with --discriminator"
+        )
+    return gp.dcgan(image_shape, width, latent_dim, norm, device="cpu").spec
+
+
+def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module) -> None:
+    """A network that is named must be the one that the checkpoint holds, with the same arguments."""
+    path, arguments = getattr(options, role), getattr(options, f"{role}_args")
+    if path is None:
+        return
+    where = f"ganprune {options.command}: error: argument --{role}"
+    spec = network.spec
+    if not isinstance(spec, ImportedSpec) or spec.path != path:
+        held = spec.path if isinstance(spec, ImportedSpec) else type(network).__name__
+        raise UsageError(f"{where}: {options.checkpoint} holds the {role} {held}, not {path}")
+    if arguments is not None and arguments != spec.arguments:
+        raise UsageError(
+            f"{where}-args: {options.checkpoint} was made with {spec.arguments}, got {arguments}"
+        )
+
+
+def _check_own(gan: gp.GAN) -> None:
+    """Networks of one's own are tried out before anything is done with them."""
+    for network in (gan.generator, gan.generator_ema):
+        if isinstance(network.spec, ImportedSpec):
+            check_generator(network, f"generator {network.spec.path}")
+    spec = gan.discriminator.spec
+    shape = _image_shape(gan)
+    if isinstance(spec, ImportedSpec) and shape is not None:
+        check_discriminator(gan.discriminator, shape, f"discriminator {spec.path}")
+
+
+def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
+    """What the generator makes; None if that is no image."""
+    spec = gan.generator.spec
+    if isinstance(spec, ImportedSpec):
+        return check_generator(gan.generator, f"generator {spec.path}")
+    shape = getattr(spec, "image_shape", None) or getattr(spec, "output_shape", None)
+    return tuple(shape) if shape else None
