@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganprune import checkpoints
+from ganprune.convolutions import as_products
 from ganprune.losses import frozen, get_loss, gradient_penalty, r1_penalty
 from ganprune.masks import Mask, MaskKeeper, apply_mask, keep_mask
 from ganprune.models import GAN, latent_dim_of, sample_latents
@@ -248,7 +249,7 @@ def train(
                 real = _layout(split.batch(config.batch_size, draw, 0), config)
                 z = sample_latents(config.batch_size, latent_dim, draw, gan.device)
                 last = critic_step == config.critic_steps - 1  # its fake batch serves the generator as well
-                with _autocast(state):
+                with _arithmetic(config, gan.generator, gan.discriminator):
                     with torch.set_grad_enabled(last):
                         fake = gan.generator(z)
                     real_logits, fake_logits = _logits(gan.discriminator, real, fake.detach(), separate)
@@ -264,7 +265,7 @@ def train(
                 _update(state.optimizers["discriminator"], total)
                 if config.clip is not None:
                     _clip_weights(gan.discriminator, config.clip)
-            with frozen(gan.discriminator), _autocast(state):
+            with frozen(gan.discriminator), _arithmetic(config, gan.discriminator):
                 logits = gan.discriminator(fake)
             g_loss = loss.generator(logits.float())
             _update(state.optimizers["generator"], g_loss)
@@ -325,11 +326,18 @@ def _can_fuse(parameters: Sequence[Tensor]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
 
 
-def _autocast(state: TrainState) -> ExitStack | torch.autocast:
-    """One autocast block per update: its cache of cast weights must not outlive an optimiser step."""
-    if state.config.precision == "float32":
-        return ExitStack()
-    return torch.autocast(state.gan.device.type, torch.bfloat16)
+def _arithmetic(config: TrainConfig, *networks: nn.Module) -> ExitStack:
+    """How networks are computed: in bfloat16 if the config says so, and on the CPU with products where they do.
+
+    One block per update: autocast's cache of cast weights must not outlive an optimiser step.
+    """
+    device, block = next(networks[0].parameters()).device.type, ExitStack()
+    if device == "cpu":
+        for network in networks:
+            block.enter_context(as_products(network))
+    if config.precision == "bfloat16":
+        block.enter_context(torch.autocast(device, torch.bfloat16))
+    return block
 
 
 def _layout(images: Tensor, config: TrainConfig) -> Tensor:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ganprune"
 LAYERS = {
     0: ["ganprune", "runtime"],
-    1: ["data", "models", "losses", "masks"],
+    1: ["convolutions", "data", "models", "losses", "masks"],
     2: ["checkpoints"],
     3: ["metrics", "training"],
     4: ["callbacks", "pruning", "distillation", "quantization", "export"],

@@ -1,0 +1,131 @@
+"""Convolutions that are matrix products: the layers next to the latent, the image and the logit.
+
+The first layer of a DCGAN generator sees maps of one pixel, and the last layer of its discriminator leaves
+maps of one pixel: there the sum over positions has one term, and the convolution *is* a matrix product. Next
+to a grey image there is one channel: a product over patches, added up where they overlap (``fold``), is all
+there is to do. On the CPU the general kernels are slow at these shapes, so a training step takes the product
+instead. The result is the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@contextmanager
+def as_products(network: nn.Module) -> Iterator[None]:
+    """Inside, the network's 2-D convolutions of the kinds above are computed as matrix products.
+
+    Only layers on the CPU without groups and dilation are; all others, and everything outside, work as ever.
+    Gradients are those of the convolution, up to rounding.
+
+    Args:
+        network: any module; its layers forward differently inside and are as before afterwards.
+    """
+    replaced: list[Any] = []
+    for layer in network.modules():
+        forward = _PRODUCTS.get(type(layer).forward)
+        if forward is not None and _is_plain(layer):
+            layer.forward = partial(forward, layer)  # type: ignore[method-assign]
+            replaced.append(layer)
+    try:
+        yield
+    finally:
+        for layer in replaced:
+            del layer.forward
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether the formulas below hold for the layer at all."""
+    return (
+        layer.groups == 1
+        and layer.dilation == (1, 1)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and all(p.device.type == "cpu" for p in layer.parameters())
+        and (
+            layer.padding == (0, 0)
+            or (1 in (layer.in_channels, layer.out_channels) and max(layer.stride) > 1)
+        )
+        and "forward" not in vars(layer)
+    )
+
+
+def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    if x.ndim == 4 and x.shape[2:] == layer.kernel_size and layer.padding == (0, 0):
+        return functional.linear(_rows(x), _rows(layer.weight), layer.bias)[:, :, None, None]
+    if x.ndim == 4 and layer.in_channels == 1 and x.requires_grad:
+        return _ConvolutionOfGreyImages.apply(x, layer.weight, layer.bias, layer.stride, layer.padding)
+    return nn.Conv2d.forward(layer, x)
+
+
+def _conv_transpose2d(layer: nn.ConvTranspose2d, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    if x.ndim != 4 or output_size is not None or layer.output_padding != (0, 0):
+        return nn.ConvTranspose2d.forward(layer, x, output_size)
+    kernel = layer.kernel_size
+    if x.shape[2:] == (1, 1) and layer.padding == (0, 0):
+        maps = (x.flatten(1) @ _rows(layer.weight)).unflatten(1, (*kernel, layer.out_channels))
+        maps = maps.permute(0, 3, 1, 2)
+    elif layer.out_channels == 1:
+        sides: Any = zip(x.shape[2:], layer.stride, layer.padding, kernel, strict=True)
+        size = [(n - 1) * s - 2 * p + k for n, s, p, k in sides]
+        maps = _added_up(x, layer.weight, size, layer.stride, layer.padding)
+    else:
+        return nn.ConvTranspose2d.forward(layer, x)
+    return maps if layer.bias is None else maps + layer.bias[:, None, None]
+
+
+class _ConvolutionOfGreyImages(torch.autograd.Function):
+    """A convolution whose gradient with respect to the image is a product over patches, added up."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any
+    ) -> Tensor:
+        y = torch.conv2d(x, weight, bias, stride, padding)
+        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype))
+        ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+        ctx.options = (None if bias is None else list(bias.shape), stride, padding, (1, 1), False, (0, 0), 1)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        _, stride, padding, *_ = ctx.options
+        mask = (False, *ctx.needs_input_grad[1:3])
+        found = list(torch.ops.aten.convolution_backward(gradient, x, weight, *ctx.options, mask))
+        if ctx.needs_input_grad[0]:
+            found[0] = _added_up(gradient, weight, x.shape[2:], stride, padding)
+        found = [g if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True)]
+        return (*found, None, None)
+
+
+_PRODUCTS: dict[Any, Any] = {
+    nn.Conv2d.forward: _conv2d,
+    nn.ConvTranspose2d.forward: _conv_transpose2d,
+}
+
+
+def _added_up(x: Tensor, weight: Tensor, size: Any, stride: Any, padding: Any) -> Tensor:
+    """The transposed convolution of x (N, C, H, W) with weight (C, 1, k, k): grey images of that size.
+
+    Each position of x gives one patch; the patches are added up where they overlap. The images take the place
+    of the channels of ``fold``, which works through channels in parallel.
+    """
+    patches = (x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.flatten(1)).transpose(1, 2)
+    images = functional.fold(
+        patches.reshape(1, -1, patches.shape[2]), size, weight.shape[2:], 1, padding, stride
+    )
+    return images.transpose(0, 1)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(N, C, H, W) as (N, H · W · C): no copy where the memory layout is channels_last."""
+    return tensor.permute(0, 2, 3, 1).flatten(1)
