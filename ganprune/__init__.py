@@ -25,10 +25,10 @@ _PUBLIC = {
     ),
     "checkpoints": "CheckpointError save load load_pretrained",
     "pruning": (
-        "score allocate prune prune_generator recalibrate_batchnorm layer_report register_score channel_scores "
+        "score allocate prune prune_generator recalibrate_batchnorm register_score channel_scores "
         "SCORES MovementPhase get_schedule"
     ),
-    "metrics": "evaluate FidelityReport complexity ComplexityReport",
+    "metrics": "evaluate FidelityReport complexity ComplexityReport layer_report",
     "training": "TrainConfig TrainState train train_epoch DivergenceError",
     "callbacks": "every Evaluate Checkpoint",
     "results": "append_record read_records run interval paired_ratio verdict Interval",

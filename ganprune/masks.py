@@ -9,7 +9,6 @@ descent: a step of the dense method followed by the projection onto the networks
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -414,6 +413,16 @@ def _matched(
     return [(slots[key], kept.to(slots[key].raw.device)) for key, kept in mask.items()]
 
 
+def check_fit(model: nn.Module, mask: Mask) -> None:
+    """Does nothing if the model has every layer of the mask, in its shape.
+
+    Raises:
+        TypeError: if ``mask`` is not a :class:`Mask`.
+        ValueError: if a layer is missing or has another shape; all are listed.
+    """
+    _matched(model, mask)
+
+
 def _refuse(pairs: list[tuple[WeightSlot, Tensor]], flags: list[Tensor], message: str) -> None:
     """Raises for the layers whose flag is true; one wait for the device in all."""
     bad = torch.stack([flag.cpu() for flag in flags]).tolist() if flags else []
@@ -746,50 +755,7 @@ def keep_mask(
     return MaskKeeper(model, mask, optimizer, ema, gradients)
 
 
-# --- Reports and exchange -------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def layer_report(model: nn.Module, mask: Mask | None = None) -> list[dict[str, Any]]:
-    """One row per convolution or linear layer, prunable or not.
-
-    Args:
-        model: any module.
-        mask: counts the kept weights; without it the non-zero weights are counted.
-
-    Returns:
-        Rows with name, shape, total, prunable, nonzero, sparsity, outputs and ``starved``: fewer weights left
-        than outputs, so that some outputs are constant.
-
-    Warns:
-        UserWarning: that names the starved layers.
-    """
-    slots = weight_slots(model)
-    if mask is not None:
-        _matched(model, mask)
-    prunable = set(mask if mask is not None else prunable_slots(model)) if slots else set()
-    rows = []
-    for key, slot in slots.items():
-        kept = mask[key] if mask is not None and key in mask else slot.raw != 0
-        nonzero, total = int(kept.sum()), slot.raw.numel()
-        rows.append(
-            {
-                "name": key,
-                "shape": tuple(slot.raw.shape),
-                "total": total,
-                "prunable": key in prunable,
-                "nonzero": nonzero,
-                "sparsity": 1 - nonzero / total,
-                "outputs": slot.outputs,
-                "starved": nonzero < slot.outputs,
-            }
-        )
-    starved = [f"{row['name']} ({row['nonzero']} for {row['outputs']})" for row in rows if row["starved"]]
-    if starved:
-        warnings.warn(
-            f"fewer weights than outputs are left in {', '.join(starved)}", UserWarning, stacklevel=2
-        )
-    return rows
+# --- Exchange -------------------------------------------------------------------------------------
 
 
 def _torch_pruned(model: nn.Module) -> dict[str, nn.Module]:

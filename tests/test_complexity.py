@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from unseen_networks import UNSEEN, build
 
 from ganprune import masks, metrics, models
 
@@ -190,3 +191,58 @@ def test_bad_arguments_are_named() -> None:
         metrics.sparsity(nn.BatchNorm1d(3))
     with pytest.raises(ValueError, match="has no parameters"):
         metrics.network_sparsity(nn.ReLU())
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 5 * 5, 3))
+
+
+def test_layer_report_rows_add_up_to_the_whole() -> None:
+    model, inputs = two_layers(), torch.randn(2, 2, 5, 5)
+    model[0].requires_grad_(False)
+    mask = masks.Mask({"3.weight": torch.rand(3, 100, generator=torch.Generator().manual_seed(0)) < 0.4})
+    masks.apply_mask(model, mask)
+    rows = metrics.layer_report(model, mask, inputs)
+    assert [row["name"] for row in rows] == ["0.weight", "3.weight"]
+    assert [row["prunable"] for row in rows] == [False, True]
+    assert [row["outputs"] for row in rows] == [4, 3]
+    assert rows[0]["sparsity"] == 0 and rows[1]["nonzero"] == mask.kept
+    assert sum(row["macs"] for row in rows) == metrics.macs(model, inputs)
+    assert sum(row["effective_macs"] for row in rows) == metrics.effective_macs(model, inputs)
+    assert rows == metrics.layer_report(model, inputs=inputs)
+    assert [row["macs"] for row in metrics.layer_report(model)] == [None, None]  # nothing says what it takes
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_layer_report_of_the_courses_networks_needs_no_inputs(network: str) -> None:
+    model = models.dcgan(width=4, device="cpu").networks()[network]
+    rows = metrics.layer_report(model)
+    assert sum(row["macs"] for row in rows) == metrics.macs(model)
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_layer_report_of_networks_never_seen(name: str) -> None:
+    model, inputs = build(name)
+    rows = metrics.layer_report(model, inputs=inputs)
+    attention = 64 * 64 * (2 + 4) if name == "attention" else 0  # its two products lie outside all layers
+    assert sum(row["macs"] for row in rows) + attention == pytest.approx(metrics.macs(model, inputs), abs=1)
+
+
+def test_layer_report_warns_of_layers_below_one_weight_per_output() -> None:
+    model = two_layers()
+    kept = torch.zeros(4, 2, 3, 3, dtype=torch.bool)
+    kept.view(-1)[:3] = True
+    with pytest.warns(UserWarning, match=r"fewer weights than outputs are left in 0\.weight \(3 for 4\)"):
+        rows = metrics.layer_report(model, masks.Mask({"0.weight": kept}))
+    assert [row["starved"] for row in rows] == [True, False]
+
+
+def test_layer_report_counts_the_outputs_of_a_grouped_transposed_convolution() -> None:
+    row = metrics.layer_report(nn.ConvTranspose2d(4, 6, 3, groups=2))[0]
+    assert (row["shape"], row["outputs"]) == ((4, 3, 3, 3), 6)
+
+
+def test_layer_report_of_a_network_without_weights_and_of_a_mask_that_does_not_fit() -> None:
+    assert metrics.layer_report(nn.ReLU()) == []
+    with pytest.raises(ValueError, match=r"9\.weight is missing"):
+        metrics.layer_report(two_layers(), masks.Mask({"9.weight": torch.ones(2, 2, dtype=torch.bool)}))

@@ -12,7 +12,8 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 import ganprune as gp
-from ganprune.masks import MaskError, apply_mask, check_mask, keep_mask, layer_report, prunable_weights
+from ganprune.masks import MaskError, apply_mask, check_mask, keep_mask, prunable_weights
+from ganprune.metrics import layer_report
 from ganprune.pruning import MovementPhase, allocate, prune, score, scored_weights
 from ganprune.pruning.gradient_scores import _linearised_copy
 

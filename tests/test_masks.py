@@ -23,7 +23,6 @@ from ganprune.masks import (
     effective_weights,
     from_torch_prune,
     keep_mask,
-    layer_report,
     prunable_weights,
     to_torch_prune,
 )
@@ -745,33 +744,7 @@ class TestCheck:
         assert not self.optimizer._optimizer_step_post_hooks
 
 
-class TestReportAndExchange:
-    def test_report_rows(self):
-        model = small_network()
-        model[0].requires_grad_(False)
-        mask = prune(model, 0.5)
-        rows = layer_report(model, mask)
-        assert [row["name"] for row in rows] == ["0.weight", "3.weight", "6.weight"]
-        assert [row["prunable"] for row in rows] == [False, True, True]
-        assert [row["outputs"] for row in rows] == [8, 4, 3]
-        assert rows[0]["sparsity"] == 0
-        assert sum(row["nonzero"] for row in rows[1:]) == mask.kept
-        assert rows == layer_report(model)
-
-    def test_it_warns_of_layers_below_one_weight_per_output(self):
-        model = small_network()
-        mask = allocate(score(model, "magnitude"), layer_sparsity={"0": 1 - 7 / 144})
-        with pytest.warns(UserWarning, match=r"fewer weights than outputs are left in 0\.weight \(7 for 8\)"):
-            rows = layer_report(model, mask)
-        assert [row["starved"] for row in rows] == [True, False, False]
-
-    def test_outputs_of_a_grouped_transposed_convolution(self):
-        row = layer_report(nn.ConvTranspose2d(4, 6, 3, groups=2))[0]
-        assert (row["shape"], row["outputs"]) == ((4, 3, 3, 3), 6)
-
-    def test_a_network_without_weights_has_no_rows(self):
-        assert layer_report(nn.ReLU()) == []
-
+class TestExchange:
     def test_from_torch(self):
         model = small_network()
         for number in (0, 6):

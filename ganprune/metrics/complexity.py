@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from ganprune import masks, models, runtime
@@ -34,10 +34,15 @@ __all__ = [
     "effective_macs",
     "file_bytes",
     "latency",
+    "layer_report",
     "macs",
     "network_sparsity",
     "sparsity",
 ]
+
+
+Inputs = Tensor | tuple[Tensor, ...] | None
+"""One batch; a tuple for a network that takes several arguments, such as latents and labels."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def network_sparsity(model: nn.Module) -> float:
     return 1 - count_nonzero(model) / total
 
 
-def macs(model: nn.Module, inputs: Tensor | None = None) -> int:
+def macs(model: nn.Module, inputs: Inputs = None) -> int:
     """Multiply-accumulates that dense kernels execute for one input: half of FlopCounterMode's count.
 
     Matrix products and convolutions count, taps on padding included; biases, normalisation and activations do
@@ -156,10 +161,10 @@ def macs(model: nn.Module, inputs: Tensor | None = None) -> int:
     Raises:
         ValueError: If ``inputs`` is missing and the model does not say what it takes.
     """
-    return _count_macs(model, inputs)[0]
+    return round(_work(model, inputs).dense)
 
 
-def effective_macs(model: nn.Module, inputs: Tensor | None = None) -> int:
+def effective_macs(model: nn.Module, inputs: Inputs = None) -> int:
     """Multiply-accumulates for one input without those whose weight is zero.
 
     Every weight of a convolution or linear layer is used equally often, so a layer's count is its dense count
@@ -175,7 +180,65 @@ def effective_macs(model: nn.Module, inputs: Tensor | None = None) -> int:
     Raises:
         ValueError: As for ``macs``.
     """
-    return _count_macs(model, inputs)[1]
+    work = _work(model, inputs)
+    return round(work.dense - work.skipped)
+
+
+@torch.no_grad()
+def layer_report(
+    model: nn.Module, mask: masks.Mask | None = None, inputs: Inputs = None
+) -> list[dict[str, Any]]:
+    """One row per convolution or linear layer, prunable or not.
+
+    Args:
+        model: Any module; it is left as it was.
+        mask: Counts the kept weights; without it the non-zero weights are counted.
+        inputs: As for ``macs``.
+
+    Returns:
+        Rows with name, shape, total, prunable, nonzero, sparsity, outputs, ``starved`` (fewer weights left than
+        outputs, so that some outputs are constant), and macs and effective_macs for one input. These two are None
+        if neither inputs are given nor the model has a spec, or if the weight is used outside its layer.
+
+    Raises:
+        ValueError: If the mask does not fit the model.
+
+    Warns:
+        UserWarning: That names the starved layers.
+    """
+    slots = masks.weight_slots(model)
+    if not slots:
+        return []
+    if mask is not None:
+        masks.check_fit(model, mask)
+    prunable = set(mask if mask is not None else masks.prunable_weights(model))
+    known = inputs is not None or getattr(model, "spec", None) is not None
+    uses = _work(model, inputs).uses if known else {}
+    rows = []
+    for key, slot in slots.items():
+        kept = mask[key] if mask is not None and key in mask else slot.raw != 0
+        nonzero, total = int(kept.sum()), slot.raw.numel()
+        times = uses.get(id(slot.raw if slot.kind == "plain" else slot.layer))
+        rows.append(
+            {
+                "name": key,
+                "shape": tuple(slot.raw.shape),
+                "total": total,
+                "prunable": key in prunable,
+                "nonzero": nonzero,
+                "sparsity": 1 - nonzero / total,
+                "outputs": slot.outputs,
+                "starved": nonzero < slot.outputs,
+                "macs": None if times is None else round(times * total),
+                "effective_macs": None if times is None else round(times * nonzero),
+            }
+        )
+    starved = [f"{row['name']} ({row['nonzero']} for {row['outputs']})" for row in rows if row["starved"]]
+    if starved:
+        warnings.warn(
+            f"fewer weights than outputs are left in {', '.join(starved)}", UserWarning, stacklevel=3
+        )
+    return rows
 
 
 def file_bytes(model: nn.Module) -> int:
@@ -190,7 +253,7 @@ def compressed_bytes(model: nn.Module, level: int = 6) -> int:
 
 @torch.no_grad()
 def latency(
-    model: nn.Module, batch_size: int = 64, inputs: Tensor | None = None, repeats: int = 20, warmup: int = 5
+    model: nn.Module, batch_size: int = 64, inputs: Inputs = None, repeats: int = 20, warmup: int = 5
 ) -> Latency:
     """Median time of a forward pass in eval mode.
 
@@ -213,24 +276,25 @@ def latency(
             "batch_size and repeats must be at least 1 and warmup at least 0, "
             f"got {batch_size!r}, {repeats!r} and {warmup!r}"
         )
-    batch = _inputs(model, batch_size) if inputs is None else inputs
+    batch = _arguments(model, batch_size, inputs)
+    device = batch[0].device
     times = []
-    with runtime.eval_mode(model), _random_state_kept(batch.device):
+    with runtime.eval_mode(model), runtime.keep_random_state(device):
         for turn in range(warmup + repeats):
-            _wait(batch.device)
+            _wait(device)
             begin = time.perf_counter()
-            model(batch)
-            _wait(batch.device)
+            model(*batch)
+            _wait(device)
             if turn >= warmup:
                 times.append(time.perf_counter() - begin)
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else times * 3
-    return Latency(median, lower, upper, len(batch), repeats, torch.get_num_threads(), str(batch.device))
+    return Latency(median, lower, upper, len(batch[0]), repeats, torch.get_num_threads(), str(device))
 
 
 def complexity(
     model: nn.Module,
     mask: masks.Mask | None = None,
-    inputs: Tensor | None = None,
+    inputs: Inputs = None,
     batch_size: int | None = 64,
     repeats: int = 20,
 ) -> ComplexityReport:
@@ -259,13 +323,15 @@ def complexity(
         weights = masks.prunable_weights(model)
         names, prunable = tuple(weights), sum(weight.numel() for weight in weights.values())
         kept = sum(int(weight.count_nonzero()) for weight in weights.values())
-    dense, effective = _count_macs(model, inputs)
+    work = _work(model, inputs)
     timed = None
     if batch_size is not None:
         batch = None
         if inputs is not None:
-            copies = -(-batch_size // len(inputs))
-            batch = inputs.repeat(copies, *[1] * (inputs.dim() - 1))[:batch_size]
+            batch = tuple(
+                one.repeat(-(-batch_size // len(one)), *[1] * (one.dim() - 1))[:batch_size]
+                for one in _arguments(model, 1, inputs)
+            )
         timed = latency(model, batch_size, batch, repeats)
     return ComplexityReport(
         parameters=count_parameters(model),
@@ -275,23 +341,28 @@ def complexity(
         prunable_layers=names,
         sparsity=1 - kept / prunable,
         network_sparsity=network_sparsity(model),
-        macs=dense,
-        effective_macs=effective,
+        macs=round(work.dense),
+        effective_macs=round(work.dense - work.skipped),
         file_bytes=file_bytes(model),
         compressed_bytes=compressed_bytes(model),
         latency=timed,
     )
 
 
+def _arguments(model: nn.Module, count: int, inputs: Inputs) -> tuple[Tensor, ...]:
+    """The inputs as arguments of a forward pass: as given, or else ``count`` of the default ones."""
+    if inputs is None:
+        return (_inputs(model, count),)
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
 def _inputs(model: nn.Module, count: int) -> Tensor:
     """Inputs of the shape that a model's spec names: latents for a generator, images for a discriminator."""
     parameter = next(model.parameters())
-    spec = getattr(model, "spec", None)
-    if getattr(spec, "latent_dim", None) or getattr(model, "latent_dim", None):
+    if _takes_latents(model):
         latents = models.sample_latents(count, models.latent_dim_of(model), seed=0)
         return latents.to(parameter)
-    shape = getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
-    shape = shape or getattr(model, "image_shape", None)
+    shape = _image_shape(model)
     if shape is None:
         raise ValueError(
             f"inputs must be given, because {type(model).__name__} has neither latent_dim nor a spec that "
@@ -300,14 +371,35 @@ def _inputs(model: nn.Module, count: int) -> Tensor:
     return torch.zeros(count, *shape, dtype=parameter.dtype, device=parameter.device)
 
 
-@torch.no_grad()
-def _count_macs(model: nn.Module, inputs: Tensor | None) -> tuple[int, int]:
-    """Dense and effective multiply-accumulates per input, from one forward pass."""
-    batch = _inputs(model, 1) if inputs is None else inputs
-    skipped = 0
+def _takes_latents(model: nn.Module) -> bool:
+    return bool(
+        getattr(getattr(model, "spec", None), "latent_dim", None) or getattr(model, "latent_dim", None)
+    )
 
-    def count_zeros(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal skipped
+
+def _image_shape(model: nn.Module) -> tuple[int, ...] | None:
+    spec = getattr(model, "spec", None)
+    named = getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
+    return named or getattr(model, "image_shape", None)
+
+
+@dataclass
+class _Work:
+    """Multiply-accumulates for one input: of dense kernels, those with a zero weight, and uses of each weight."""
+
+    dense: float
+    skipped: float
+    uses: dict[int, float]
+
+
+@torch.no_grad()
+def _work(model: nn.Module, inputs: Inputs) -> _Work:
+    """Counts one forward pass."""
+    batch = _arguments(model, 1, inputs)
+    samples = len(batch[0])
+    work = _Work(0.0, 0.0, {})
+
+    def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(layer, nn.Linear):
             uses = output.numel() // layer.out_features
         else:
@@ -315,22 +407,24 @@ def _count_macs(model: nn.Module, inputs: Tensor | None) -> tuple[int, int]:
             spatial = source.shape[-len(layer.kernel_size) :]  # type: ignore[arg-type]
             uses = math.prod(spatial) * (source.shape[0] if source.dim() == len(spatial) + 2 else 1)
         weight: Tensor = layer.weight  # type: ignore[assignment]
-        skipped += uses * (weight.numel() - int(weight.count_nonzero()))
+        work.skipped += uses * (weight.numel() - int(weight.count_nonzero())) / samples
+        key = id(layer._parameters.get("weight", layer))  # a weight that layers share is used by all of them
+        work.uses[key] = work.uses.get(key, 0.0) + uses / samples
 
     handles = [
-        layer.register_forward_hook(count_zeros)
+        layer.register_forward_hook(count)
         for layer in model.modules()
-        if isinstance(layer, (_ConvNd, nn.Linear))
+        if isinstance(layer, masks.PRUNABLE_LAYERS)
     ]
     counter = FlopCounterMode(display=False)
     try:
-        with runtime.eval_mode(model), _random_state_kept(batch.device), counter:
-            model(batch)
+        with runtime.eval_mode(model), runtime.keep_random_state(batch[0].device), counter:
+            model(*batch)
     finally:
         for handle in handles:
             handle.remove()
-    dense = counter.get_total_flops() // 2
-    return round(dense / len(batch)), round((dense - skipped) / len(batch))
+    work.dense = counter.get_total_flops() / 2 / samples
+    return work
 
 
 def _serialised(model: nn.Module) -> bytes:
@@ -342,18 +436,6 @@ def _serialised(model: nn.Module) -> bytes:
         seen.add(place)
         tensors[name] = tensor.detach().cpu().contiguous()
     return safetensors.torch.save(tensors)
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """Restore the global random states, because a network may draw noise of its own."""
-    cuda = (
-        [torch.cuda.current_device() if device.index is None else device.index]
-        if device.type == "cuda"
-        else []
-    )
-    with torch.random.fork_rng(devices=cuda):
-        yield
 
 
 def _wait(device: torch.device) -> None:

@@ -451,12 +451,7 @@ def _chosen(metrics: str | Iterable[str]) -> set[str]:
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Full float32, and the global random states restored at the end."""
-    cuda = (
-        [torch.cuda.current_device() if device.index is None else device.index]
-        if device.type == "cuda"
-        else []
-    )
-    with torch.random.fork_rng(devices=cuda), full_precision(device):
+    with runtime.keep_random_state(device), full_precision(device):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ganprune.masks import layer_report
 from ganprune.pruning.activation_scores import channel_scores
 from ganprune.pruning.allocation import (
     ALLOCATION_NAMES,
@@ -31,7 +30,6 @@ __all__ = [
     "get_schedule",
     "get_score",
     "lamp_scores",
-    "layer_report",
     "one_shot",
     "piecewise",
     "prune",
