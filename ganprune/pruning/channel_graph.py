@@ -17,16 +17,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from ganprune.masks import canonical_name, weight_slots
+from ganprune.masks import PRUNABLE_LAYERS, canonical_name, weight_slots
 from ganprune.models import latent_dim_of, sample_latents
 from ganprune.pruning.activation_scores import batches_of
-from ganprune.runtime import eval_mode, seeded
+from ganprune.runtime import seeded
 
-ROLES = ("output", "input", "both")
 Cut = dict[tuple[str, str], set[int]]
 """(member, role) → the indices that go."""
 
@@ -93,88 +89,6 @@ def merged(cuts: Iterable[Cut]) -> Cut:
         for key, indices in cut.items():
             total.setdefault(key, set()).update(indices)
     return total
-
-
-# --- A plain copy ---------------------------------------------------------------------------------
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside a compiled or data-parallel one."""
-    while True:
-        inner = getattr(network, "_orig_mod", None)
-        if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = network.module
-        if not isinstance(inner, nn.Module):
-            return network
-        network = inner
-
-
-def fold_norms(network: nn.Module) -> nn.Module:
-    """A copy of a network whose spectral and weight norms are folded in: plain layers with the weights that the
-    forward pass uses in evaluation mode.
-
-    Every parametrisation is folded, and the older hooks of spectral and weight norm. The original is left as
-    it was. (A parametrised layer's class is made for it and shared with its copies, so that taking the
-    parametrisation off a copy breaks the original; here the layer is built anew instead.)
-    """
-    network = unwrapped(network)
-    memo: dict[int, Any] = {}
-    for layer in network.modules():
-        if id(layer) not in memo and (parametrize.is_parametrized(layer) or _norm_hooks(layer)):
-            _plain(layer, memo)
-    return copy.deepcopy(network, memo)
-
-
-def _norm_hooks(layer: nn.Module) -> list[Any]:
-    return [
-        hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, (SpectralNorm, WeightNorm))
-    ]
-
-
-def _of_a_norm(hook: Any) -> bool:
-    hook = getattr(hook, "hook", hook)
-    name = getattr(hook, "__name__", type(hook).__name__).replace("_", "").lower()
-    return "spectralnorm" in name or "weightnorm" in name
-
-
-@torch.no_grad()
-def _plain(layer: nn.Module, memo: dict[int, Any]) -> None:
-    kind: Any = parametrize.type_before_parametrizations(layer)
-    plain = memo[id(layer)] = kind.__new__(kind)
-    folded: dict[str, tuple[Tensor, bool]] = {}
-    raw: set[str] = set()
-    with eval_mode(layer):
-        if parametrize.is_parametrized(layer):
-            for name, parts in layer.parametrizations.items():  # type: ignore[union-attr, operator]
-                trained = any(p.requires_grad for p in parts.parameters())
-                folded[name] = (getattr(layer, name).detach().clone(), trained)
-        for hook in _norm_hooks(layer):
-            options = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
-            weight = hook.compute_weight(layer, **options)
-            parts = [f"{hook.name}_{end}" for end in ("orig", "g", "v", "u")]
-            trained = any(layer._parameters[p].requires_grad for p in parts if p in layer._parameters)  # type: ignore[union-attr]
-            folded[hook.name] = (weight.detach().clone(), trained)
-            raw.update(parts)
-    for key, value in vars(layer).items():
-        if key in ("_parameters", "_buffers", "_modules"):
-            kept = {
-                k: v
-                for k, v in value.items()
-                if k not in raw and (key, k) != ("_modules", "parametrizations")
-            }
-            plain.__dict__[key] = copy.deepcopy(kept, memo)
-        elif key.endswith("_hooks") and isinstance(value, dict):
-            kept = {k: hook for k, hook in value.items() if not _of_a_norm(hook)}
-            plain.__dict__[key] = copy.deepcopy(type(value)(kept), memo)
-        elif key not in folded:
-            plain.__dict__[key] = copy.deepcopy(value, memo)
-    for name, (value, trained) in folded.items():
-        plain._parameters[name] = nn.Parameter(value, requires_grad=trained)
-    order = ["weight", "bias"]
-    plain._parameters = {
-        key: plain._parameters[key]
-        for key in sorted(plain._parameters, key=lambda k: order.index(k) if k in order else len(order))
-    }
 
 
 # --- Inputs and names -----------------------------------------------------------------------------
@@ -336,6 +250,7 @@ def _dependency_graph(
             verbose=False,
         )
     _correct_reshapes(graph)
+    _separate_products(graph)
     kinds = torch_pruning.ops.OPTYPE
     graph.kinds = kinds
     names = {
@@ -368,7 +283,81 @@ def _correct_reshapes(graph: Any) -> None:
         if type(node.module).__name__ != "_ReshapeOp" or before is None or not metadata:
             continue
         if tuple(before)[:2] == tuple(metadata[0].shape)[:2]:
-            node.type = -1
+            node.type = -1  # of no kind whose indices are mapped again later
+            for neighbour in (node, *node.inputs, *node.outputs):
+                for edge in neighbour.dependencies:
+                    if node in (edge.source, edge.target):
+                        edge.index_mapping[:] = [None, None]
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    metadata = getattr(node.grad_fn, "_input_metadata", None)
+    return tuple(metadata[0].shape) if metadata else ()
+
+
+def _separate_products(graph: Any) -> None:
+    """Takes apart what a matrix product of activations does not couple, as in attention.
+
+    torch-pruning treats products as element-wise. But (N, n, C) @ (N, C, m) couples the channels of its two
+    factors and none of its result, and in (N, C, n) @ (N, n, m) the second factor has none.
+    """
+    known: dict[Any, int | None] = {}
+    for node in list(graph.module2node.values()):
+        if not _is_product(node):
+            continue
+        left, right = (_channel_dim(factor, known) for factor in node.inputs)
+        if (left, right) == (2, 1):
+            apart = list(node.outputs)
+        elif left == 1 and right is None:
+            apart = [node.inputs[1]]
+        elif left is None and right == 2:
+            apart = [node.inputs[0]]
+        else:
+            apart = []
+        for other in apart:
+            node.dependencies = [edge for edge in node.dependencies if edge.target is not other]
+            other.dependencies = [edge for edge in other.dependencies if edge.target is not node]
+
+
+def _is_product(node: Any) -> bool:
+    return type(node.grad_fn).__name__.startswith("BmmBackward") and len(node.inputs) == 2
+
+
+def _channel_dim(node: Any, known: dict[Any, int | None]) -> int | None:
+    """Which dimension of a node's output counts channels; None if none does or it cannot be told."""
+    path: list[Any] = []
+    while node.inputs and not _is_product(node) and not isinstance(node.module, PRUNABLE_LAYERS):
+        path.append(node)
+        node = node.inputs[0]
+    dim: int | None
+    if _is_product(node):
+        if node not in known:
+            left, right = (_channel_dim(factor, known) for factor in node.inputs)
+            known[node] = 1 if left == 1 else 2 if right == 2 else None
+        dim = known[node]
+    elif isinstance(node.module, PRUNABLE_LAYERS):
+        dim = len(_shape(node)) - 1 if isinstance(node.module, nn.Linear) else 1
+    else:
+        return None
+    for step in reversed(path):
+        before, after, name = _shape(step.inputs[0]), _shape(step), type(step.grad_fn).__name__
+        if dim is None:
+            return None
+        if name.startswith("TransposeBackward"):
+            swapped = [
+                d % len(after) for d in (_signed(step.grad_fn._saved_dim0), _signed(step.grad_fn._saved_dim1))
+            ]
+            dim = swapped[1 - swapped.index(dim)] if dim in swapped else dim
+        elif name.startswith("PermuteBackward"):
+            dim = [_signed(d) % len(after) for d in step.grad_fn._saved_dims].index(dim)
+        elif before[: dim + 1] != after[: dim + 1]:
+            return None
+    return dim
+
+
+def _signed(number: int) -> int:
+    """A dimension as autograd saves it: unsigned, so that −1 is 2⁶⁴ − 1."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 def _units(

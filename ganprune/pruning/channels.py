@@ -1,411 +1,391 @@
-"""Structured pruning: whole channels are masked, or removed so that a smaller network is left.
+"""Structured pruning: how many channels of each layer go, which ones, and the smaller network that is left.
 
-Channels that are coupled (by a skip connection, a normalisation, a grouped convolution) go together; see
-``channel_graph``. Removing is checked each time: the smaller network must give the output of the masked one,
-or :class:`ChannelError` says which layer stands in the way.
+:func:`plan_channels` decides and promises parameters and multiply-accumulates; :func:`shrink_channels` carries
+it out and keeps the promise. The pieces are in ``channel_graph`` (what is coupled), ``channel_importance`` and
+``channel_surgery`` (masking and removing).
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from ganprune.masks import PRUNABLE_LAYERS, Mask, apply_mask, canonical_name, prunable_slots, weight_slots
-from ganprune.models import (
-    DCGANDiscriminatorSpec,
-    DCGANGeneratorSpec,
-    MLPDiscriminatorSpec,
-    MLPGeneratorSpec,
+from ganprune.masks import check_sparsity, pruned_count, weight_slots
+from ganprune.pruning.channel_graph import ChannelError, ChannelGroup, Cut, Member, named_parts, sizes_of
+from ganprune.pruning.channel_importance import (
+    COMPARABLE,
+    IMPORTANCES,
+    LossFn,
+    channel_importance,
+    check_importance,
+    importance_of,
+    prunable_groups,
 )
-from ganprune.pruning.activation_scores import per_input, per_output
-from ganprune.pruning.channel_graph import (
-    ChannelError,
-    ChannelGroup,
-    Cut,
-    Member,
-    arguments_for,
-    fold_norms,
-    merged,
-    named_parts,
-    parameter_dim,
-    sizes_of,
-    trace_groups,
-    unwrapped,
+from ganprune.pruning.channel_surgery import (
+    Analysis,
+    analyse,
+    channel_groups,
+    cut_of,
+    finish,
+    mask_channels,
+    remove_channels,
 )
-from ganprune.runtime import eval_mode, seeded
+from ganprune.pruning.folding import fold_norms, restore_spectral_norm
+from ganprune.runtime import eval_mode
 
 __all__ = [
+    "CHANNEL_ALLOCATIONS",
+    "IMPORTANCES",
     "ChannelError",
     "ChannelGroup",
+    "ChannelPlan",
     "Member",
     "channel_groups",
+    "channel_importance",
     "fold_norms",
     "mask_channels",
+    "plan_channels",
     "remove_channels",
+    "restore_spectral_norm",
+    "shrink_channels",
 ]
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
-
-
-# --- Groups, each tried out -----------------------------------------------------------------------
+CHANNEL_ALLOCATIONS = ("uniform", "global")
 
 
 @dataclass(frozen=True)
-class _Analysis:
-    """A plain copy of a network, one batch, and the groups of channels."""
+class ChannelPlan:
+    """Which channels are to go, and what will be left.
 
-    folded: nn.Module
-    arguments: tuple[Any, ...]
-    groups: tuple[ChannelGroup, ...]
-
-    def prunable(self) -> dict[str, ChannelGroup]:
-        return {group.name: group for group in self.groups if group.prunable}
-
-
-def _analyse(network: nn.Module, inputs: Any) -> _Analysis:
-    prunable_slots(network)  # says so if there is nothing to prune
-    arguments = arguments_for(unwrapped(network), inputs)
-    folded = fold_norms(network)
-    groups = trace_groups(folded, arguments)
-    random = _randomised(folded)
-    return _Analysis(folded, arguments, tuple(_tried(random, arguments, group) for group in groups))
-
-
-def channel_groups(network: nn.Module, inputs: Any = None) -> tuple[ChannelGroup, ...]:
-    """The coupled channels of a network, in module order, and for each group whether it can be pruned.
-
-    Every convolution and linear layer is in one group as a producer. A group is prunable if its channels do
-    not reach the output, no layer in it is frozen, shared or run twice, and a trial removal from a copy with
-    random weights gives the output of the masked copy; otherwise its ``reason`` says what stands in the way.
-
-    Args:
-        network: any module, left as it was; norms on its weights are folded in a copy.
-        inputs: what the network takes: a tensor, a tuple of arguments, or an iterable of these (of which the
-            first is used). None for a network that has a spec or a ``latent_dim``.
-
-    Returns:
-        The groups.
-
-    Raises:
-        ValueError: if no weight is prunable, or ``inputs`` is None and the network does not say what it takes.
+    Attributes:
+        removed: layer → the output channels that go; as :func:`remove_channels` and :func:`mask_channels` take it.
+        kept: group → number of coupled channels that stay.
+        parameters: of the smaller network.
+        macs: its multiply-accumulates for one input, in convolutions and linear layers. (Products of
+            activations, as in attention, are not in it.)
+        dense_parameters: of the network as it is, norms folded in.
+        dense_macs: of the network as it is.
     """
-    return _analyse(network, inputs).groups
+
+    removed: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, int]
+    parameters: int
+    macs: int
+    dense_parameters: int
+    dense_macs: int
+
+    @property
+    def parameters_fraction(self) -> float:
+        """Share of the parameters that is left."""
+        return self.parameters / self.dense_parameters
+
+    @property
+    def macs_fraction(self) -> float:
+        """Share of the multiply-accumulates that is left."""
+        return self.macs / self.dense_macs
 
 
-@torch.no_grad()
-def _randomised(network: nn.Module) -> nn.Module:
-    """A copy in which no weight is zero or equal to another, so that no mistake can hide."""
-    network = copy.deepcopy(network)
-    generator = seeded(0)
-    for tensor in [*network.parameters(), *network.buffers()]:
-        if tensor.is_floating_point():
-            noise = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
-            scale = tensor.square().mean().sqrt() if tensor.numel() else tensor.sum()
-            tensor.add_(noise * torch.where(scale > 0, 0.5 * scale, torch.full_like(scale, 0.1)))
-    for layer in network.modules():
-        if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.running_var is not None:
-            layer.running_var.abs_().add_(0.1)
-    return network
+# --- Sizes ----------------------------------------------------------------------------------------
 
 
-def _tried(network: nn.Module, arguments: tuple[Any, ...], group: ChannelGroup) -> ChannelGroup:
-    if group.reason:
-        return group
-    try:
-        _removed(network, group.cut(range(0, group.channels, 2)), arguments)
-    except ChannelError as error:
-        return dataclasses.replace(group, reason=str(error))
-    return group
-
-
-# --- Masking and cutting --------------------------------------------------------------------------
-
-
-def _flags(size: int, indices: Iterable[int]) -> Tensor:
-    kept = torch.ones(size, dtype=torch.bool)
-    kept[sorted(indices)] = False
-    return kept
-
-
-@torch.no_grad()
-def _zero(network: nn.Module, cut: Cut, consumers: bool) -> Mask:
-    """Sets everything of the channels to zero, in place; the mask of the weights among it."""
-    parts = named_parts(network)
-    kept: dict[str, Tensor] = {}
+def _positions(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, int]:
+    """How often each weight of a layer is used on the whole batch."""
+    uses: dict[str, int] = {}
+    handles = []
     for key, slot in weight_slots(network).items():
-        name = key.removesuffix("weight").removesuffix(".")
-        mask = torch.ones_like(slot.raw, dtype=torch.bool)
-        sizes = sizes_of(slot.layer)
-        for role in ("output", "both", "input"):
-            if (name, role) not in cut or (role == "input" and not consumers):
-                continue
-            flags = _flags(sizes[role], cut[name, role]).to(mask.device)
-            mask &= per_input(slot, flags) if role == "input" else per_output(slot, flags)
-        kept[key] = mask
-    mask_of_weights = Mask(kept)
-    apply_mask(network, mask_of_weights)
-    for (name, role), indices in cut.items():
-        part: Any = parts[name]
-        gone = sorted(indices)
-        if role == "input":
-            continue
-        if isinstance(part, nn.Parameter):
-            part.data.index_fill_(parameter_dim(part.shape) or 0, torch.tensor(gone, device=part.device), 0.0)
-        elif isinstance(part, nn.Embedding):
-            part.weight[:, gone] = 0.0
-        elif isinstance(part, PRUNABLE_LAYERS):
-            if part.bias is not None:
-                part.bias[gone] = 0.0
-        elif isinstance(part, (_BatchNorm, _InstanceNorm)):
-            if part.affine:
-                part.weight[gone] = 0.0
-                part.bias[gone] = 0.0
-            if part.running_mean is not None:
-                part.running_mean[gone] = 0.0  # so that zero stays zero without a scale of its own
-    return mask_of_weights
 
-
-def _select(parameter: Any, dim: int, kept: Tensor) -> Any:
-    if parameter is None:
-        return None
-    chosen = parameter.detach().index_select(dim, kept.to(parameter.device))
-    return nn.Parameter(chosen, parameter.requires_grad) if isinstance(parameter, nn.Parameter) else chosen
-
-
-@torch.no_grad()
-def _cut_out(network: nn.Module, cut: Cut) -> None:
-    """Removes channels from the layers of a plain network, in place."""
-    parts = named_parts(network)
-    for (name, role), indices in cut.items():
-        part: Any = parts[name]
-        kept = _flags(sizes_of(part)[role], indices).nonzero().flatten()
-        if isinstance(part, nn.Parameter):
-            path, _, attribute = name.rpartition(".")
-            owner: Any = parts[path]
-            setattr(owner, attribute, _select(part, parameter_dim(part.shape) or 0, kept))
-        elif isinstance(part, _ConvNd):
-            _cut_convolution(part, role, kept)
-        elif isinstance(part, nn.Linear):
-            part.weight = _select(part.weight, int(role == "input"), kept)
-            if role == "output":
-                part.bias = _select(part.bias, 0, kept)
-                part.out_features = len(kept)
+        def after(layer: Any, given: tuple[Any, ...], output: Tensor, key: str = key) -> None:
+            if isinstance(layer, _ConvTransposeNd):
+                count = given[0].numel() // layer.in_channels
             else:
-                part.in_features = len(kept)
-        elif isinstance(part, nn.Embedding):
-            part.weight = _select(part.weight, 1, kept)
-            part.embedding_dim = len(kept)
-        else:
-            for attribute in ("weight", "bias", "running_mean", "running_var"):
-                if getattr(part, attribute, None) is not None:
-                    setattr(part, attribute, _select(getattr(part, attribute), 0, kept))
-            setattr(part, "num_parameters" if isinstance(part, nn.PReLU) else "num_features", len(kept))
+                count = output.numel() // (getattr(layer, "out_channels", 0) or layer.out_features)
+            uses[key] = uses.get(key, 0) + count
 
-
-def _cut_convolution(layer: Any, role: str, kept: Tensor) -> None:
-    """``kept`` has the same positions in each group of a grouped convolution."""
-    transposed = isinstance(layer, _ConvTransposeNd)
-    if role == "both":
-        layer.weight = _select(layer.weight, 0, kept)
-        layer.groups = layer.in_channels = len(kept)
-    elif (role == "input") == transposed:
-        layer.weight = _select(layer.weight, 0, kept)
-    else:
-        layer.weight = _select(layer.weight, 1, kept[: len(kept) // layer.groups])
-    if role == "input":
-        layer.in_channels = len(kept)
-    else:
-        layer.bias = _select(layer.bias, 0, kept)
-        layer.out_channels = len(kept)
-
-
-@torch.no_grad()
-def _outputs(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
-    def tensors(value: Any) -> list[Tensor]:
-        if isinstance(value, Tensor):
-            return [value]
-        values = value.values() if isinstance(value, Mapping) else value
-        return [tensor for one in values for tensor in tensors(one)]
-
-    with eval_mode(network), torch.random.fork_rng():
-        torch.manual_seed(0)
-        return tensors(network(*arguments))
-
-
-def _removed(network: nn.Module, cut: Cut, arguments: tuple[Any, ...]) -> nn.Module:
-    """A copy of a plain network without these channels.
-
-    Raises:
-        ChannelError: if it does not run, or its output is not that of the masked network.
-    """
-    masked, small = copy.deepcopy(network), copy.deepcopy(network)
-    _zero(masked, cut, consumers=True)
-    _cut_out(small, cut)
-    expected = _outputs(masked, arguments)
-    producers = ", ".join(dict.fromkeys(name for name, role in cut if role != "input"))
+        handles.append(slot.layer.register_forward_hook(after))
     try:
-        found = _outputs(small, arguments)
-    except Exception as error:
-        raise ChannelError(
-            f"without some channels of {producers} the network does not run ({error}); does its code fix their "
-            "number, as in view(-1, 8, 4, 4)?"
-        ) from error
-    for one, other in zip(expected, found, strict=True):
-        limit = TOLERANCE.get(one.dtype, 2e-2) * max(1.0, float(one.abs().max()))
-        if one.shape != other.shape or not bool(((one - other).abs() <= limit).all()):
-            raise ChannelError(
-                f"without some channels of {producers} the network's output is not that of the masked network; "
-                "something between the layers depends on how many channels there are"
+        with torch.no_grad(), eval_mode(network), torch.random.fork_rng():
+            network(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return uses
+
+
+def _batch_size(arguments: tuple[Any, ...]) -> int:
+    return next(len(one) for one in arguments if isinstance(one, Tensor))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Parameters and multiply-accumulates of a network as functions of what is cut out of it."""
+
+    network: nn.Module
+    uses: Mapping[str, int]
+    batch: int
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> _Sizes:
+        uses = _positions(analysis.folded, analysis.arguments)
+        return cls(analysis.folded, uses, _batch_size(analysis.arguments))
+
+    def count(self, cut: Cut) -> tuple[int, int]:
+        parts = named_parts(self.network)
+        left = {key: sizes_of(parts[key[0]])[key[1]] - len(indices) for key, indices in cut.items()}
+
+        def scaled(name: str, number: int, roles: Iterable[str]) -> int:
+            for role in roles:
+                if (name, role) in left:
+                    number = number * left[name, role] // sizes_of(parts[name])[role]
+            return number
+
+        parameters = 0
+        for name, parameter in self.network.named_parameters():
+            layer, _, attribute = name.rpartition(".")
+            roles = ("output", "both", "input") if attribute == "weight" else ("output", "both")
+            own = scaled(name, parameter.numel(), ("both",))
+            parameters += scaled(layer, own, roles) if layer in parts else own
+        macs = sum(
+            self.uses.get(key, 0)
+            * scaled(
+                key.removesuffix("weight").removesuffix("."), slot.raw.numel(), ("output", "both", "input")
             )
-    return small
-
-
-# --- Removing -------------------------------------------------------------------------------------
-
-
-def _chosen(analysis: _Analysis, channels: Mapping[str, Iterable[int]]) -> dict[str, set[int]]:
-    """The coupled channels of each group that are meant by output channels of layers.
-
-    Raises:
-        ChannelError: if a group is not prunable, only a part of a coupled channel is named, or none is left.
-        ValueError: if there is no such layer or channel.
-    """
-    producers: dict[str, tuple[ChannelGroup, Member]] = {}
-    for group in analysis.groups:
-        for member in group.members:
-            if member.role != "input":
-                producers[member.name] = (group, member)
-        producers.setdefault(group.name, (group, Member(group.name, "output", ())))
-    chosen: dict[str, set[int]] = {}
-    for key, indices in channels.items():
-        name = canonical_name(key)
-        name = name if name in producers else name.removesuffix("weight").removesuffix(".")
-        if name not in producers:
-            raise ValueError(f"channels names {key!r}, which is no layer; layers: {', '.join(producers)}")
-        group, member = producers[name]
-        wanted = {int(index) for index in indices}
-        if not wanted:
-            continue
-        if group.reason:
-            raise ChannelError(f"channels of {name} cannot be removed: {group.reason}")
-        known = {i: number for number, unit in enumerate(member.indices) for i in unit}
-        unknown = sorted(wanted - set(known))
-        if unknown:
-            raise ValueError(f"channels of {name} must be in [0, {len(known)}), got {unknown}")
-        units = {known[i] for i in wanted}
-        missing = sorted({i for unit in units for i in member.indices[unit]} - wanted)
-        if missing:
-            raise ChannelError(
-                f"channels {sorted(wanted)} of {name} cannot be removed without {missing}, which are coupled to them"
-            )
-        chosen.setdefault(group.name, set()).update(units)
-    for group in analysis.groups:
-        if len(chosen.get(group.name, ())) == group.channels:
-            raise ChannelError(
-                f"all {group.channels} channels of {group.name} would go; one at least must stay"
-            )
-    return chosen
-
-
-def _cut_of(analysis: _Analysis, chosen: Mapping[str, Iterable[int]]) -> Cut:
-    groups = {group.name: group for group in analysis.groups}
-    return merged(groups[name].cut(units) for name, units in chosen.items())
-
-
-def remove_channels(
-    network: nn.Module, channels: Mapping[str, Iterable[int]], inputs: Any = None
-) -> nn.Module:
-    """A smaller network without the given channels and all that is coupled to them.
-
-    Args:
-        network: any module, left as it was.
-        channels: layer name → indices of its output channels. Naming one of several coupled layers is enough;
-            within that layer all that belong together must be named.
-        inputs: as for :func:`channel_groups`.
-
-    Returns:
-        A new network, in the modes of the old one, whose output in evaluation mode is that of the masked
-        network. Norms on weights are folded in. Networks of this package have a smaller ``spec``, so that
-        ``save`` and ``load`` work; other networks come back as a pruned copy.
-
-    Raises:
-        ChannelError: if a layer's channels cannot be removed, with the reason.
-        ValueError: if a layer or channel does not exist, or as in :func:`channel_groups`.
-    """
-    analysis = _analyse(network, inputs)
-    cut = _cut_of(analysis, _chosen(analysis, channels))
-    return _finish(analysis, cut)
-
-
-def _finish(analysis: _Analysis, cut: Cut) -> nn.Module:
-    small = _removed(analysis.folded, cut, analysis.arguments)
-    spec = getattr(small, "spec", None)
-    if spec is not None:
-        small.spec = _smaller_spec(small, spec)  # type: ignore[assignment]
-    return small
-
-
-def _smaller_spec(network: nn.Module, spec: Any) -> Any:
-    """The spec of a network after layers have become smaller.
-
-    Raises:
-        ChannelError: if that is not known for this kind of spec, or does not give this network.
-    """
-    widths = [slot.outputs for slot in weight_slots(network).values()][:-1]
-    if isinstance(spec, (DCGANGeneratorSpec, DCGANDiscriminatorSpec)):
-        changes: dict[str, Any] = {"channels": tuple(widths)}
-    elif isinstance(spec, (MLPGeneratorSpec, MLPDiscriminatorSpec)):
-        changes = {"hidden": tuple(widths)}
-    else:
-        raise ChannelError(
-            f"it is not known how the spec {type(spec).__name__} looks for a smaller network; take the attribute "
-            "spec off the network, or call it something else, to get a network without one"
+            for key, slot in weight_slots(self.network).items()
         )
-    if getattr(spec, "norm", None) == "spectral":
-        changes["norm"] = "none"
-    smaller = dataclasses.replace(spec, **changes)
-    with torch.device("meta"):
-        wanted = smaller.build().state_dict()
-    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in network.state_dict().items()}:
-        raise ChannelError(f"the smaller network is not what the spec {smaller!r} describes")
-    return smaller
+        return parameters, macs // self.batch
 
 
-def mask_channels(
+# --- How many and which ---------------------------------------------------------------------------
+
+
+def _rounded(kept: int, total: int, round_to: int, minimum: int) -> int:
+    """The multiple of ``round_to`` nearest to ``kept``, at least one such multiple; all where there are fewer."""
+    if round_to > 1:
+        kept = max(round_to * math.floor(kept / round_to + 0.5), round_to)
+    return min(max(kept, minimum), total)
+
+
+def _keep_counts(
+    importance: Mapping[str, Tensor],
+    ratio: float,
+    allocation: str,
+    comparable: bool,
+    round_to: int,
+    minimum: int,
+) -> dict[str, int]:
+    totals = {key: values.numel() for key, values in importance.items()}
+    if allocation == "uniform":
+        kept = {key: total - pruned_count(ratio, total) for key, total in totals.items()}
+    else:
+        pool = []
+        for key, values in importance.items():
+            values = values.detach().double().cpu()
+            if not comparable:
+                values = values / values.mean().clamp_min(1e-30)
+            safe = min(max(minimum, 1), values.numel())  # the best stay, so that no layer is emptied
+            order = values.sort(stable=True).values[: values.numel() - safe]
+            pool += [(value, number, key) for number, value in enumerate(order.tolist())]
+        position = {key: number for number, key in enumerate(importance)}
+        pool.sort(key=lambda entry: (entry[0], position[entry[2]], entry[1]))
+        kept = dict(totals)
+        for _, _, key in pool[: pruned_count(ratio, sum(totals.values()))]:
+            kept[key] -= 1
+    return {key: _rounded(count, totals[key], round_to, minimum) for key, count in kept.items()}
+
+
+def _least(values: Tensor, count: int) -> list[int]:
+    """The positions of the ``count`` smallest; of equal ones the first."""
+    return sorted(values.detach().cpu().sort(stable=True).indices[:count].tolist())
+
+
+def _plan(analysis: Analysis, sizes: _Sizes, chosen: Mapping[str, list[int]]) -> ChannelPlan:
+    groups = {group.name: group for group in analysis.groups}
+    cut = cut_of(analysis, chosen)
+    keys = set(weight_slots(analysis.folded))
+    removed = {
+        name: tuple(sorted(indices))
+        for (name, role), indices in cut.items()
+        if role != "input" and indices and f"{name}.weight".lstrip(".") in keys
+    }
+    kept = {name: groups[name].channels - len(units) for name, units in chosen.items()}
+    return ChannelPlan(removed, kept, *sizes.count(cut), *sizes.count({}))
+
+
+def _check_options(
+    channel_ratio: Any, macs_fraction: Any, allocation: Any, round_to: Any, minimum: Any
+) -> float:
+    ratio = check_sparsity(channel_ratio, "channel_ratio")
+    if macs_fraction is not None and not 0.0 < float(macs_fraction) <= 1.0:
+        raise ValueError(f"macs_fraction must be in (0, 1] or None, got {macs_fraction!r}")
+    if allocation not in CHANNEL_ALLOCATIONS:
+        raise ValueError(f"allocation must be one of {', '.join(CHANNEL_ALLOCATIONS)}, got {allocation!r}")
+    for name, value in (("round_to", round_to), ("minimum", minimum)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return ratio
+
+
+def _decide(
     network: nn.Module,
-    channels: Mapping[str, Iterable[int]],
+    channel_ratio: float,
+    importance: str | Mapping[str, Tensor],
+    inputs: Any,
+    loss_fn: LossFn | None,
+    macs_fraction: float | None,
+    allocation: str,
+    round_to: int,
+    minimum: int,
+    protect: Iterable[str],
+    seed: int,
+) -> tuple[Analysis, ChannelPlan]:
+    ratio = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
+    if isinstance(importance, str):
+        check_importance(importance, loss_fn)
+    protect = [protect] if isinstance(protect, str) else list(protect)
+    analysis = analyse(network, inputs)
+    groups = prunable_groups(analysis, protect)
+    comparable = not isinstance(importance, str) or importance in COMPARABLE
+    if isinstance(importance, str):
+        values = importance_of(analysis, importance, inputs, loss_fn, protect, seed)
+    else:
+        values = _own_importance(importance, groups)
+    sizes = _Sizes.of(analysis)
+
+    def plan(share: float) -> ChannelPlan:
+        counts = _keep_counts(values, share, allocation, comparable, round_to, minimum)
+        return _plan(analysis, sizes, {k: _least(v, v.numel() - counts[k]) for k, v in values.items()})
+
+    if macs_fraction is None:
+        return analysis, plan(ratio)
+    low, high = 0.0, 1.0 - 1e-9
+    found = plan(high)
+    if found.macs > macs_fraction * found.dense_macs:
+        raise ChannelError(
+            f"macs_fraction {macs_fraction} cannot be reached; with these options the least is "
+            f"{found.macs_fraction:.4f}"
+        )
+    for _ in range(24):  # the largest network that is small enough
+        middle = (low + high) / 2
+        tried = plan(middle)
+        if tried.macs <= macs_fraction * tried.dense_macs:
+            high, found = middle, tried
+        else:
+            low = middle
+    return analysis, found
+
+
+def _own_importance(given: Mapping[str, Tensor], groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    unknown = [key for key in given if key not in groups]
+    if unknown or not given:
+        raise ValueError(f"importance must be keyed by some of {', '.join(groups)}, got {list(given)}")
+    for key, values in given.items():
+        if tuple(values.shape) != (groups[key].channels,) or not bool(torch.isfinite(values).all()):
+            raise ValueError(
+                f"importance of {key} must be {groups[key].channels} finite numbers, got {values!r}"
+            )
+    return dict(given)
+
+
+def plan_channels(
+    network: nn.Module,
+    channel_ratio: float = 0.5,
+    importance: str | Mapping[str, Tensor] = "l1",
     inputs: Any = None,
-    consumers: bool = False,
-) -> Mask:
-    """Sets channels to zero in place: weights and bias of all coupled layers, γ and β of their normalisation.
-
-    In evaluation mode such a channel's output is exactly zero. Under spectral norm the other weights of a layer
-    change with its norm; mask :func:`fold_norms` of the network to compare with a shrunk one. While an
-    optimiser steps, ``keep_mask`` holds the weights at zero, but not biases, γ and β.
-
-    Args:
-        network: any module.
-        channels: as for :func:`remove_channels`.
-        inputs: as for :func:`channel_groups`.
-        consumers: also set the weights to zero that read these channels, which matters where an activation
-            function makes something else of a zero.
-
-    Returns:
-        The mask of the weights.
+    loss_fn: LossFn | None = None,
+    *,
+    macs_fraction: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    minimum: int = 1,
+    protect: Iterable[str] = (),
+    seed: int = 0,
+) -> ChannelPlan:
+    """What :func:`shrink_channels` would do with the same arguments; nothing is changed.
 
     Raises:
-        ChannelError: as in :func:`remove_channels`.
-        ValueError: as in :func:`remove_channels`.
+        ChannelError: as :func:`shrink_channels` does.
+        ValueError: as :func:`shrink_channels` does.
+        TypeError: as :func:`shrink_channels` does.
     """
-    analysis = _analyse(network, inputs)
-    cut = _cut_of(analysis, _chosen(analysis, channels))
-    return _zero(unwrapped(network), cut, consumers)
+    return _decide(
+        network, channel_ratio, importance, inputs, loss_fn, macs_fraction, allocation, round_to, minimum,
+        protect, seed,
+    )[1]  # fmt: skip
+
+
+def shrink_channels(
+    network: nn.Module,
+    channel_ratio: float = 0.5,
+    importance: str | Mapping[str, Tensor] = "l1",
+    inputs: Any = None,
+    loss_fn: LossFn | None = None,
+    *,
+    macs_fraction: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    minimum: int = 1,
+    protect: Iterable[str] = (),
+    seed: int = 0,
+) -> nn.Module:
+    """A smaller network without the least important channels; the original is left as it was.
+
+    A ratio p takes about 1 − (1 − p)² of the weights between two layers that both lose channels. What comes out
+    has been checked: in evaluation mode it gives the output of the masked network on ``inputs``, and it has the
+    parameters and multiply-accumulates that :func:`plan_channels` promises. Recalibrate batch norm
+    (``recalibrate_batchnorm``) or train on before judging it: what a removed channel's β gave to later layers
+    is gone.
+
+    Norms on weights are folded in. A discriminator of this package with spectral norm becomes one without
+    (norm "none", the same gain on the logits); :func:`restore_spectral_norm` puts it back for further
+    training. Networks of this package have a smaller ``spec`` and are saved and loaded as ever. Of any other
+    network a pruned deep copy is returned: save its ``state_dict`` together with what builds a network of
+    these widths, or the module itself with ``torch.save``.
+
+    Args:
+        network: any module with convolutions or linear layers.
+        channel_ratio: fraction of the coupled channels that is removed, in [0, 1).
+        importance: a name for :func:`channel_importance`, or group name → one number per channel; groups that
+            are not named then stay whole.
+        inputs: what the network takes, as for :func:`channel_groups`.
+        loss_fn: for the importance "taylor".
+        macs_fraction: if given, the ratio is found that leaves at most this share of the multiply-accumulates,
+            in (0, 1], and ``channel_ratio`` is not used.
+        allocation: "uniform" removes the ratio in every group; "global" compares all channels, after dividing
+            "l1", "l2", "activation" and "apoz" by their mean in the group. "bn" with "global" is network
+            slimming.
+        round_to: each group keeps a multiple of this many channels, the nearest and at least one multiple;
+            groups that are smaller stay whole.
+        minimum: each group keeps at least so many.
+        protect: layers whose output channels stay.
+        seed: for the importance "random".
+
+    Returns:
+        The new network, in the mode and on the device of the old one.
+
+    Raises:
+        ChannelError: if no channels can be removed, with the reason for each group, or ``macs_fraction``
+            cannot be reached.
+        ValueError: if an argument is outside its range, or as in :func:`channel_groups`.
+        TypeError: if ``channel_ratio`` is not a number.
+    """
+    analysis, plan = _decide(
+        network, channel_ratio, importance, inputs, loss_fn, macs_fraction, allocation, round_to, minimum,
+        protect, seed,
+    )  # fmt: skip
+    small = finish(analysis, analysis.cut(plan.removed))
+    parameters = sum(parameter.numel() for parameter in small.parameters())
+    uses = _positions(small, analysis.arguments)
+    macs = sum(uses.get(key, 0) * slot.raw.numel() for key, slot in weight_slots(small).items())
+    macs //= _batch_size(analysis.arguments)
+    if (parameters, macs) != (plan.parameters, plan.macs):
+        raise ChannelError(
+            f"{type(network).__name__} has {parameters} parameters and {macs} multiply-accumulates after removing "
+            f"channels, where {plan.parameters} and {plan.macs} were promised; the number of channels changes "
+            "what its code does"
+        )
+    return small

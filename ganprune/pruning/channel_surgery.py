@@ -1,0 +1,399 @@
+"""Masking and removing channels of a network together with all that is coupled to them.
+
+Channels that are coupled (by a skip connection, a normalisation, a grouped convolution) go together; see
+``channel_graph``. Removing is checked each time: the smaller network must give the output of the masked one,
+or :class:`ChannelError` says which layer stands in the way.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ganprune.masks import PRUNABLE_LAYERS, Mask, apply_mask, canonical_name, prunable_slots, weight_slots
+from ganprune.models import (
+    DCGANDiscriminatorSpec,
+    DCGANGeneratorSpec,
+    MLPDiscriminatorSpec,
+    MLPGeneratorSpec,
+)
+from ganprune.pruning.activation_scores import per_input, per_output
+from ganprune.pruning.channel_graph import (
+    ChannelError,
+    ChannelGroup,
+    Cut,
+    Member,
+    arguments_for,
+    merged,
+    named_parts,
+    parameter_dim,
+    sizes_of,
+    trace_groups,
+)
+from ganprune.pruning.folding import fold_norms, unwrapped
+from ganprune.runtime import eval_mode, seeded
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+# --- Groups, each tried out -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A plain copy of a network, one batch, and the groups of channels."""
+
+    folded: nn.Module
+    arguments: tuple[Any, ...]
+    groups: tuple[ChannelGroup, ...]
+
+    def cut(self, channels: Mapping[str, Iterable[int]]) -> Cut:
+        """What goes with output channels of layers; see :func:`remove_channels`."""
+        return cut_of(self, _chosen(self, channels))
+
+
+def analyse(network: nn.Module, inputs: Any) -> Analysis:
+    prunable_slots(network)  # says so if there is nothing to prune
+    arguments = arguments_for(unwrapped(network), inputs)
+    folded = fold_norms(network)
+    groups = trace_groups(folded, arguments)
+    random = _randomised(folded)
+    return Analysis(folded, arguments, tuple(_tried(random, arguments, group) for group in groups))
+
+
+def channel_groups(network: nn.Module, inputs: Any = None) -> tuple[ChannelGroup, ...]:
+    """The coupled channels of a network, in module order, and for each group whether it can be pruned.
+
+    Every convolution and linear layer is in one group as a producer. A group is prunable if its channels do
+    not reach the output, no layer in it is frozen, shared or run twice, and a trial removal from a copy with
+    random weights gives the output of the masked copy; otherwise its ``reason`` says what stands in the way.
+
+    Args:
+        network: any module, left as it was; norms on its weights are folded in a copy.
+        inputs: what the network takes: a tensor, a tuple of arguments, or an iterable of these (of which the
+            first is used). None for a network that has a spec or a ``latent_dim``.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ValueError: if no weight is prunable, or ``inputs`` is None and the network does not say what it takes.
+    """
+    return analyse(network, inputs).groups
+
+
+@torch.no_grad()
+def _randomised(network: nn.Module) -> nn.Module:
+    """A copy in which no weight is zero or equal to another, so that no mistake can hide."""
+    network = copy.deepcopy(network)
+    generator = seeded(0)
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+            scale = tensor.square().mean().sqrt() if tensor.numel() else tensor.sum()
+            tensor.add_(noise * torch.where(scale > 0, 0.5 * scale, torch.full_like(scale, 0.1)))
+    for layer in network.modules():
+        if isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.running_var is not None:
+            layer.running_var.abs_().add_(0.1)
+    return network
+
+
+def _tried(network: nn.Module, arguments: tuple[Any, ...], group: ChannelGroup) -> ChannelGroup:
+    if group.reason:
+        return group
+    try:
+        _removed(network, group.cut(range(0, group.channels, 2)), arguments)
+    except ChannelError as error:
+        return dataclasses.replace(group, reason=str(error))
+    return group
+
+
+# --- Masking and cutting --------------------------------------------------------------------------
+
+
+def _flags(size: int, indices: Iterable[int]) -> Tensor:
+    kept = torch.ones(size, dtype=torch.bool)
+    kept[sorted(indices)] = False
+    return kept
+
+
+@torch.no_grad()
+def _zero(network: nn.Module, cut: Cut, consumers: bool) -> Mask:
+    """Sets everything of the channels to zero, in place; the mask of the weights among it."""
+    parts = named_parts(network)
+    kept: dict[str, Tensor] = {}
+    for key, slot in weight_slots(network).items():
+        name = key.removesuffix("weight").removesuffix(".")
+        mask = torch.ones_like(slot.raw, dtype=torch.bool)
+        sizes = sizes_of(slot.layer)
+        for role in ("output", "both", "input"):
+            if (name, role) not in cut or (role == "input" and not consumers):
+                continue
+            flags = _flags(sizes[role], cut[name, role]).to(mask.device)
+            mask &= per_input(slot, flags) if role == "input" else per_output(slot, flags)
+        kept[key] = mask
+    mask_of_weights = Mask(kept)
+    apply_mask(network, mask_of_weights)
+    for (name, role), indices in cut.items():
+        part: Any = parts[name]
+        gone = sorted(indices)
+        if role == "input":
+            continue
+        if isinstance(part, nn.Parameter):
+            part.data.index_fill_(parameter_dim(part.shape) or 0, torch.tensor(gone, device=part.device), 0.0)
+        elif isinstance(part, nn.Embedding):
+            part.weight[:, gone] = 0.0
+        elif isinstance(part, PRUNABLE_LAYERS):
+            if part.bias is not None:
+                part.bias[gone] = 0.0
+        elif isinstance(part, (_BatchNorm, _InstanceNorm)):
+            if part.affine:
+                part.weight[gone] = 0.0
+                part.bias[gone] = 0.0
+            if part.running_mean is not None:
+                part.running_mean[gone] = 0.0  # so that zero stays zero without a scale of its own
+    return mask_of_weights
+
+
+def _select(parameter: Any, dim: int, kept: Tensor) -> Any:
+    if parameter is None:
+        return None
+    chosen = parameter.detach().index_select(dim, kept.to(parameter.device))
+    return nn.Parameter(chosen, parameter.requires_grad) if isinstance(parameter, nn.Parameter) else chosen
+
+
+@torch.no_grad()
+def _cut_out(network: nn.Module, cut: Cut) -> None:
+    """Removes channels from the layers of a plain network, in place."""
+    parts = named_parts(network)
+    for (name, role), indices in cut.items():
+        part: Any = parts[name]
+        kept = _flags(sizes_of(part)[role], indices).nonzero().flatten()
+        if isinstance(part, nn.Parameter):
+            path, _, attribute = name.rpartition(".")
+            owner: Any = parts[path]
+            setattr(owner, attribute, _select(part, parameter_dim(part.shape) or 0, kept))
+        elif isinstance(part, _ConvNd):
+            _cut_convolution(part, role, kept)
+        elif isinstance(part, nn.Linear):
+            part.weight = _select(part.weight, int(role == "input"), kept)
+            if role == "output":
+                part.bias = _select(part.bias, 0, kept)
+                part.out_features = len(kept)
+            else:
+                part.in_features = len(kept)
+        elif isinstance(part, nn.Embedding):
+            part.weight = _select(part.weight, 1, kept)
+            part.embedding_dim = len(kept)
+        else:
+            for attribute in ("weight", "bias", "running_mean", "running_var"):
+                if getattr(part, attribute, None) is not None:
+                    setattr(part, attribute, _select(getattr(part, attribute), 0, kept))
+            setattr(part, "num_parameters" if isinstance(part, nn.PReLU) else "num_features", len(kept))
+
+
+def _cut_convolution(layer: Any, role: str, kept: Tensor) -> None:
+    """``kept`` has the same positions in each group of a grouped convolution."""
+    transposed = isinstance(layer, _ConvTransposeNd)
+    if role == "both":
+        layer.weight = _select(layer.weight, 0, kept)
+        layer.groups = layer.in_channels = len(kept)
+    elif (role == "input") == transposed:
+        layer.weight = _select(layer.weight, 0, kept)
+    else:
+        layer.weight = _select(layer.weight, 1, kept[: len(kept) // layer.groups])
+    if role == "input":
+        layer.in_channels = len(kept)
+    else:
+        layer.bias = _select(layer.bias, 0, kept)
+        layer.out_channels = len(kept)
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
+    def tensors(value: Any) -> list[Tensor]:
+        if isinstance(value, Tensor):
+            return [value]
+        values = value.values() if isinstance(value, Mapping) else value
+        return [tensor for one in values for tensor in tensors(one)]
+
+    with eval_mode(network), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return tensors(network(*arguments))
+
+
+def _removed(network: nn.Module, cut: Cut, arguments: tuple[Any, ...]) -> nn.Module:
+    """A copy of a plain network without these channels.
+
+    Raises:
+        ChannelError: if it does not run, or its output is not that of the masked network.
+    """
+    masked, small = copy.deepcopy(network), copy.deepcopy(network)
+    _zero(masked, cut, consumers=True)
+    _cut_out(small, cut)
+    expected = _outputs(masked, arguments)
+    producers = ", ".join(dict.fromkeys(name for name, role in cut if role != "input"))
+    try:
+        found = _outputs(small, arguments)
+    except Exception as error:
+        raise ChannelError(
+            f"without some channels of {producers} the network does not run ({error}); does its code fix their "
+            "number, as in view(-1, 8, 4, 4)?"
+        ) from error
+    for one, other in zip(expected, found, strict=True):
+        limit = TOLERANCE.get(one.dtype, 2e-2) * max(1.0, float(one.abs().max()))
+        if one.shape != other.shape or not bool(((one - other).abs() <= limit).all()):
+            raise ChannelError(
+                f"without some channels of {producers} the network's output is not that of the masked network; "
+                "something between the layers depends on how many channels there are"
+            )
+    return small
+
+
+# --- Removing -------------------------------------------------------------------------------------
+
+
+def _chosen(analysis: Analysis, channels: Mapping[str, Iterable[int]]) -> dict[str, set[int]]:
+    """The coupled channels of each group that are meant by output channels of layers.
+
+    Raises:
+        ChannelError: if a group is not prunable, only a part of a coupled channel is named, or none is left.
+        ValueError: if there is no such layer or channel.
+    """
+    producers: dict[str, tuple[ChannelGroup, Member]] = {}
+    for group in analysis.groups:
+        for member in group.members:
+            if member.role != "input":
+                producers[member.name] = (group, member)
+        producers.setdefault(group.name, (group, Member(group.name, "output", ())))
+    chosen: dict[str, set[int]] = {}
+    for key, indices in channels.items():
+        name = canonical_name(key)
+        name = name if name in producers else name.removesuffix("weight").removesuffix(".")
+        if name not in producers:
+            raise ValueError(f"channels names {key!r}, which is no layer; layers: {', '.join(producers)}")
+        group, member = producers[name]
+        wanted = {int(index) for index in indices}
+        if not wanted:
+            continue
+        if group.reason:
+            raise ChannelError(f"channels of {name} cannot be removed: {group.reason}")
+        known = {i: number for number, unit in enumerate(member.indices) for i in unit}
+        unknown = sorted(wanted - set(known))
+        if unknown:
+            raise ValueError(f"channels of {name} must be in [0, {len(known)}), got {unknown}")
+        units = {known[i] for i in wanted}
+        missing = sorted({i for unit in units for i in member.indices[unit]} - wanted)
+        if missing:
+            raise ChannelError(
+                f"channels {sorted(wanted)} of {name} cannot be removed without {missing}, which are coupled to them"
+            )
+        chosen.setdefault(group.name, set()).update(units)
+    for group in analysis.groups:
+        if len(chosen.get(group.name, ())) == group.channels:
+            raise ChannelError(
+                f"all {group.channels} channels of {group.name} would go; one at least must stay"
+            )
+    return chosen
+
+
+def cut_of(analysis: Analysis, chosen: Mapping[str, Iterable[int]]) -> Cut:
+    groups = {group.name: group for group in analysis.groups}
+    return merged(groups[name].cut(units) for name, units in chosen.items())
+
+
+def remove_channels(
+    network: nn.Module, channels: Mapping[str, Iterable[int]], inputs: Any = None
+) -> nn.Module:
+    """A smaller network without the given channels and all that is coupled to them.
+
+    Args:
+        network: any module, left as it was.
+        channels: layer name → indices of its output channels. Naming one of several coupled layers is enough;
+            within that layer all that belong together must be named.
+        inputs: as for :func:`channel_groups`.
+
+    Returns:
+        A new network, in the modes of the old one, whose output in evaluation mode is that of the masked
+        network. Norms on weights are folded in. Networks of this package have a smaller ``spec``, so that
+        ``save`` and ``load`` work; other networks come back as a pruned copy.
+
+    Raises:
+        ChannelError: if a layer's channels cannot be removed, with the reason.
+        ValueError: if a layer or channel does not exist, or as in :func:`channel_groups`.
+    """
+    analysis = analyse(network, inputs)
+    return finish(analysis, analysis.cut(channels))
+
+
+def finish(analysis: Analysis, cut: Cut) -> nn.Module:
+    small = _removed(analysis.folded, cut, analysis.arguments)
+    spec = getattr(small, "spec", None)
+    if spec is not None:
+        small.spec = _smaller_spec(small, spec)  # type: ignore[assignment]
+    return small
+
+
+def _smaller_spec(network: nn.Module, spec: Any) -> Any:
+    """The spec of a network after layers have become smaller.
+
+    Raises:
+        ChannelError: if that is not known for this kind of spec, or does not give this network.
+    """
+    widths = [slot.outputs for slot in weight_slots(network).values()][:-1]
+    if isinstance(spec, (DCGANGeneratorSpec, DCGANDiscriminatorSpec)):
+        changes: dict[str, Any] = {"channels": tuple(widths)}
+    elif isinstance(spec, (MLPGeneratorSpec, MLPDiscriminatorSpec)):
+        changes = {"hidden": tuple(widths)}
+    else:
+        raise ChannelError(
+            f"it is not known how the spec {type(spec).__name__} looks for a smaller network; take the attribute "
+            "spec off the network, or call it something else, to get a network without one"
+        )
+    if getattr(spec, "norm", None) == "spectral":
+        changes["norm"] = "none"
+    smaller = dataclasses.replace(spec, **changes)
+    with torch.device("meta"):
+        wanted = smaller.build().state_dict()
+    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in network.state_dict().items()}:
+        raise ChannelError(f"the smaller network is not what the spec {smaller!r} describes")
+    return smaller
+
+
+def mask_channels(
+    network: nn.Module,
+    channels: Mapping[str, Iterable[int]],
+    inputs: Any = None,
+    consumers: bool = False,
+) -> Mask:
+    """Sets channels to zero in place: weights and bias of all coupled layers, γ and β of their normalisation.
+
+    In evaluation mode such a channel's output is exactly zero. Under spectral norm the other weights of a layer
+    change with its norm; mask :func:`fold_norms` of the network to compare with a shrunk one. While an
+    optimiser steps, ``keep_mask`` holds the weights at zero, but not biases, γ and β.
+
+    Args:
+        network: any module.
+        channels: as for :func:`remove_channels`.
+        inputs: as for :func:`channel_groups`.
+        consumers: also set the weights to zero that read these channels, which matters where an activation
+            function makes something else of a zero.
+
+    Returns:
+        The mask of the weights.
+
+    Raises:
+        ChannelError: as in :func:`remove_channels`.
+        ValueError: as in :func:`remove_channels`.
+    """
+    analysis = analyse(network, inputs)
+    return _zero(unwrapped(network), analysis.cut(channels), consumers)
