@@ -1,0 +1,37 @@
+"""The record of what pruning before training keeps, at a small size."""
+
+from pathlib import Path
+
+from ganprune import results
+from ganprune.experiments.initial_masks import InitialMasks
+from ganprune.models import dcgan
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_score_keeps_the_same_number_and_rows_tell_starved_layers(tmp_path: Path) -> None:
+    experiment = InitialMasks(width=4, sparsity=0.9, batches=1, rounds=10)
+    rows = results.run(experiment, [0], tmp_path / "rows.jsonl")
+    assert len(rows) == 5 * 4
+    weights = {
+        key: parameter
+        for key, parameter in dcgan(width=4, device="cpu").generator.named_parameters()
+        if key.startswith("layers.deconv") and key.endswith("weight")
+    }
+    total = sum(weight.numel() for weight in weights.values())
+    for score in experiment.scores:
+        of_score = {row["layer"]: row for row in rows if row["score"] == score}
+        assert {key: row["total"] for key, row in of_score.items()} == {
+            k: w.numel() for k, w in weights.items()
+        }
+        assert sum(row["kept"] for row in of_score.values()) == total - round(0.9 * total)
+        assert all(row["starved"] == (row["kept"] < weights[key].shape[1]) for key, row in of_score.items())
+
+
+def test_the_shipped_record_is_complete() -> None:
+    rows = results.read_records(ROOT / "results" / "initial_masks.jsonl")
+    experiment = InitialMasks()
+    assert {row["config"] for row in rows} == {results.config_hash(experiment)}
+    assert len({row["seed"] for row in rows}) >= 5
+    assert {row["score"] for row in rows} == set(experiment.scores)
+    assert len(rows) == len({(row["seed"], row["score"], row["layer"]) for row in rows})
