@@ -1,0 +1,479 @@
+"""The search: reproducible, resumable, shared; its front against brute force; test looked at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import optuna
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState, create_trial
+
+import ganprune as gp
+from ganprune import metrics
+from ganprune.checkpoints import CheckpointError
+from ganprune.data import ImageData, Split
+from ganprune.experiments import search as module
+from ganprune.experiments import studies
+from ganprune.experiments.search import (
+    SearchConfig,
+    build_trial,
+    final_test,
+    open_study,
+    parameter_space,
+    pareto_rows,
+    search,
+    trial_rows,
+)
+
+
+def small_data(name="mnist", count=64):
+    """The first images of each split, as a data set of their own."""
+    whole = gp.mnist("cpu")
+    parts = {
+        split: Split(split, getattr(whole, split).images[:count], getattr(whole, split).labels[:count], name)
+        for split in ("train", "validation", "test")
+    }
+    data = ImageData(name, **parts)
+    for part in parts.values():
+        object.__setattr__(part, "parent", data)
+    return data
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small_data()
+
+
+@pytest.fixture
+def gan():
+    return gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=1, device="cpu")
+
+
+def config(**changes):
+    return SearchConfig(
+        **{"trials": 5, "finetune_steps": 0, "batch_size": 4, "precision": "float32", **changes}
+    )
+
+
+class Quality:
+    """The mean distance of the pruned weights to a target: cheap, and worse the more is pruned. Notes its calls."""
+
+    def __init__(self, interrupt_at=None, bad_at=None):
+        self.splits, self.interrupt_at, self.bad_at = [], interrupt_at, bad_at
+
+    def __call__(self, gan, split):
+        self.splits.append(split.name)
+        if len(self.splits) == self.interrupt_at:
+            raise KeyboardInterrupt
+        if len(self.splits) == self.bad_at:
+            return {"digit_fid": float("nan")}
+        weights = [p.detach().abs().sum() for p in gan.generator_ema.parameters() if p.ndim == 2]
+        return {"digit_fid": 100 / float(sum(weights)), "split": split.name}
+
+
+def complete(study):
+    return study.get_trials(states=(TrialState.COMPLETE,))
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"space": "channels"}, "space must be one of layer-sparsity, threshold, got 'channels'"),
+            ({"sampler": "grid"}, "sampler must be one of tpe, nsga2, got 'grid'"),
+            ({"measure": "kid"}, "measure must be one of digit_fid, fid, got 'kid'"),
+            ({"trials": 0}, "trials must be an integer of at least 1, got 0"),
+            ({"trials": 2.0}, "trials must be an integer of at least 1, got 2.0"),
+            ({"finetune_steps": -1}, "finetune_steps must be an integer of at least 0, got -1"),
+            ({"samples": True}, "samples must be an integer of at least 2, got True"),
+            ({"max_sparsity": 1.0}, r"max_sparsity must be in \[0, 1\), got 1.0"),
+            ({"score": "size"}, "score must be one of"),
+            ({"score": "wanda"}, "score must need no inputs, got 'wanda'"),
+            ({"loss": "l2"}, "loss must be one of"),
+            ({"finetune_learning_rate": 0}, "learning_rate must be positive, got 0"),
+            ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ],
+    )
+    def test_what_it_refuses(self, changes, message):
+        with pytest.raises(ValueError, match=message):
+            config(**changes)
+
+    def test_a_sampler_by_hand(self):
+        with pytest.raises(ValueError, match="sampler must be one of tpe, nsga2, got 'cma'"):
+            studies.SeededByTrial("cma", 0)
+
+
+class TestTrial:
+    def test_densities_are_met_by_layer(self, gan, data):
+        space = parameter_space(config(max_sparsity=0.9), gan)
+        assert list(space) == [f"density/layers.{name}.weight" for name in ("linear1", "linear2", "output")]
+        assert all(
+            (part.low, part.high, part.log) == (pytest.approx(0.1), 1.0, True) for part in space.values()
+        )
+        densities = dict(zip(space, (1.0, 0.5, 0.1), strict=True))
+        made = build_trial(config(max_sparsity=0.9), gan, data, densities)
+        kept = [row["kept"] for row in made.masks["generator"].layers()]
+        assert kept == [24, 15, round(0.1 * 5 * 784)]
+
+    def test_thresholds_reach_from_dense_to_the_highest_sparsity(self, gan, data):
+        settings = config(space="threshold", max_sparsity=0.8)
+        space = parameter_space(settings, gan)
+        weights = gp.prunable_weights(gan.generator_ema)
+        low = build_trial(settings, gan, data, {name: part.low for name, part in space.items()})
+        assert low.masks["generator"].pruned == 0
+        high = build_trial(settings, gan, data, {name: part.high for name, part in space.items()})
+        for row in high.masks["generator"].layers():
+            assert row["total"] - row["kept"] == round(0.8 * row["total"])
+        middle = {name: 0.7 * part.high for name, part in space.items()}
+        mask = build_trial(settings, gan, data, middle).masks["generator"]
+        for key, weight in weights.items():
+            assert torch.equal(mask[key], weight.detach().abs() >= middle[f"threshold/{key}"])
+
+    def test_prunes_the_ema_weights_and_fine_tunes_under_the_mask(self, data):
+        gan = gp.dcgan(width=2, latent_dim=4, device="cpu")
+        with torch.no_grad():
+            for parameter in gan.generator_ema.parameters():
+                parameter.mul_(2)
+        before = {
+            f"{name}/{key}": value.clone()
+            for name, network in gan.networks().items()
+            for key, value in network.state_dict().items()
+        }
+        densities = dict.fromkeys(parameter_space(config(), gan), 0.3)
+        still = build_trial(config(), gan, data, densities)
+        mask = still.masks["generator"]
+        for key, weight in gp.prunable_weights(still.generator).items():
+            kept = torch.where(mask[key], gp.prunable_weights(gan.generator_ema)[key], 0.0)
+            assert torch.equal(weight, kept)
+        moved = build_trial(config(finetune_steps=2), gan, data, densities)
+        assert moved.masks["generator"] == mask
+        for network in (moved.generator, moved.generator_ema):
+            gp.check_mask(network, mask)
+        assert not torch.equal(moved.generator.layers.deconv4.bias, still.generator.layers.deconv4.bias)
+        again = build_trial(config(finetune_steps=2), gan, data, densities)
+        for key, value in moved.generator_ema.state_dict().items():
+            assert torch.equal(value, again.generator_ema.state_dict()[key])
+        for name, network in gan.networks().items():
+            for key, value in network.state_dict().items():
+                assert torch.equal(value, before[f"{name}/{key}"])
+        assert gan.masks == {}
+
+    def test_a_score_by_gradients_goes_through_the_discriminator(self, gan, data):
+        settings = config(score="taylor", space="threshold")
+        space = parameter_space(settings, gan)
+        mask = build_trial(settings, gan, data, {name: part.high for name, part in space.items()}).masks[
+            "generator"
+        ]
+        scores = gp.score(gan.generator, "taylor", gp.generator_loss(gan, loss="hinge"))
+        for key, values in scores.items():
+            assert torch.equal(mask[key], values >= space[f"threshold/{key}"].high)
+
+    def test_other_parameters_are_refused(self, gan, data):
+        with pytest.raises(
+            ValueError, match="parameters must be density/layers.linear1.weight, .*got density/x"
+        ):
+            build_trial(config(), gan, data, {"density/x": 0.5})
+        with pytest.raises(ValueError, match="got none"):
+            build_trial(config(), gan, data, {})
+
+
+class TestStudy:
+    def test_the_dense_network_is_first_and_rows_say_what_was_made(self, gan, data, tmp_path):
+        study = search(config(), tmp_path / "deep" / "s.sqlite3", gan, data, Quality())
+        rows = trial_rows(study)
+        assert [row["trial"] for row in rows] == [0, 1, 2, 3, 4]
+        assert rows[0]["sparsity"] == 0 and not any(row["sparsity"] == 0 for row in rows[1:])
+        for row, trial in zip(rows, study.trials, strict=True):
+            made = build_trial(config(), gan, data, trial.params)
+            weights = gp.prunable_weights(made.generator_ema)
+            nonzero = {key: int((weight != 0).sum()) for key, weight in weights.items()}
+            assert row["effective_macs"] == row["nonzero"] == sum(nonzero.values())  # linear layers alone
+            assert row["layer_sparsities"] == {
+                key: pytest.approx(1 - nonzero[key] / weight.numel()) for key, weight in weights.items()
+            }
+            assert row["sparsity"] == pytest.approx(1 - row["nonzero"] / (24 + 30 + 5 * 784))
+            assert row["digit_fid"] == Quality()(made, data.validation)["digit_fid"] == trial.values[0]
+            assert row["split"] == "validation" and trial.values[1] == row["effective_macs"]
+            assert {"torch", "commit"} <= trial.user_attrs["provenance"].keys()
+
+    @pytest.mark.parametrize("sampler", studies.SAMPLERS)
+    @pytest.mark.parametrize("space", module.SPACES)
+    def test_a_seed_determines_a_fresh_run_and_one_that_went_on(self, gan, data, tmp_path, space, sampler):
+        settings = {"space": space, "sampler": sampler}
+        whole = search(config(trials=12, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality())
+        search(config(trials=6, **settings), tmp_path / "s.sqlite3", gan, data, Quality())
+        late = Quality()
+        parts = search(config(trials=12, **settings), tmp_path / "s.sqlite3", gan, data, late)
+        assert len(late.splits) == 6
+        assert trial_rows(parts) == trial_rows(whole)
+        other = search(
+            config(trials=3, seed=1, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality()
+        )
+        assert trial_rows(other)[0]["digit_fid"] == trial_rows(whole)[0]["digit_fid"]
+        assert trial_rows(other)[1] != trial_rows(whole)[1]
+
+    def test_a_finished_study_runs_nothing(self, gan, data, tmp_path):
+        search(config(), tmp_path / "s.sqlite3", gan, data, Quality())
+        quality = Quality()
+        study = search(config(), f"sqlite:///{tmp_path / 's.sqlite3'}", gan, data, quality)
+        assert (len(study.trials), quality.splits) == (5, [])
+
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_an_interrupted_trial_does_not_count(self, gan, data, tmp_path, at):
+        with pytest.raises(KeyboardInterrupt):
+            search(config(), tmp_path / "s.sqlite3", gan, data, Quality(interrupt_at=at))
+        assert len(complete(open_study(config(), tmp_path / "s.sqlite3", gan, data))) == at - 1
+        quality = Quality()
+        study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+        assert (len(complete(study)), len(quality.splits)) == (5, 6 - at)
+        assert sum(row["sparsity"] == 0 for row in trial_rows(study)) == 1
+
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_a_trial_that_diverged_counts_and_has_no_row(self, gan, data, at):
+        quality = Quality(bad_at=at)
+        study = search(config(), optuna.storages.InMemoryStorage(), gan, data, quality)
+        assert len(quality.splits) == len(study.trials) == 5
+        assert [row["trial"] for row in trial_rows(study)] == [n for n in range(5) if n != at - 1]
+        assert "nan" in study.trials[at - 1].user_attrs["diverged"]
+
+    def test_other_settings_weights_or_data_make_another_study(self, gan, data, tmp_path):
+        storage = studies.open_storage(tmp_path / "s.sqlite3")
+        other = gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=2, device="cpu")
+        names = [
+            open_study(settings, storage, network, split).study_name
+            for settings, network, split in (
+                (config(), gan, data),
+                (config(trials=9), gan, data),
+                (config(seed=3), gan, data),
+                (config(), other, data),
+                (config(measure="fid"), gan, data),
+                (config(measure="fid"), gan, small_data("digits")),
+            )
+        ]
+        assert names[0] == names[1] and len(set(names)) == 5
+
+    def test_what_it_refuses(self, gan, data, tmp_path):
+        (tmp_path / "text").write_text("no database" * 100)
+        for storage in (tmp_path / "text", tmp_path, "nosuch://user:secret@host/name"):
+            with pytest.raises(
+                ValueError, match="storage must be the path of an SQLite file, or the URL"
+            ) as error:
+                open_study(config(), storage, gan, data)
+            assert "secret" not in str(error.value)
+        with pytest.raises(TypeError, match="storage must be a path, .*got int"):
+            open_study(config(), 3, gan, data)
+        memory = optuna.storages.InMemoryStorage()
+        with pytest.raises(ValueError, match="measure must be 'fid' on data other than MNIST, .*'digits'"):
+            open_study(config(), memory, gan, small_data("digits"))
+        with pytest.raises(CheckpointError, match="not found"):
+            open_study(config(checkpoint=str(tmp_path / "none.safetensors")), memory, None, data)
+        with pytest.raises(ValueError, match="measure 'digit_fid' must be among .*got accuracy"):
+            search(config(), memory, gan, data, lambda gan, split: {"accuracy": 1.0, "digit_fid": None})
+        gan.masks["generator"] = gp.prune(gan.generator, 0.5)
+        with pytest.raises(ValueError, match="gan must have a dense generator, got one with a mask"):
+            search(config(), memory, gan, data, Quality())
+
+
+WORKER = textwrap.dedent(
+    """
+    import sys, time
+    sys.path.insert(0, sys.argv[1])
+    from test_search import Quality, config, gp, search, small_data
+
+    class Slow(Quality):
+        def __call__(self, gan, split):
+            time.sleep(0.3)
+            print("measuring", flush=True)
+            time.sleep(float(sys.argv[3]))
+            return super().__call__(gan, split)
+
+    gan = gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=1, device="cpu")
+    search(config(), sys.argv[2], gan, small_data(), Slow())
+    """
+)
+
+
+def worker(storage, seconds):
+    """A search in a process of its own, each of whose trials takes so long, in the midst of its first trial."""
+    arguments = [os.path.dirname(__file__), str(storage), str(seconds)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "measuring\n", process.communicate()
+    return process
+
+
+def test_a_killed_search_goes_on(gan, data, tmp_path, monkeypatch):
+    process = worker(tmp_path / "s.sqlite3", seconds=60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    monkeypatch.setattr(studies, "HEARTBEAT", 1)
+    monkeypatch.setattr(studies, "GRACE", 1)
+    time.sleep(2.1)  # longer than the grace, so that the dead trial is recognised
+    quality = Quality()
+    study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+    assert (len(complete(study)), len(quality.splits)) == (5, 5)
+    assert [trial.number for trial in study.trials if trial.state == TrialState.FAIL] == [0]
+    assert [row["trial"] for row in trial_rows(study) if row["sparsity"] == 0] == [1]
+
+
+def test_two_workers_share_a_study(gan, data, tmp_path):
+    process = worker(tmp_path / "s.sqlite3", seconds=0.2)
+    quality = Quality()
+    study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    rows = trial_rows(study)
+    assert 5 <= len(rows) <= 6 and 1 <= len(quality.splits) < len(rows)
+    assert [row["trial"] for row in rows] == list(range(len(rows)))
+    drawn = {tuple(trial.params.values()) for trial in study.trials}
+    assert len(drawn) == len(rows) and sum(row["sparsity"] == 0 for row in rows) == 1
+    for row, trial in zip(rows, study.trials, strict=True):
+        made = build_trial(config(), gan, data, trial.params)
+        assert row["digit_fid"] == Quality()(made, data.validation)["digit_fid"]
+
+
+def test_workers_that_meet_while_the_tables_are_made_try_again(tmp_path, monkeypatch):
+    made, real = [], studies.RDBStorage
+
+    def busy(*arguments, **options):
+        made.append(arguments)
+        if len(made) == 1:
+            raise RuntimeError("table studies already exists")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(studies, "RDBStorage", busy)
+    assert isinstance(studies.open_storage(tmp_path / "s.sqlite3"), real)
+    assert len(made) == 2 and (tmp_path / "s.sqlite3").is_file()
+
+
+def test_the_default_storage_lies_in_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path))
+    studies.open_storage()
+    assert (tmp_path / "search.sqlite3").is_file()
+
+
+class TestFront:
+    @given(values=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+    def test_equals_brute_force(self, values):
+        study = optuna.create_study(directions=["minimize", "minimize"])
+        for number, (quality, macs) in enumerate(values):
+            size = {"layer_sparsities": {"w": number}, "effective_macs": macs, "sparsity": 0.5, "nonzero": 1}
+            attributes = {"size": size, "quality": {"digit_fid": quality}}
+            study.add_trial(create_trial(values=(quality, macs), user_attrs=attributes))
+        front = [
+            n
+            for n, (a, b) in enumerate(values)
+            if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in values)
+        ]
+        assert [row["trial"] for row in trial_rows(study) if row["pareto"]] == front
+        expected = sorted(front, key=lambda n: (values[n][1], n))
+        assert [row["trial"] for row in pareto_rows(study)] == expected
+
+    def test_of_equal_networks_the_first_is_listed(self):
+        study = optuna.create_study(directions=["minimize", "minimize"])
+        size = {"layer_sparsities": {"w": 0.5}, "effective_macs": 2, "sparsity": 0.5, "nonzero": 1}
+        for _ in range(2):
+            attributes = {"size": size, "quality": {"digit_fid": 1.0}}
+            study.add_trial(create_trial(values=(1.0, 2.0), user_attrs=attributes))
+        assert [row["trial"] for row in pareto_rows(study)] == [0]
+        assert [row["pareto"] for row in trial_rows(study)] == [True, True]
+
+
+class TestFinalTest:
+    @pytest.fixture
+    def storage(self, gan, data, tmp_path):
+        quality = Quality()
+        search(config(trials=8), tmp_path / "s.sqlite3", gan, data, quality)
+        assert set(quality.splits) == {"validation"}
+        return tmp_path / "s.sqlite3"
+
+    def test_looks_once_at_the_front_and_the_dense_network(self, gan, data, storage):
+        quality = Quality()
+        rows = final_test(config(), storage, gan, data, quality)
+        study = open_study(config(), storage, gan, data)
+        front = {row["trial"] for row in pareto_rows(study)} | {0}
+        assert [row["trial"] for row in rows] == sorted(front)
+        assert quality.splits == ["test"] * len(front)
+        recorded = {row["trial"]: row for row in trial_rows(study)}
+        for row in rows:
+            assert row["test_split"] == "test" and row["test_digit_fid"] == row["digit_fid"]
+            assert recorded[row["trial"]].items() <= row.items()
+        again = Quality()
+        assert final_test(config(), storage, gan, data, again) == rows
+        assert final_test(config(), storage, gan, data, again, trials=sorted(front)) == rows
+        assert again.splits == []
+        assert {"torch", "time"} <= study.user_attrs["final_test"]["provenance"].keys()
+
+    def test_another_choice_or_more_trials_are_refused_afterwards(self, gan, data, storage):
+        final_test(config(), storage, gan, data, Quality(), trials=[2, 1])
+        quality = Quality()
+        with pytest.raises(
+            ValueError, match=r"trials must be \[1, 2\], which were chosen .* before, got \[3\]"
+        ):
+            final_test(config(), storage, gan, data, quality, trials=[3])
+        with pytest.raises(ValueError, match="trials must be at most 8: the final test .* got 9"):
+            search(config(trials=9), storage, gan, data, quality)
+        assert quality.splits == []
+        assert len(search(config(trials=8), storage, gan, data, quality).trials) == 8
+
+    def test_after_a_stop_only_what_is_missing_is_measured(self, gan, data, storage):
+        with pytest.raises(KeyboardInterrupt):
+            final_test(config(), storage, gan, data, Quality(interrupt_at=2), trials=[0, 3, 4])
+        quality = Quality()
+        rows = final_test(config(), storage, gan, data, quality)
+        assert [row["trial"] for row in rows] == [0, 3, 4] and quality.splits == ["test"] * 2
+
+    def test_what_it_refuses(self, gan, data, storage, monkeypatch):
+        quality = Quality()
+        with pytest.raises(
+            ValueError, match=r"trials must be among the complete ones, \[0, 1, .*\], got \[99\]"
+        ):
+            final_test(config(), storage, gan, data, quality, trials=[99])
+        with pytest.raises(ValueError, match=r"complete ones, \[\], got \[\]"):
+            final_test(config(seed=5), storage, gan, data, quality)
+        monkeypatch.setattr(module, "_size", lambda gan: {"nonzero": 1})
+        with pytest.raises(RuntimeError, match="trial 0 has another size when built again"):
+            final_test(config(), storage, gan, data, quality, trials=[0])
+        assert quality.splits == []
+
+
+def test_a_real_search_measures_digit_fid_with_its_floor(data, tmp_path, monkeypatch):
+    """From a checkpoint, by the command line, fine-tuning and the classifier included."""
+    gan = gp.dcgan(width=2, latent_dim=4, device="cpu")
+    gp.save(tmp_path / "gan.safetensors", gan)
+    monkeypatch.setattr(module, "mnist", lambda device: data)
+    monkeypatch.setenv("GANPRUNE_DEVICE", "cpu")
+    arguments = ["--trials", "2", "--finetune-steps", "2", "--samples", "40", "--batch-size", "4"]
+    arguments += ["--precision", "float32", "--checkpoint", str(tmp_path / "gan.safetensors")]
+    arguments += ["--storage", str(tmp_path / "s.sqlite3"), "--out", str(tmp_path / "out" / "front.jsonl")]
+    for extra in ([], ["--final-test"]):
+        monkeypatch.setattr(sys, "argv", ["search", *arguments, *extra])
+        module.main()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "front.jsonl").read_text().splitlines()]
+    assert {row["trial"] for row in rows} <= {0, 1} and rows
+    settings = SearchConfig(
+        checkpoint=str(tmp_path / "gan.safetensors"),
+        trials=2,
+        finetune_steps=2,
+        samples=40,
+        batch_size=4,
+        precision="float32",
+    )
+    study = open_study(settings, tmp_path / "s.sqlite3", gan, data)
+    for row in rows:
+        made = build_trial(settings, gan, data, study.trials[row["trial"]].params)
+        for prefix, split, seed in (("", data.validation, 0), ("test_", data.test, 1)):
+            report = metrics.evaluate(made.generator_ema, split, samples=40, seed=seed, metrics=("fid",))
+            assert row[f"{prefix}digit_fid"] == report.digit_fid
+            assert row[f"{prefix}digit_fid_floor"] == report.digit_fid_floor
+            assert (row[f"{prefix}samples"], row[f"{prefix}extractor"]) == (40, report.extractor)
