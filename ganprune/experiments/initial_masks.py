@@ -47,13 +47,14 @@ class InitialMasks:
         gan = dcgan(width=self.width, seed=seed, device="cpu")
         outputs = {key: slot.outputs for key, slot in prunable_slots(gan.generator).items()}
         for score in self.scores:
+            options: dict[str, Any] = {"rounds": self.rounds} if score == "synflow" else {}
             scores = pruning.score(
                 gan.generator,
                 score,
                 loss_fn=generator_loss(gan, self.batches, loss=self.loss, seed=seed),
                 seed=seed,
                 sparsity=self.sparsity,
-                **({"rounds": self.rounds} if score == "synflow" else {}),
+                **options,
             )
             for layer in pruning.allocate(scores, self.sparsity).layers():
                 wanted = outputs[layer["name"]]
