@@ -69,12 +69,19 @@ class Row:
             "unit": self.unit,
             "holds": self.holds,
             "sense": self.sense,
-            "details": {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in self.details.items()},
+            "details": {key: _rounded(value) for key, value in self.details.items()},
             "benchmark": benchmark,
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             "threads": torch.get_num_threads(),
             "commit": gp.results.provenance()["commit"],
         }
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to four digits, in lists too."""
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def machine() -> dict[str, Any]:

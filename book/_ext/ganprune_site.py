@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -241,6 +243,64 @@ class BenchmarkTable(SphinxDirective):
         ]
 
 
+def curves_of(benchmark: str, x: str, y: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the recorded curves of a benchmark: row name → values under the keys x and y of its details."""
+    record = json.loads(BENCHMARKS.read_text(encoding="utf-8")) if BENCHMARKS.is_file() else {"rows": []}
+    return {
+        row["name"]: (row["details"][x], row["details"][y])
+        for row in record["rows"]
+        if row["benchmark"] == benchmark and x in row["details"] and y in row["details"]
+    }
+
+
+def draw_curves(
+    curves: dict[str, tuple[list[float], list[float]]], labels: tuple[str, str], log: bool
+) -> Figure:
+    """Return a figure with one line per curve; the legend has what follows the last comma or colon of a name."""
+    figure = Figure(figsize=(7, 3.2 + 0.12 * len(curves)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, (x, y)) in enumerate(curves.items()):
+        style = ("-", "--", ":", "-.")[number // 7 % 4]
+        axes.plot(
+            x, y, style, marker="osD^v<>"[number % 7], color=f"C{number % 7}", label=name[len(common) :]
+        )
+    if log:
+        axes.set(xscale="log", yscale="log")
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+class BenchmarkFigure(SphinxDirective):
+    """Curves of a recorded benchmark; the content is the caption."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar[dict] = {
+        **dict.fromkeys(("name", "x", "y", "xlabel", "ylabel", "alt"), directives.unchanged_required),
+        "log": directives.flag,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Draw the figure below ``_build`` and show it."""
+        self.env.note_dependency(str(BENCHMARKS))
+        name, options = self.arguments[0], self.options
+        curves = curves_of(name, options["x"], options["y"])
+        if not curves:
+            return [nodes.paragraph("", f"No curve of {name} has been recorded yet; run make bench.")]
+        path = ROOT / "_build" / "figures" / f"{name}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure = draw_curves(curves, (options["xlabel"], options["ylabel"]), "log" in options)
+        figure.savefig(path, metadata={"Date": None})
+        image = nodes.image(uri=f"/{path.relative_to(ROOT).as_posix()}", alt=options["alt"])
+        text, messages = self.state.inline_text(" ".join(self.content), self.lineno)
+        shown = nodes.figure("", image, nodes.caption("", "", *text))
+        self.add_name(shown)
+        return [shown, *messages]
+
+
 def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: Any) -> tuple[list, list]:
     """Role: the repository's address in a command; the text itself where no address is known."""
     url = repository_url()
@@ -278,6 +338,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(PendingTimes)
     app.add_directive("chapter-times", ChapterTimes)
     app.add_directive("benchmark-table", BenchmarkTable)
+    app.add_directive("benchmark-figure", BenchmarkFigure)
     app.add_role("with-address", address_role)
     for hook in (set_cache, set_javascript, set_repository):
         app.connect("config-inited", hook)
