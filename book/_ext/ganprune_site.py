@@ -262,7 +262,12 @@ def draw_curves(
     for number, (name, (x, y)) in enumerate(curves.items()):
         style = ("-", "--", ":", "-.")[number // 7 % 4]
         axes.plot(
-            x, y, style, marker="osD^v<>"[number % 7], color=f"C{number % 7}", label=name[len(common) :]
+            x,
+            y,
+            style,
+            marker="osD^v<>"[number % 7],
+            color=f"C{number % 7}",
+            label=re.split(r"[:,] ", name)[-1],
         )
     if log:
         axes.set(xscale="log", yscale="log")
