@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +16,25 @@ from ganprune.data import DATASETS
 from ganprune.imported import check_import_path
 from ganprune.losses import LOSSES
 from ganprune.models import NORMS
-from ganprune.pruning import ALLOCATION_NAMES, SCORES
+from ganprune.pruning import ALLOCATION_NAMES, SCHEDULES, SCORES
+from ganprune.pruning.dynamic import METHODS
+from ganprune.pruning.lottery import REWINDINGS
 
 NETWORKS = ("generator_ema", "generator")
 SPLITS = ("validation", "test")
+NOT_IN_REQUEST = (
+    "run",
+    "json",
+    "device",
+    "data_root",
+    "out",
+    "resume",
+    "checkpoint_every",
+    "samples",
+    "split",
+)
+"""Options that do not change the weights; a resumed run must agree with its beginning in all the others."""
+
 EXAMPLES = {
     "train": """examples:
   ganprune train --steps 12000 --out gan.safetensors
@@ -29,7 +45,16 @@ EXAMPLES = {
     "prune": """examples:
   ganprune prune --sparsity 0.8 --steps 1000 --out small.safetensors
   ganprune prune --checkpoint gan.safetensors --sparsity 0.9 --allocation erk --out small.safetensors
+  ganprune prune --sparsity 0.9 --schedule cubic --prune-start 200 --prune-end 800 --out small.safetensors
+  ganprune prune --sparsity 0.9 --score random --allocation erk --dynamic rigl --out small.safetensors
+  ganprune prune --generator my_networks:Net --generator-args '{"latent_dim": 8}' \\
+      --generator-weights net.safetensors --sparsity 0.8 --out small.safetensors
   ganprune prune --threshold 0.02 --steps 0 --json""",
+    "lottery": """examples:
+  ganprune lottery --rounds 5 --steps 12000 --out tickets
+  ganprune lottery --rounds 5 --steps 12000 --out tickets --resume     after a stop: goes on where it was
+  ganprune lottery --rewind late --rewind-step 500 --arm reinitialised --arm shuffled --out late --json
+  ganprune evaluate --checkpoint tickets/trained-05.safetensors""",
     "evaluate": """examples:
   ganprune evaluate
   ganprune evaluate --checkpoint small.safetensors --split test --json > report.json""",
@@ -85,6 +110,19 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def _points(text: str) -> dict[int, float]:
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        points = {int(step): float(sparsity) for step, sparsity in pairs}
+    except ValueError:
+        points = {}
+    if not points or any(step < 0 or not 0 <= value < 1 for step, value in points.items()):
+        raise argparse.ArgumentTypeError(
+            f"must be steps and sparsities in [0, 1) such as 0:0.5,500:0.8, got {text!r}"
+        )
+    return points
+
+
 COUNT = _number(int, "an integer of at least 1", lambda value: value >= 1)
 COUNT_OR_NONE = _number(int, "an integer of at least 0", lambda value: value >= 0)
 SAMPLES = _number(
@@ -94,6 +132,7 @@ SEED = _number(int, "an integer", lambda value: True)
 POSITIVE = _number(float, "a positive number", lambda value: 0 < value < math.inf)
 SPARSITY = _number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 DECAY = SPARSITY
+BETWEEN = _number(float, "a number in (0, 1)", lambda value: 0 < value < 1)
 SHARE = _number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
 DEFAULT = gp.TrainConfig(steps=1)
 
@@ -143,15 +182,105 @@ def settle(options: argparse.Namespace) -> None:
                 raise UsageError(f"{where} --{role}-{name}: needs --{role}, which names the class")
         if options.checkpoint is not None and getattr(options, f"{role}_weights") is not None:
             raise UsageError(f"{where} --{role}-weights: not allowed with --checkpoint, which has weights")
-    if options.command == "train":
-        if options.generator is None:
-            options.latent_dim = options.latent_dim or 64
-        elif options.latent_dim is not None:
-            raise UsageError(f"{where} --latent-dim: not allowed with --generator, which has its own")
+    fresh = options.command == "train" or (options.command == "lottery" and options.checkpoint is None)
+    if fresh and options.generator is None:
+        options.latent_dim = options.latent_dim or 64
+    elif getattr(options, "latent_dim", None) is not None:
+        given = "--generator" if options.checkpoint is None else "--checkpoint"
+        raise UsageError(f"{where} --latent-dim: not allowed with {given}, which has its own")
     elif options.checkpoint is None and options.generator is None:
         if options.discriminator is not None:
             raise UsageError(f"{where} --discriminator: needs --generator, or the --checkpoint that holds it")
         options.checkpoint = PRETRAINED[0]
+    if options.command == "prune":
+        _settle_schedule(options, where)
+    if options.command == "lottery":
+        _settle_lottery(options, where)
+
+
+def prunes_at_once(options: argparse.Namespace) -> bool:
+    """Whether the mask is chosen before fine-tuning begins."""
+    return options.schedule == "one-shot" and not options.prune_start
+
+
+def _settle_schedule(options: argparse.Namespace, where: str) -> None:
+    pattern, at_once = ":" in (options.allocation or ""), prunes_at_once(options)
+    if options.sparsity is None and options.threshold is None and not pattern and not options.prune_points:
+        raise UsageError(
+            "ganprune prune: error: one of the arguments --sparsity --threshold --prune-points is required"
+        )
+    if not at_once and options.threshold is not None:
+        raise UsageError(f"{where} --threshold: prunes at once, so it goes with no schedule")
+    if not at_once and pattern:
+        raise UsageError(
+            f"{where} --allocation: {options.allocation} has one sparsity, so it goes with no schedule"
+        )
+    if options.dynamic is not None and not at_once:
+        raise UsageError(f"{where} --dynamic: needs a mask from the start, so it goes with no schedule")
+    takers = {
+        "prune_keep": options.schedule == "geometric",
+        "prune_points": options.schedule == "piecewise",
+        "prune_every": options.schedule in ("cubic", "geometric") or options.dynamic is not None,
+        "prune_end": options.schedule in ("cubic", "geometric") or options.dynamic is not None,
+        "prune_start": options.schedule != "piecewise" and options.dynamic is None,
+    }
+    for name, taken in takers.items():
+        if getattr(options, name) is not None and not taken:
+            flag = name.replace("_", "-")
+            raise UsageError(f"{where} --{flag}: is not used by --schedule {options.schedule}")
+    if options.schedule == "piecewise" and options.prune_points is None:
+        raise UsageError(f"{where} --prune-points: is required by --schedule piecewise")
+    options.prune_start = options.prune_start or 0
+    options.prune_every = options.prune_every or 100
+    options.prune_keep = options.prune_keep or 0.8
+    if options.schedule == "cubic" and options.prune_end is None:
+        options.prune_end = options.prune_start + max(1, round(0.75 * (options.steps - options.prune_start)))
+
+
+def _settle_lottery(options: argparse.Namespace, where: str) -> None:
+    options.arm = [arm for arm in ("reinitialised", "shuffled", "random") if arm in options.arm]
+    lost = [arm for arm in options.arm if arm in ("shuffled", "random")]
+    if lost and options.rewind == "learning-rate":
+        raise UsageError(
+            f"{where} --arm: {lost[0]} not with --rewind learning-rate, which has lost the pruned weights"
+        )
+
+
+def request_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that determine the weights."""
+    return {
+        key: value for key, value in vars(options).items() if key not in NOT_IN_REQUEST and key != "command"
+    }
+
+
+def train_config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:
+    """The training run that the options ask for."""
+    fields = (
+        field.name for field in dataclasses.fields(gp.TrainConfig) if field.name not in ("steps", "loss")
+    )
+    given = {name: getattr(options, name) for name in fields if hasattr(options, name)}
+    return gp.TrainConfig(steps=options.steps or 1, loss=loss, **given)
+
+
+def check_request(
+    options: argparse.Namespace, begun: Mapping[str, Any], run: str, leave_out: Sequence[str] = ()
+) -> None:
+    """Does nothing if a run that is resumed was begun with the same options.
+
+    Raises:
+        UsageError: if it was not; every option that differs is listed.
+    """
+    wanted = json.loads(json.dumps(request_of(options)))
+    differing = [
+        f"{key.replace('_', '-')} was {begun.get(key)!r}, is {wanted.get(key)!r}"
+        for key in {**begun, **wanted}
+        if begun.get(key) != wanted.get(key) and key not in leave_out
+    ]
+    if differing:
+        raise UsageError(
+            f"ganprune {options.command}: error: argument --resume: {run} was begun with other options "
+            f"({'; '.join(differing)})"
+        )
 
 
 def _common_arguments(parser: argparse.ArgumentParser, default_data: str) -> None:
@@ -172,6 +301,21 @@ def _common_arguments(parser: argparse.ArgumentParser, default_data: str) -> Non
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write")
+    _new_network_arguments(parser)
+    add(
+        "--steps",
+        type=COUNT_OR_NONE,
+        default=12_000,
+        help="generator updates; 0 saves the GAN as it is initialised, to prune it then (default: 12000)",
+    )
+    add("--loss", choices=tuple(LOSSES), default=DEFAULT.loss, help=f"(default: {DEFAULT.loss})")
+    _loop_arguments(parser)
+    _run_arguments(parser)
+    _evaluation_arguments(parser)
+
+
+def _new_network_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--model", choices=("dcgan", "mlp"), default="dcgan", help="(default: dcgan)")
     add(
         "--width",
@@ -181,8 +325,10 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--latent-dim", type=COUNT, help="length of the latent vector (default: 64)")
     add("--norm", choices=NORMS, default="spectral", help="of the discriminator (default: spectral)")
-    add("--steps", type=COUNT, default=12_000, help="generator updates (default: 12000)")
-    add("--loss", choices=tuple(LOSSES), default=DEFAULT.loss, help=f"(default: {DEFAULT.loss})")
+
+
+def _loop_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     _update_arguments(parser)
     add("--penalty", choices=("gradient", "r1"), help="on the discriminator (default: none)")
     add("--penalty-weight", type=POSITIVE, default=DEFAULT.penalty_weight, help="(default: 10)")
@@ -193,8 +339,6 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         help="discriminator updates per generator update (default: 1)",
     )
     add("--clip", type=POSITIVE, help="clip the discriminator's weights to ±CLIP (default: never)")
-    _run_arguments(parser)
-    _evaluation_arguments(parser)
 
 
 def _prune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -206,6 +350,19 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity", type=SPARSITY, help="share of zeros among the prunable weights, in [0, 1)"
     )
     amount.add_argument("--threshold", type=POSITIVE, help="prune every weight whose score is below")
+    _method_arguments(parser)
+    _schedule_arguments(parser)
+    add(
+        "--steps", type=COUNT_OR_NONE, default=1_000, help="of fine-tuning with the mask kept (default: 1000)"
+    )
+    add("--loss", choices=tuple(LOSSES), help="of fine-tuning (default: that of the checkpoint)")
+    _update_arguments(parser)
+    _run_arguments(parser)
+    _evaluation_arguments(parser)
+
+
+def _method_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--score", choices=sorted(SCORES), default="magnitude", help="(default: magnitude)")
     add(
         "--allocation",
@@ -219,12 +376,98 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="a layer to leave dense; may be repeated",
     )
+
+
+def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("while it is fine-tuned").add_argument
     add(
-        "--steps", type=COUNT_OR_NONE, default=1_000, help="of fine-tuning with the mask kept (default: 1000)"
+        "--schedule",
+        choices=tuple(SCHEDULES),
+        default="one-shot",
+        help="sparsity against the step of fine-tuning; each pruning scores the weights anew (default: one-shot)",
     )
-    add("--loss", choices=tuple(LOSSES), help="of fine-tuning (default: that of the checkpoint)")
-    _update_arguments(parser)
-    _run_arguments(parser)
+    add(
+        "--prune-start",
+        type=COUNT_OR_NONE,
+        metavar="STEP",
+        help="first step at which it is pruned (default: 0)",
+    )
+    add(
+        "--prune-end",
+        type=COUNT,
+        metavar="STEP",
+        help="last one (default: of cubic, after three quarters; of geometric, when --sparsity is reached)",
+    )
+    add(
+        "--prune-every",
+        type=COUNT,
+        metavar="N",
+        help="steps between prunings, or between changes of a dynamic mask (default: 100)",
+    )
+    add(
+        "--prune-keep",
+        type=BETWEEN,
+        metavar="SHARE",
+        help="of geometric: share of the weights kept per round (default: 0.8)",
+    )
+    add(
+        "--prune-points",
+        type=_points,
+        metavar="STEP:SPARSITY,...",
+        help="of piecewise: the sparsity from each step on, such as 0:0.5,500:0.8",
+    )
+    add(
+        "--dynamic",
+        choices=METHODS,
+        help="move the mask while training, its density kept: drop small weights, grow others at random (set) or by "
+        "gradient (rigl); until --prune-end (default: three quarters of the steps)",
+    )
+
+
+def _lottery_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="where tickets, states and rows are kept")
+    add("--resume", action="store_true", help="go on with the run in --out; --rounds and --arm may be more")
+    add(
+        "--checkpoint",
+        metavar="FILE|NAME",
+        help="dense GAN to start from (default: a freshly initialised one)",
+    )
+    _new_network_arguments(parser)
+    add("--rounds", type=COUNT, default=5, help="of pruning, after the dense training (default: 5)")
+    add("--keep", type=BETWEEN, default=0.8, help="share of the weights that a round keeps (default: 0.8)")
+    add(
+        "--rewind",
+        choices=REWINDINGS,
+        default="init",
+        help="to the initialisation, to an early step (late), or of the learning rate alone (default: init)",
+    )
+    add("--rewind-step", type=COUNT_OR_NONE, metavar="STEP", help="where late rewinding goes back to")
+    add(
+        "--networks",
+        choices=("generator", "discriminator", "both"),
+        default="generator",
+        help="to prune (default: generator)",
+    )
+    _method_arguments(parser)
+    add(
+        "--arm",
+        action="append",
+        default=[],
+        choices=("ticket", "reinitialised", "shuffled", "random"),
+        help="a control to train beside the ticket: its mask on fresh weights, its mask shuffled within layers, or a "
+        "random mask of its sparsity; may be repeated",
+    )
+    add("--steps", type=COUNT, default=12_000, help="of each training (default: 12000)")
+    add("--loss", choices=tuple(LOSSES), help=f"(default: the checkpoint's, else {DEFAULT.loss})")
+    _loop_arguments(parser)
+    add(
+        "--checkpoint-every",
+        type=COUNT,
+        default=500,
+        metavar="N",
+        help="steps between saves of a training that may be cut short (default: 500)",
+    )
     _evaluation_arguments(parser)
 
 
@@ -339,6 +582,10 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "prune": (
         "prune a generator, fine-tune it against its discriminator, and save it",
         _prune_arguments,
+    ),
+    "lottery": (
+        "find lottery tickets by iterative pruning with rewinding, with controls",
+        _lottery_arguments,
     ),
     "evaluate": ("measure a generator's quality and size", _evaluate_arguments),
     "sample": ("write a picture of samples", _sample_arguments),

@@ -161,3 +161,8 @@ def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
         return check_generator(gan.generator, f"generator {spec.path}")
     shape = getattr(spec, "image_shape", None) or getattr(spec, "output_shape", None)
     return tuple(shape) if shape else None
+
+
+def loss_of(options: argparse.Namespace, gan: gp.GAN) -> str:
+    """The loss of ``--loss``, else that of the checkpoint."""
+    return options.loss or gan.metadata.get("config", {}).get("loss", "hinge")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import ganprune as gp
-from ganprune import checkpoints
+from ganprune import checkpoints, pruning, training
 from ganprune.__main__ import main
-from ganprune.callbacks import Checkpoint
+from ganprune.callbacks import CHECKPOINT, LOG, Checkpoint
 from ganprune.checkpoints import read_safetensors
 from ganprune.data import ImageData, Split
 from ganprune.imported import ImportedSpec, trust
+from ganprune.pruning import ALLOCATION_NAMES, SCORES
 
 TINY = ["--width", "2", "--latent-dim", "4", "--batch-size", "8", "--device", "cpu", "--samples", "0"]
+QUICK = ["--samples", 0, "--device", "cpu"]
+SHORT = ["--steps", 2, "--batch-size", 8, *QUICK]
 QUALITY = {
     "digit_fid",
     "digit_fid_floor",
@@ -80,6 +84,15 @@ def same_weights(first, second):
     one, two = read_safetensors(first)[0], read_safetensors(second)[0]
     assert one.keys() == two.keys()
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
+
+
+SAVE = Checkpoint.__call__
+
+
+def save_and_stop(self, state):
+    """A checkpoint after which the user interrupts."""
+    SAVE(self, state)
+    raise KeyboardInterrupt
 
 
 # --- What the commands write ------------------------------------------------------------------------------
@@ -197,6 +210,82 @@ def test_prune_takes_scores_and_allocations(capsys, trained, options):
     assert row["out"] is None
 
 
+@pytest.fixture
+def hurried(monkeypatch):
+    """The same work on less: MNIST is read once for all tests, and batch norm recalibrated on two batches."""
+    monkeypatch.setattr("ganprune.data.load_data", lambda name, root, device: _mnist())
+    monkeypatch.setattr(pruning, "recalibrate_batchnorm", partial(pruning.recalibrate_batchnorm, batches=2))
+
+
+@cache
+def _mnist():
+    return gp.mnist("cpu")
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("allocation", ALLOCATION_NAMES)
+@pytest.mark.parametrize("score", sorted(SCORES))
+@pytest.mark.filterwarnings("ignore:layers whose inputs")
+def test_every_score_goes_with_every_allocation(capsys, trained, score, allocation):
+    arguments = ["prune", "--checkpoint", trained, "--score", score, "--allocation", allocation]
+    arguments += ["--sparsity", {"1:4": 0.75}.get(allocation, 0.5), "--steps", 0, "--samples", 0]
+    arguments += ["--device", "cpu", *(["--protect", "layers.deconv4"] if score == "apoz" else [])]
+    if (score, allocation) in (("grasp", "lamp"), ("synflow", "lamp")):  # LAMP is defined for magnitudes
+        assert "allocation 'lamp' needs scores of at least 0" in fails(capsys, 2, *arguments)
+        return
+    row, _ = run_json(capsys, *arguments)
+    if ":" not in allocation:
+        assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert 0 < row["sparsity"] <= 0.75
+    assert (row["score"], row["allocation"]) == (score, allocation)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("score", sorted(SCORES))
+def test_every_score_goes_with_a_schedule(capsys, trained, score):
+    arguments = ["prune", "--checkpoint", trained, "--score", score, "--sparsity", 0.6, "--schedule", "cubic"]
+    arguments += ["--prune-every", 1, "--prune-end", 3, "--steps", 3, "--batch-size", 4, "--samples", 0]
+    row, _ = run_json(
+        capsys, *arguments, "--device", "cpu", *(["--protect", "layers.deconv4"] if score == "apoz" else [])
+    )
+    assert row["sparsity"] == pytest.approx(0.6, abs=1e-3)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("options", "sparsities"),
+    [
+        ("--sparsity 0.5 --schedule one-shot --prune-start 3", [0, 0, 0.5, 0.5]),
+        ("--sparsity 0.5 --schedule one-shot --prune-start 4", [0, 0, 0, 0.5]),
+        ("--sparsity 0.8 --schedule cubic --prune-start 1 --prune-end 3 --prune-every 1", [0, 0.7, 0.8, 0.8]),
+        ("--sparsity 0.8 --schedule cubic --prune-every 2", [0, 0.8 * (1 - 1 / 27), 0.8, 0.8]),
+        ("--sparsity 0.6 --schedule geometric --prune-keep 0.5 --prune-every 2", [0, 0.5, 0.5, 0.6]),
+        ("--schedule piecewise --prune-points 0:0.2,2:0.4,4:0.9", [0.2, 0.4, 0.4, 0.9]),
+        ("--sparsity 0.5 --dynamic set --prune-every 1", [0.5, 0.5, 0.5, 0.5]),
+        ("--sparsity 0.5 --dynamic rigl --prune-every 2 --allocation erk", [0.5, 0.5, 0.5, 0.5]),
+    ],
+)
+def test_prune_takes_schedules(capsys, monkeypatch, tmp_path, trained, options, sparsities):
+    seen = []
+
+    def look(state):
+        mask = state.masks.get("generator")
+        seen.append(0 if mask is None else mask.sparsity)
+        if mask is not None:
+            gp.check_mask(state.gan.generator_ema, mask)
+
+    look.order = LOG
+    monkeypatch.setattr("ganprune.__main__.losses", lambda steps: look)
+    out = tmp_path / "out.safetensors"
+    arguments = ["prune", "--checkpoint", trained, *options.split(), "--steps", 4, "--batch-size", 4]
+    row, _ = run_json(capsys, *arguments, "--samples", 0, "--device", "cpu", "--out", out)
+    assert seen == pytest.approx(sparsities, abs=1e-3)
+    gan = gp.load(out, "cpu")
+    assert gan.masks["generator"] == gan.masks["generator_ema"]
+    assert gan.masks["generator"].sparsity == row["sparsity"] == pytest.approx(sparsities[-1], abs=1e-3)
+    assert row["schedule"] in options or "--dynamic" in options
+
+
 def test_pruning_a_pruned_checkpoint_goes_on_from_its_mask(capsys, tmp_path, trained):
     first, second = tmp_path / "half.safetensors", tmp_path / "less.safetensors"
     common = ["--steps", 1, "--samples", 0, "--device", "cpu"]
@@ -297,6 +386,160 @@ def test_data_root_and_device_reach_the_loader(capsys, monkeypatch, tmp_path, tr
     assert "makes (1, 28, 28)" in message
 
 
+@pytest.mark.usefixtures("hurried")
+def test_pruning_at_initialisation(capsys, tmp_path):
+    new, out = tmp_path / "new.safetensors", tmp_path / "sparse.safetensors"
+    row, err = run_json(capsys, "train", *TINY, "--steps", 0, "--seed", 4, "--out", new)
+    assert "training steps" not in err
+    initial = gp.dcgan(width=2, latent_dim=4, seed=4, device="cpu")
+    same = zip(initial.generator.parameters(), gp.load(new, "cpu").generator.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    row, _ = run_json(
+        capsys, "prune", "--checkpoint", new, "--score", "synflow", "--sparsity", 0.5, *SHORT, "--out", out
+    )
+    assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_schedule_does_not_give_weights_back(capsys, tmp_path, trained):
+    half = tmp_path / "half.safetensors"
+    run_json(capsys, "prune", "--checkpoint", trained, "--sparsity", 0.5, "--steps", 0, *QUICK, "--out", half)
+    arguments = ["prune", "--checkpoint", half, "--schedule", "cubic", "--prune-every", 1, *SHORT]
+    assert "argument --sparsity: must be at least 0.5" in fails(capsys, 2, *arguments, "--sparsity", 0.4)
+    row, _ = run_json(capsys, *arguments, "--sparsity", 0.7)
+    assert row["sparsity"] == pytest.approx(0.7, abs=1e-3)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--schedule cubic --prune-every 1 --score taylor",
+        "--schedule one-shot --prune-start 6",
+        "--dynamic rigl --prune-every 2",
+        "--dynamic set --prune-every 1",
+    ],
+)
+def test_interrupted_pruning_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_path, trained, options):
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    arguments = ["prune", "--checkpoint", trained, "--sparsity", 0.6, *options.split(), "--steps", 6, *QUICK]
+    arguments += ["--batch-size", 4, "--checkpoint-every", 3, "--out"]
+    run_json(capsys, *arguments, whole)
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "__call__", save_and_stop)
+        fails(capsys, 130, *arguments, cut)
+    run_json(capsys, *arguments, cut, "--resume")
+    same_weights(whole, cut)
+
+
+# --- Lottery tickets --------------------------------------------------------------------------------------
+
+
+def lottery(folder, *more):
+    """The arguments of a tiny run: two rounds of three steps."""
+    tiny = ["--width", 2, "--latent-dim", 4, "--batch-size", 4, "--steps", 3, "--checkpoint-every", 1]
+    return ["lottery", *tiny, *QUICK, "--rounds", 2, "--keep", 0.5, "--out", folder, *more]
+
+
+def test_lottery_trains_tickets_and_controls(capsys, tmp_path):
+    folder = tmp_path / "new" / "tickets"
+    arms = ["--arm", "shuffled", "--arm", "random", "--arm", "reinitialised"]
+    row, err = run_json(capsys, *lottery(folder, *arms))
+    assert (row["command"], row["rewind"], row["keep"], row["out"]) == ("lottery", "init", 0.5, str(folder))
+    assert "round 2 of 2: sparsity 0.75" in err
+    rows = row["rows"]
+    controls = ("ticket", "reinitialised", "shuffled", "random")
+    expected = [(0, "ticket"), *((number, arm) for number in (1, 2) for arm in controls)]
+    assert [(one["round"], one["arm"]) for one in rows] == expected
+    for one in rows:
+        assert one["sparsity"] == pytest.approx(1 - 0.5 ** one["round"], abs=1e-3)
+        assert SIZE | {"generator_loss", "kept", "start_step", "torch"} <= one.keys()
+    gans = {arm: gp.load(folder / f"{arm}-02.safetensors", "cpu") for arm in controls[1:]}
+    gans["ticket"] = gp.load(folder / "trained-02.safetensors", "cpu")
+    masks = {arm: gan.masks["generator"] for arm, gan in gans.items()}
+    assert masks["reinitialised"] == masks["ticket"] != masks["shuffled"] != masks["random"]
+    assert all(mask.kept == masks["ticket"].kept for mask in masks.values())
+    layers = {arm: [layer["kept"] for layer in mask.layers()] for arm, mask in masks.items()}
+    assert layers["shuffled"] == layers["ticket"] != layers["random"]
+    again, err = run_json(capsys, *lottery(folder, *arms, "--resume"))
+    assert again["rows"] == rows  # nothing is done twice
+    assert "training steps" not in err
+    more, _ = run_json(capsys, *lottery(folder, *arms, "--resume", "--rounds", 3))
+    assert more["rows"][: len(rows)] == rows
+    assert more["rows"][-1]["sparsity"] == pytest.approx(0.875, abs=1e-2)
+    row, _ = run_json(capsys, "evaluate", "--checkpoint", folder / "trained-02.safetensors", *QUICK)
+    assert row["sparsity"] == rows[-1]["sparsity"]
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--rewind late --rewind-step 1 --networks both --score taylor --arm shuffled --allocation uniform",
+        "--rewind learning-rate --arm reinitialised --networks discriminator --score random",
+    ],
+)
+def test_a_killed_lottery_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_path, options):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    row, _ = run_json(capsys, *lottery(whole, *options.split()))
+    train, done = training.train, []
+
+    def stop(state):
+        done.append(state.step)
+        if len(done) in (2, 5, 8):
+            raise KeyboardInterrupt
+
+    def killed(state, split, callbacks=(), show_progress=True):
+        return train(state, split, [*callbacks, stop], show_progress)
+
+    stop.order = CHECKPOINT + 1
+    monkeypatch.setattr("ganprune.pruning.lottery.train", killed)
+    monkeypatch.setattr("ganprune.training.train", killed)
+    codes = [main([*map(str, lottery(cut, *options.split())), "--json"])]
+    while codes[-1] == 130:
+        codes.append(main([*map(str, lottery(cut, *options.split(), "--resume")), "--json"]))
+    assert codes == [130] * 3 + [0]
+    resumed = json.loads(capsys.readouterr().out)
+    assert [(one["round"], one["arm"]) for one in resumed["rows"]] == [
+        (one["round"], one["arm"]) for one in row["rows"]
+    ]
+    finished = sorted(path.name for path in whole.glob("*.safetensors") if path.name != "state.safetensors")
+    assert len(finished) == 3 + 3 + 2
+    for name in finished:
+        same_weights(whole / name, cut / name)
+
+
+def test_a_lottery_folder_holds_one_run(capsys, tmp_path):
+    folder = tmp_path / "tickets"
+    run_json(capsys, *lottery(folder, "--rounds", 1))
+    message = fails(capsys, 2, *lottery(folder))
+    assert f"argument --out: {folder} holds a run; add --resume to go on" in message
+    message = fails(capsys, 2, *lottery(folder, "--resume", "--keep", 0.7))
+    assert "was begun with other options (keep was 0.5, is 0.7)" in message
+
+
+def test_lottery_takes_a_checkpoint_and_networks_of_ones_own(capsys, tmp_path, trained, own):
+    arguments = lottery(tmp_path / "a", "--checkpoint", trained, "--rounds", 1)
+    arguments = arguments[:1] + arguments[5:]  # without --width and --latent-dim
+    row, _ = run_json(capsys, *arguments)
+    assert row["rows"][1]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    named = ["--generator", f"{own}:Net", "--allocation", "uniform", "--arm", "reinitialised"]
+    arguments = [*arguments[:-5], tmp_path / "b", "--rounds", 1, *named]
+    row, _ = run_json(capsys, *arguments)
+    assert [one["arm"] for one in row["rows"]] == ["ticket", "ticket", "reinitialised"]
+
+
+def test_lottery_without_json_a_line_per_row(capsys, tmp_path):
+    capsys.readouterr()
+    arguments = lottery(tmp_path / "tickets", "--rounds", 1, "--samples", 20)
+    assert main([str(argument) for argument in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["round", "arm", "ticket", "sparsity"]
+    assert "digit-fid" in lines[0]
+    assert [line.split()[:2] for line in lines[1:3]] == [["0", "ticket"], ["1", "ticket"]]
+    assert len({len(line.split()) for line in lines[1:3]}) == 1
+    assert lines[-1] == f"kept in {tmp_path / 'tickets'}"
+
+
 # --- Networks of one's own --------------------------------------------------------------------------------
 
 OWN_NETWORKS = """
@@ -386,10 +629,6 @@ def own(monkeypatch, tmp_path):
     sys.modules.pop(name, None)
 
 
-QUICK = ["--samples", 0, "--device", "cpu"]
-SHORT = ["--steps", 2, "--batch-size", 8, *QUICK]
-
-
 def test_every_command_takes_networks_of_ones_own(capsys, tmp_path, own):
     out, small, picture = (tmp_path / name for name in ("own.safetensors", "small.safetensors", "own.png"))
     named = ["--generator", f"{own}:Net", "--discriminator", f"{own}:Judge"]
@@ -431,7 +670,8 @@ def test_weights_of_ones_own(capsys, tmp_path, own):
     save_file(network.state_dict(), weights)
     begun = ["--generator", f"{own}:Net", "--generator-args", '{"latent_dim": 3}']
     begun += ["--generator-weights", weights]
-    run_json(capsys, "prune", *begun, "--sparsity", 0.5, "--steps", 0, *QUICK, "--out", out)
+    amount = ["--sparsity", 0.5, "--allocation", "uniform"]
+    run_json(capsys, "prune", *begun, *amount, "--steps", 0, *QUICK, "--out", out)
     with trust(f"{own}:Net"):
         gan = gp.load(out, "cpu")  # its discriminator is the course's
     kept = gan.masks["generator"]["first.weight"]
@@ -483,12 +723,6 @@ def test_a_killed_run_of_ones_own_goes_on(capsys, monkeypatch, tmp_path, own):
     arguments = ["train", "--generator", f"{own}:Net", "--discriminator", f"{own}:Judge", "--steps", 4]
     arguments += ["--batch-size", 8, *QUICK, "--checkpoint-every", 2, "--out"]
     run_json(capsys, *arguments, whole)
-    saved = Checkpoint.__call__
-
-    def save_and_stop(self, state):
-        saved(self, state)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "__call__", save_and_stop)
         fails(capsys, 130, *arguments, cut)
@@ -556,7 +790,7 @@ def test_a_shape_that_no_data_has(capsys, own):
         ("", "ganprune: error: the following arguments are required: COMMAND"),
         ("shrink", "invalid choice: 'shrink'"),
         ("train", "ganprune train: error: the following arguments are required: --out"),
-        ("train --out x --steps 0", "argument --steps: must be an integer of at least 1, got '0'"),
+        ("train --out x --steps -1", "argument --steps: must be an integer of at least 0, got '-1'"),
         ("train --out x --width two", "argument --width: must be an integer of at least 1, got 'two'"),
         ("train --out x --loss mse", "argument --loss: invalid choice: 'mse'"),
         ("train --out x --penalty l2", "argument --penalty: invalid choice: 'l2'"),
@@ -572,7 +806,55 @@ def test_a_shape_that_no_data_has(capsys, own):
         ("train --out x --model mlp --norm batch", "norm of an MLP discriminator must be spectral or none"),
         ("train --out .", "argument --out: must be a file, got the folder '.'"),
         ("train --out taken/gan.safetensors", "argument --out: cannot write 'taken/gan.safetensors'"),
-        ("prune", "one of the arguments --sparsity --threshold is required"),
+        ("prune", "one of the arguments --sparsity --threshold --prune-points is required"),
+        ("prune --sparsity 0.5 --schedule linear", "argument --schedule: invalid choice: 'linear'"),
+        ("prune --threshold 1 --schedule cubic", "argument --threshold: prunes at once"),
+        ("prune --allocation 2:4 --prune-start 5", "argument --allocation: 2:4 has one sparsity"),
+        (
+            "prune --sparsity 0.5 --dynamic set --schedule cubic",
+            "argument --dynamic: needs a mask from the start",
+        ),
+        ("prune --sparsity 0.5 --prune-end 5", "argument --prune-end: is not used by --schedule one-shot"),
+        (
+            "prune --sparsity 0.5 --prune-keep 0.5",
+            "argument --prune-keep: is not used by --schedule one-shot",
+        ),
+        (
+            "prune --sparsity 0.5 --schedule cubic --prune-keep 1",
+            "argument --prune-keep: must be a number in (0, 1)",
+        ),
+        ("prune --sparsity 0.5 --schedule piecewise", "argument --prune-points: is required"),
+        ("prune --schedule piecewise --prune-points 5", "must be steps and sparsities in [0, 1) such as"),
+        ("prune --schedule piecewise --prune-points 5:1", "must be steps and sparsities in [0, 1) such as"),
+        ("prune --schedule piecewise --prune-points 5:0.5,9:0.4", "schedule must not fall between start 0"),
+        (
+            "prune --sparsity 0.5 --schedule cubic --prune-end 9 --prune-start 9",
+            "end must be after start, 9, got 9",
+        ),
+        (
+            "prune --sparsity 0.9 --schedule geometric --steps 50",
+            "argument --steps: must be at least 1100, where",
+        ),
+        ("lottery", "ganprune lottery: error: the following arguments are required: --out"),
+        ("lottery --out taken", "argument --out: must be a folder, got the file 'taken'"),
+        ("lottery --out taken/folder", "argument --out: cannot write 'taken/folder'"),
+        ("lottery --out x --rounds 0", "argument --rounds: must be an integer of at least 1, got '0'"),
+        ("lottery --out x --keep 1", "argument --keep: must be a number in (0, 1), got '1'"),
+        ("lottery --out x --rewind back", "argument --rewind: invalid choice: 'back'"),
+        ("lottery --out x --rewind late", "rewind_step must be in [1, 11999] for rewind='late', got None"),
+        ("lottery --out x --arm luck", "argument --arm: invalid choice: 'luck'"),
+        (
+            "lottery --out x --allocation 2:4",
+            "allocation must be one of global, uniform, erk, lamp, per-output",
+        ),
+        (
+            "lottery --out x --rewind learning-rate --arm shuffled",
+            "argument --arm: shuffled not with --rewind learning-rate",
+        ),
+        (
+            "lottery --out x --checkpoint dcgan-mnist --latent-dim 3",
+            "--latent-dim: not allowed with --checkpoint",
+        ),
         ("prune --sparsity 1", "argument --sparsity: must be a number in [0, 1), got '1'"),
         ("prune --sparsity -0.1", "argument --sparsity: must be a number in [0, 1), got '-0.1'"),
         ("prune --sparsity nan", "argument --sparsity: must be a number in [0, 1), got 'nan'"),
@@ -696,12 +978,6 @@ def test_an_interrupted_fine_tuning_goes_on_with_its_mask(capsys, monkeypatch, t
     arguments += ["--batch-size", 8, "--device", "cpu", "--checkpoint-every", 4, "--resume", "--out"]
     _, err = run_json(capsys, *arguments, whole)
     assert "no unfinished run to resume" in err
-    saved = Checkpoint.__call__
-
-    def save_and_stop(self, state):
-        saved(self, state)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "__call__", save_and_stop)
         fails(capsys, 130, *arguments, cut)
@@ -715,11 +991,14 @@ def test_python_m_ganprune_helps():
         [sys.executable, "-m", "ganprune", "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("train", "prune", "evaluate", "sample", "exit codes"))
+    assert all(
+        command in done.stdout
+        for command in ("train", "prune", "lottery", "evaluate", "sample", "exit codes")
+    )
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["train", "prune", "evaluate", "sample"])
+@pytest.mark.parametrize("command", ["train", "prune", "lottery", "evaluate", "sample"])
 def test_each_command_helps_with_examples(capsys, command):
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
