@@ -23,6 +23,8 @@ from ganprune.models import latent_dim_of, sample_latents
 from ganprune.pruning.activation_scores import batches_of
 from ganprune.runtime import seeded
 
+MIXING = (nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention, nn.LSTM)
+"""Layers that the dependency graph knows, but whose channels cannot be taken one by one."""
 Cut = dict[tuple[str, str], set[int]]
 """(member, role) → the indices that go."""
 
@@ -238,7 +240,7 @@ def _dependency_graph(
     for name, parameter in network.named_parameters():
         owner = network.get_submodule(name.rpartition(".")[0])
         dim = parameter_dim(parameter.shape)
-        if not sizes_of(owner) and dim is not None:
+        if not sizes_of(owner) and not isinstance(owner, MIXING) and dim is not None:
             loose.append((parameter, dim))
     with torch.enable_grad(), torch.random.fork_rng():
         graph = torch_pruning.DependencyGraph().build_dependency(
@@ -249,7 +251,7 @@ def _dependency_graph(
             unwrapped_parameters=loose,
             verbose=False,
         )
-    _correct_reshapes(graph)
+    _correct_shapes(graph)
     _separate_products(graph)
     kinds = torch_pruning.ops.OPTYPE
     graph.kinds = kinds
@@ -275,14 +277,21 @@ def _ungroup(layer: Any) -> None:
     layer.weight = nn.Parameter(layer.weight.new_ones(*shape, *layer.weight.shape[2:]))
 
 
-def _correct_reshapes(graph: Any) -> None:
-    """A reshape that leaves samples and channels alone does nothing to channels; torch-pruning thinks it may."""
+def _correct_shapes(graph: Any) -> None:
+    """Tells the graph the shapes that autograd knows and torch-pruning infers wrongly.
+
+    A reshape that leaves samples and channels alone, or folds samples into channels as instance norm does
+    inside, maps no channels; a concatenation joins what its inputs really have.
+    """
     for node in graph.module2node.values():
-        before = getattr(node.grad_fn, "_saved_self_sym_sizes", None)
-        metadata = getattr(node.grad_fn, "_input_metadata", None)
-        if type(node.module).__name__ != "_ReshapeOp" or before is None or not metadata:
+        kind, after = type(node.module).__name__, _shape(node)
+        before = tuple(getattr(node.grad_fn, "_saved_self_sym_sizes", ()))
+        if kind == "_ConcatOp" and node.grad_fn._saved_dim == 1:
+            node.module.concat_sizes = [_shape(one)[1] for one in node.inputs]
+        if kind != "_ReshapeOp" or len(before) < 2 or len(after) < 2:
             continue
-        if tuple(before)[:2] == tuple(metadata[0].shape)[:2]:
+        instance_norm = after[0] == 1 and after[1] == before[0] * before[1] and after[2:] == before[2:]
+        if before[:2] == after[:2] or instance_norm:
             node.type = -1  # of no kind whose indices are mapped again later
             for neighbour in (node, *node.inputs, *node.outputs):
                 for edge in neighbour.dependencies:
@@ -384,9 +393,7 @@ def _units(
             elif target in name_of:
                 sizes = sizes_of(target)
                 if not sizes:
-                    if any(True for _ in target.parameters()) or isinstance(
-                        target, (nn.GroupNorm, nn.LayerNorm)
-                    ):
+                    if any(True for _ in target.parameters()) or isinstance(target, MIXING):
                         reason = reason or (
                             f"{name_of[target]} ({type(target).__name__}) mixes its channels or is not supported"
                         )

@@ -133,13 +133,11 @@ def _per_channel(member: Member, values: Tensor) -> Tensor:
     return total.index_add_(0, torch.tensor(owners, device=values.device), chosen)
 
 
-def _along(layer: Any, values: Tensor, role: str) -> Tensor:
-    """Sums numbers in the shape of a layer's weight over all but its outputs, or all but its inputs."""
-    transposed, groups = isinstance(layer, _ConvTransposeNd), int(getattr(layer, "groups", 1))
-    if (role == "input") == transposed or role == "both":
-        return values.flatten(1).sum(1)  # dimension 0 counts all of them
-    split = values.view(groups, values.shape[0] // groups, values.shape[1], -1)
-    return split.sum(dim=(1, 3)).flatten()  # dimension 1 counts those of one group
+def _table(layer: Any, values: Tensor) -> Tensor:
+    """Numbers in the shape of a layer's weight as (outputs, inputs), summed over the kernel; zero across groups."""
+    blocks = values.flatten(2).sum(2) if values.ndim > 2 else values
+    blocks = torch.block_diag(*blocks.chunk(int(getattr(layer, "groups", 1))))
+    return blocks.T if isinstance(layer, _ConvTransposeNd) else blocks
 
 
 def _summed(
@@ -148,13 +146,22 @@ def _summed(
     values: Mapping[str, Tensor],
     roles: tuple[str, ...] = ("output", "both", "input"),
 ) -> Tensor:
+    """Sums numbers per weight over the weights that go with each coupled channel, each weight once."""
     parts = named_parts(network)
-    device = next(network.parameters()).device
-    total = torch.zeros(group.channels, device=device)
+    total = torch.zeros(group.channels, device=next(network.parameters()).device)
+    tables: dict[str, Tensor] = {}
     for member in group.members:
-        if member.role in roles and isinstance(parts[member.name], PRUNABLE_LAYERS):
-            along = _along(parts[member.name], values[f"{member.name}.weight".lstrip(".")], member.role)
-            total = total + _per_channel(member, along)
+        if member.role not in roles or not isinstance(parts[member.name], PRUNABLE_LAYERS):
+            continue
+        name = member.name
+        if name not in tables:
+            tables[name] = _table(parts[name], values[f"{name}.weight".lstrip(".")])
+        elif member.role != "both":  # a layer that makes what it reads: rows and columns cross
+            (other,) = (m for m in group.members if m.name == name and m is not member)
+            rows, columns = (member, other) if member.role == "output" else (other, member)
+            pairs = zip(rows.indices, columns.indices, strict=True)
+            total = total - torch.stack([tables[name][list(r)][:, list(c)].sum() for r, c in pairs])
+        total = total + _per_channel(member, tables[name].sum(int(member.role != "input")))
     return total
 
 

@@ -98,8 +98,8 @@ def _plain(layer: nn.Module, memo: dict[int, Any]) -> None:
 def restore_spectral_norm(network: nn.Module) -> nn.Module:
     """A copy of a discriminator of this package with spectral norm on its weights, to train it further.
 
-    The weights keep their directions, so each layer's output changes by the factor 1 / σ; right after
-    :func:`fold_norms` σ is 1, after channels have been removed it is at most 1.
+    The weights keep their directions, so each layer's output changes by the factor 1 / σ. Right after folding σ is
+    1 up to the error of the power iteration; removing channels makes it smaller.
 
     Args:
         network: has a spec whose norm is "none".
