@@ -224,7 +224,8 @@ def train(
     Args:
         state: where training starts; changed in place.
         split: the real samples, usually ``data.train``.
-        callbacks: called with the state after each step, sorted by their attribute ``order`` where they have one.
+        callbacks: called with the state after each step, sorted by their attribute ``order`` where they have one; a
+            method ``begin(state)``, where there is one, is called before the first step.
         show_progress: a progress bar on standard error.
 
     Returns:
@@ -237,6 +238,9 @@ def train(
     loss, latent_dim = get_loss(config.loss), latent_dim_of(gan.generator)
     ordered: Sequence[Callable] = sorted(callbacks, key=lambda callback: getattr(callback, "order", 0))
     separate = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in gan.discriminator.modules())
+    for callback in ordered:
+        if hasattr(callback, "begin"):
+            callback.begin(state)
     gan.generator.train()
     gan.discriminator.train()
     with progress(config.steps, "training", state.step, show_progress) as bar:
