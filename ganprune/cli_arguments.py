@@ -147,7 +147,7 @@ def build_parser(
     """
     parser = _Parser(
         prog="ganprune",
-        description="Train, prune, evaluate and sample generative adversarial networks.",
+        description="Train, prune, evaluate and sample generative adversarial networks; find lottery tickets.",
         epilog=f"'ganprune COMMAND --help' has examples.\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -165,7 +165,9 @@ def build_parser(
         command.set_defaults(run=run, checkpoint=None)
         add_arguments(command)
         _own_arguments(command)
-        _common_arguments(command, "mnist" if name == "train" else "what the checkpoint was trained on")
+        _common_arguments(
+            command, "mnist" if name == "train" else "what the checkpoint was trained on, else mnist"
+        )
     return parser
 
 

@@ -12,6 +12,7 @@ from torch import nn
 import ganprune as gp
 from ganprune.checkpoints import PRETRAINED, load_network
 from ganprune.cli_arguments import UsageError
+from ganprune.cli_output import say
 from ganprune.imported import ImportedSpec, check_discriminator, check_generator
 
 ROLES = ("generator", "discriminator")
@@ -62,6 +63,8 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
             load_weights(gan.networks()[role], weights, role)
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
     _check_own(gan)
+    if options.generator_weights is None and options.command in ("evaluate", "sample"):
+        say(f"generator {options.generator} has initial weights; --generator-weights loads trained ones")
     return gan
 
 

@@ -286,6 +286,7 @@ def test_prune_takes_schedules(capsys, monkeypatch, tmp_path, trained, options, 
     assert row["schedule"] in options or "--dynamic" in options
 
 
+@pytest.mark.usefixtures("hurried")
 def test_pruning_a_pruned_checkpoint_goes_on_from_its_mask(capsys, tmp_path, trained):
     first, second = tmp_path / "half.safetensors", tmp_path / "less.safetensors"
     common = ["--steps", 1, "--samples", 0, "--device", "cpu"]
@@ -400,6 +401,7 @@ def test_pruning_at_initialisation(capsys, tmp_path):
     assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_schedule_does_not_give_weights_back(capsys, tmp_path, trained):
     half = tmp_path / "half.safetensors"
     run_json(capsys, "prune", "--checkpoint", trained, "--sparsity", 0.5, "--steps", 0, *QUICK, "--out", half)
@@ -440,6 +442,7 @@ def lottery(folder, *more):
     return ["lottery", *tiny, *QUICK, "--rounds", 2, "--keep", 0.5, "--out", folder, *more]
 
 
+@pytest.mark.usefixtures("hurried")
 def test_lottery_trains_tickets_and_controls(capsys, tmp_path):
     folder = tmp_path / "new" / "tickets"
     arms = ["--arm", "shuffled", "--arm", "random", "--arm", "reinitialised"]
@@ -508,6 +511,7 @@ def test_a_killed_lottery_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_path
         same_weights(whole / name, cut / name)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_lottery_folder_holds_one_run(capsys, tmp_path):
     folder = tmp_path / "tickets"
     run_json(capsys, *lottery(folder, "--rounds", 1))
@@ -517,6 +521,7 @@ def test_a_lottery_folder_holds_one_run(capsys, tmp_path):
     assert "was begun with other options (keep was 0.5, is 0.7)" in message
 
 
+@pytest.mark.usefixtures("hurried")
 def test_lottery_takes_a_checkpoint_and_networks_of_ones_own(capsys, tmp_path, trained, own):
     arguments = lottery(tmp_path / "a", "--checkpoint", trained, "--rounds", 1)
     arguments = arguments[:1] + arguments[5:]  # without --width and --latent-dim
@@ -629,6 +634,7 @@ def own(monkeypatch, tmp_path):
     sys.modules.pop(name, None)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_every_command_takes_networks_of_ones_own(capsys, tmp_path, own):
     out, small, picture = (tmp_path / name for name in ("own.safetensors", "small.safetensors", "own.png"))
     named = ["--generator", f"{own}:Net", "--discriminator", f"{own}:Judge"]
@@ -663,6 +669,7 @@ def test_every_command_takes_networks_of_ones_own(capsys, tmp_path, own):
     gp.check_mask(gan.generator_ema, gan.masks["generator"])
 
 
+@pytest.mark.usefixtures("hurried")
 def test_weights_of_ones_own(capsys, tmp_path, own):
     weights, out = tmp_path / "weights.safetensors", tmp_path / "pruned.safetensors"
     with trust(f"{own}:Net"):
@@ -694,6 +701,7 @@ def test_weights_of_ones_own(capsys, tmp_path, own):
     assert "write one with safetensors.torch.save_file" in message
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_checkpoint_alone_imports_nothing(capsys, tmp_path, own):
     out = tmp_path / "own.safetensors"
     run_json(capsys, "train", "--generator", f"{own}:Net", *SHORT, "--out", out)
@@ -718,6 +726,7 @@ def test_a_checkpoint_alone_imports_nothing(capsys, tmp_path, own):
     assert "must give a torch.nn.Module with parameters, got Net" in message
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_killed_run_of_ones_own_goes_on(capsys, monkeypatch, tmp_path, own):
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     arguments = ["train", "--generator", f"{own}:Net", "--discriminator", f"{own}:Judge", "--steps", 4]
@@ -728,8 +737,36 @@ def test_a_killed_run_of_ones_own_goes_on(capsys, monkeypatch, tmp_path, own):
         fails(capsys, 130, *arguments, cut)
     run_json(capsys, *arguments, cut, "--resume")
     same_weights(whole, cut)
+    small, part = tmp_path / "small.safetensors", tmp_path / "part.safetensors"
+    arguments[0:1] = ["prune", "--checkpoint", whole, "--sparsity", 0.5, "--allocation", "uniform"]
+    run_json(capsys, *arguments, small)  # the spectral norm of a masked weight must not move on
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "__call__", save_and_stop)
+        fails(capsys, 130, *arguments, part)
+    run_json(capsys, *arguments, part, "--resume")
+    same_weights(small, part)
 
 
+@pytest.mark.usefixtures("hurried")
+def test_a_discriminator_of_ones_own(capsys, tmp_path, own):
+    out, named = tmp_path / "gan.safetensors", ["--discriminator", f"{own}:Judge"]
+    run_json(
+        capsys, "train", *TINY, "--steps", 1, *named, "--discriminator-args", '{"hidden": 3}', "--out", out
+    )
+    row, _ = run_json(capsys, "prune", "--checkpoint", out, *named, "--sparsity", 0.5, *SHORT)
+    assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    weights = tmp_path / "judge.safetensors"
+    with trust(f"{own}:Judge"):
+        judge = gp.load(out, "cpu").discriminator
+    assert judge.first.out_channels == 3
+    save_file(judge.state_dict(), weights)
+    named += ["--discriminator-args", '{"hidden": 3}', "--discriminator-weights", weights]
+    row, err = run_json(capsys, "evaluate", "--generator", f"{own}:Net", *named, "--samples", 20)
+    assert row["real_loss"] is not None
+    assert "has initial weights; --generator-weights loads trained ones" in err
+
+
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -769,6 +806,7 @@ def test_networks_of_ones_own_that_do_not_fit(capsys, own, options, message):
     assert message in fails(capsys, 2, "evaluate", *options.replace("OWN", own).split(), *QUICK)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_shape_that_no_data_has(capsys, own):
     Path("judges.py").write_text(
         f"from {own} import *\nclass Any(Judge):\n"
@@ -972,6 +1010,7 @@ def test_kill_9_and_resume_end_with_the_same_bits(capsys, tmp_path):
     same_weights(whole, cut)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_an_interrupted_fine_tuning_goes_on_with_its_mask(capsys, monkeypatch, tmp_path, trained):
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     arguments = ["prune", "--checkpoint", trained, "--sparsity", 0.7, "--steps", 8, "--samples", 0]
