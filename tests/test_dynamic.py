@@ -238,9 +238,8 @@ def test_one_step_of_gradual_pruning_is_prune():
 def test_gradual_pruning_goes_on_from_the_mask_in_force():
     gan, split = mlp()
     mask = gp.prune(gan.generator, 0.5, protect=["layers.output"])
-    state = run(
-        start(gan, 4, {"generator": mask}), split, GradualPruning(sparsity=0.8, schedule="one-shot", start=2)
-    )
+    pruning = GradualPruning(sparsity=0.8, schedule="one-shot", start=2, score="random")
+    state = run(start(gan, 4, {"generator": mask}), split, pruning)
     assert mask.covers(state.masks["generator"])
     assert state.masks["generator"].sparsity == pytest.approx(0.8, abs=0.01)
     denser = GradualPruning(sparsity=0.2, schedule="one-shot")
@@ -813,6 +812,16 @@ def test_callbacks_that_grow_by_gradient_share_a_network(first, interval, other)
     for step, mode in modes.seen.items():
         due = (step + 1) % interval == 0 or (step + 1) % other == 0
         assert mode == ("dense" if due else "masked"), step
+
+
+def test_a_new_mask_leaves_the_gradients_to_the_next_callback():
+    gan, _ = mlp()
+    state = start(gan, 3, {"generator": gp.prune(gan.generator, 0.5)})
+    dense = torch.ones_like(gan.generator.layers.output.weight)
+    gan.generator.layers.output.weight.grad = dense.clone()
+    dynamic._set_mask(state, "generator", state.masks["generator"].shuffled(1))
+    assert torch.equal(gan.generator.layers.output.weight.grad, dense)
+    assert state.keepers["generator"].gradients == "masked"
 
 
 @given(layer_shapes, st.integers(0, 2**20), st.sampled_from(["erk", "uniform", "global"]))

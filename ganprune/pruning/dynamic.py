@@ -326,8 +326,8 @@ def set_update(weights: Mapping[str, Tensor], mask: Mask, fraction: float, seed:
 
     Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
     network science" (sparse evolutionary training). Of n kept weights ⌊fraction · n⌋ are dropped, equal ones by
-    position, the earlier first. As in the paper, everything that is not kept after dropping may grow, what was just
-    dropped included; such a weight is as if it had never been touched.
+    position, the earlier first. Everything that is not kept after dropping may grow, what was just dropped included,
+    as in RigL (:func:`rigl_update`); such a weight is as if it had never been touched.
 
     Args:
         weights: weight name → weight, for every layer of the mask; of a network under spectral or weight norm the
@@ -425,8 +425,8 @@ class DynamicSparseTraining:
         allocation: of the first mask: "erk", "uniform" or "global".
         fraction: share of the kept weights that is dropped at first, in (0, 1].
         interval: steps between updates.
-        end: the last update is before this step; None for 75% of the steps of the run, as in Evci et al. 2020.
-        decay: "cosine": the fraction at step t is fraction / 2 · (1 + cos(π t / end)) (Evci et al. 2020, equation 1);
+        end: the last update is before this step; None for 75% of the steps of the run.
+        decay: "cosine": the fraction at step t is fraction / 2 · (1 + cos(π t / end)) (Evci et al. 2020, section 3);
             "constant", as in Mocanu et al. 2018.
         new_values: weights grow from "zero", or from "random" values, normal with the standard deviation of the
             layer's kept weights.
@@ -649,8 +649,8 @@ class BalanceController:
     weights with the smallest effective magnitude. The density is that of the mask in force, so a resumed run goes on
     as if nothing had happened.
 
-    The paper measures on the batch just trained on and averages over many steps; here one measurement decides, on as
-    many ``samples`` as one likes.
+    The paper's code measures on the batch just trained on and averages over many steps; here one measurement decides,
+    on as many ``samples`` as one likes.
 
     Args:
         split: real samples, usually ``data.train``.
