@@ -15,6 +15,7 @@ import ganprune as gp
 from ganprune.masks import Mask, MaskError, apply_mask, prunable_weights, weight_slots
 from ganprune.metrics.complexity import count_parameters, macs
 from ganprune.pruning import compaction
+from ganprune.pruning.channel_graph import ChannelError
 from ganprune.pruning.compaction import CompactionError, compact
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -189,7 +190,7 @@ def samples(*shape, seed=0):
 
 
 class TestAgainstBruteForce:
-    @settings(max_examples=25)
+    @settings(max_examples=20)
     @given(
         seed=st.integers(0, 10_000),
         sparsity=st.floats(0.3, 0.99),
@@ -205,7 +206,7 @@ class TestAgainstBruteForce:
         assert relative(*(n.double().eval()(x.double()) for n in (network, result.network))) < 1e-6
         assert sum(r["kept"] for r in result.report[:-1]) <= 3  # a bias takes up every constant
 
-    @settings(max_examples=25)
+    @settings(max_examples=20)
     @given(seed=st.integers(0, 10_000), sparsity=st.floats(0.5, 0.995), padding=st.sampled_from([0, 1]))
     def test_convolutions(self, seed, sparsity, padding):
         network, x = convolutional(seed, padding=padding), samples(6, 2, 4, 4)
@@ -714,6 +715,22 @@ class TestWhatCannotBeFollowed:
     def test_the_same_network_without_oddities_is_compacted(self):
         result = compact(Odd(lambda x: functional.dropout(x, 0.5, training=False)), samples(4, 3))
         assert result.removed == {"first": (0,)}
+
+    def test_parts_that_cannot_go_together_are_kept(self, monkeypatch):
+        def one_at_a_time(network, channels, inputs=None):
+            if len(channels) > 1:
+                raise ChannelError("only one layer at a time")
+            return remove(network, channels, inputs)
+
+        remove = compaction.remove_channels
+        monkeypatch.setattr(compaction, "remove_channels", one_at_a_time)
+        network, x = dense(), samples(16, 4)
+        with torch.no_grad():
+            network[3].weight[:, 0] = 0
+            network[6].weight[:, 1] = 0
+        result = compact(network, x)
+        assert result.removed == {}
+        assert row(result, "0")["reasons"] == row(result, "3")["reasons"] == ["only one layer at a time"]
 
 
 class TestErrors:

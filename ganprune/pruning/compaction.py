@@ -358,14 +358,20 @@ def _fold(small: nn.Module, plan: _Plan) -> None:
         gone = set(removed.get(read.key, ()))
         kept = amount[[i for i in range(len(amount)) if i not in gone]]
         layer: Any = layers[read.key]
-        kept = kept.to(layer.weight.device)
         if layer.bias is not None:
-            layer.bias.copy_(layer.bias.double() + kept)
+            _add(layer.bias, kept)
         elif read.norm is not None:
             norm: Any = small.get_submodule(read.norm)
-            norm.running_mean.copy_(norm.running_mean.double() - kept)
+            _add(norm.running_mean, -kept)
         else:
-            layer.bias = nn.Parameter(kept.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
+            bias = kept.to(layer.weight.dtype).to(layer.weight.device)
+            layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+
+
+def _add(tensor: Tensor, amount: Tensor) -> None:
+    tensor.copy_(
+        (tensor.cpu().double() + amount).to(tensor.dtype)
+    )  # on the CPU: not every device has float64
 
 
 def _cut_mask(network: nn.Module, small: nn.Module, plan: _Plan, mask: Mask | None) -> Mask | None:
