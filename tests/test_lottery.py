@@ -236,7 +236,7 @@ def test_learning_rate_rewinding_keeps_the_weights_and_replays_the_schedule(step
     assert [pair for _, pair in rates] == [[expected[at]] * 2 for at in steps]
     for earlier, later in itertools.pairwise(found):
         trained, start = everything(earlier.state), later.ticket.start()
-        assert start.step == begin and not start.history
+        assert start.step == begin and not start.history and not later.ticket.rewound.gan.masks
         now, masks = everything(start), later.ticket.masks
         for name in BOTH:
             for key, kept in masks[name].items():
@@ -303,7 +303,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("rewind", ["late", "learning-rate"])
 def test_a_run_stopped_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch, rewind):
-    """Before and after every replacement of a file, in every round: nothing else is ever on the disk."""
+    """Before or after each replacement of a file, in every round: nothing else is ever on the disk."""
     straight = kept_search(tmp_path / "straight", rewind)
     same_rounds(straight, kept_search(None, rewind))
     replace, calls = os.replace, []
@@ -317,7 +317,7 @@ def test_a_run_stopped_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatc
     writes = list(calls)
     for name in ("run.json", "ticket-02.safetensors", "trained-02.safetensors", "state.safetensors"):
         assert name in writes
-    for number in range(len(writes)):
+    for number in range(0, len(writes), 1 if rewind == "late" else 3):
         folder = tmp_path / str(number)
         left = itertools.count()
 
@@ -665,7 +665,8 @@ def own_gan(seed=0, norm=torch.nn.utils.spectral_norm):
 @pytest.mark.parametrize("rewind", lottery.REWINDINGS)
 def test_tickets_of_networks_without_a_spec(norm, rewind):
     gan = own_gan(norm=norm)
-    train(gp.TrainState(gan, config(steps=2)), Ring())  # the older hook leaves a weight that cannot be copied
+    train(gp.TrainState(gan, config(steps=2)), Ring())
+    gan.discriminator(torch.ones(3, 2))  # the older hook leaves a weight that hangs on its graph
     step = 4 if rewind == "late" else None
     options = {"rewind": rewind, "rewind_step": step, "networks": BOTH, "protect": {"generator": ["last"]}}
     one = search(gan, Ring(), config(), 2, keep=0.5, **options)[2]
