@@ -281,7 +281,8 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     if what it emits is zero in front of every layer that reads it, if all weights that read it are zero or
     feed channels that go themselves, or if it is constant and can be folded into biases (else into the
     running mean of a batch norm, else, in networks without a spec, into a new bias). This is repeated until
-    nothing changes. One channel stays in each layer. Where the network does what cannot be followed, as
+    nothing changes. One channel stays in each layer, and so does a channel that is read at all, even if stride
+    and sparse kernels happen to lead it nowhere. Where the network does what cannot be followed, as
     attention, conditional normalisation, or weights that layers share, channels are kept and the report says
     why. In training mode the two networks differ: batch norm then uses the statistics of the batch.
 
