@@ -323,7 +323,7 @@ def search(
     gan, data = _start(config, gan, data)
     study = open_study(config, storage, gan, data)
     measure = quality or _default_quality(config, latent_seed=config.seed)
-    space = parameter_space(config, gan)
+    space, origin = parameter_space(config, gan), provenance()
 
     def objective(trial: Trial) -> tuple[float, float]:
         chosen = {
@@ -336,7 +336,7 @@ def search(
             trial.set_user_attr("diverged", str(error))
             raise
         size = _size(made)
-        for key, value in (("size", size), ("quality", found), ("provenance", provenance())):
+        for key, value in (("size", size), ("quality", found), ("provenance", origin)):
             trial.set_user_attr(key, value)
         return float(found[config.measure]), float(size["effective_macs"])
 
