@@ -18,7 +18,7 @@ class every:
 
     Args:
         interval: in steps, at least 1.
-        function: any function of the state; its attribute ``order`` is kept.
+        function: any function of the state; its attributes ``order`` and ``begin`` are kept.
         at_end: also call it after the last step.
     """
 
@@ -27,6 +27,8 @@ class every:
             raise ValueError(f"interval must be an integer of at least 1, got {interval!r}")
         self.interval, self.function, self.at_end = interval, function, at_end
         self.order = getattr(function, "order", LOG)
+        if hasattr(function, "begin"):
+            self.begin = function.begin
 
     def __call__(self, state: TrainState) -> None:
         if state.step % self.interval == 0 or (self.at_end and state.step == state.config.steps):

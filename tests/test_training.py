@@ -128,11 +128,14 @@ def test_resuming_is_bit_identical(data, tmp_path, stop, precision, norm):
 
 def test_a_masked_run_resumes_with_its_mask(data, tmp_path):
     gan = tiny()
-    mask = gp.prune(gan.generator, sparsity=0.6, ema=gan.generator_ema)
+    masks = {
+        "generator": gp.prune(gan.generator, sparsity=0.6, ema=gan.generator_ema),
+        "discriminator": gp.prune(gan.discriminator, sparsity=0.6),
+    }
     twin = copy.deepcopy(gan)
-    gp.train(gp.TrainState(gan, config(), {"generator": mask}), data.train)
+    gp.train(gp.TrainState(gan, config(), masks), data.train)
 
-    state = gp.TrainState(twin, config(), {"generator": mask})
+    state = gp.TrainState(twin, config(), masks)
 
     def leave(state):
         if state.step == 2:
@@ -142,10 +145,11 @@ def test_a_masked_run_resumes_with_its_mask(data, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         gp.train(state, data.train, [leave])
     resumed = gp.TrainState.load(tmp_path / "state.safetensors", "cpu")
-    assert resumed.masks["generator"] == mask
+    assert resumed.masks == masks
     gp.train(resumed, data.train)
     assert equal(weights(gan), weights(resumed.gan))
-    gp.check_mask(resumed.gan.generator, mask)
+    for name, mask in masks.items():
+        gp.check_mask(resumed.gan.networks()[name], mask)
 
 
 SCRIPT = textwrap.dedent("""
@@ -279,6 +283,9 @@ def test_callbacks_run_in_order_and_on_time(data):
     class Early(Late):
         order = 0
 
+        def begin(self, state):
+            calls.append(("begin", state.step))
+
         def __call__(self, state):
             calls.append(("early", state.step))
 
@@ -287,7 +294,8 @@ def test_callbacks_run_in_order_and_on_time(data):
         data.train,
         [gp.every(2, Late()), gp.every(2, Early(), at_end=False)],
     )
-    assert calls == [("early", 2), ("late", 2), ("early", 4), ("late", 4), ("late", 5)]
+    assert calls[0] == ("begin", 0)
+    assert calls[1:] == [("early", 2), ("late", 2), ("early", 4), ("late", 4), ("late", 5)]
     with pytest.raises(ValueError, match="interval must be an integer of at least 1, got 0"):
         gp.every(0, Late())
 
