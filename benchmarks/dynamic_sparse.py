@@ -22,7 +22,6 @@ def training(width: int, data: gp.ImageData, interval: int, rigl: bool) -> Calla
     callbacks = []
     if rigl:
         callback = DynamicSparseTraining("rigl", SPARSITY, interval=interval, end=FOREVER)
-        callback.begin(state)
         callbacks = [callback]
 
     def run() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from torchvision.utils import save_image
 
 import ganprune as gp
-from ganprune.cli_arguments import (
+from ganprune.cli.arguments import (
     UsageError,
     build_parser,
     check_request,
@@ -24,12 +24,11 @@ from ganprune.cli_arguments import (
     settle,
     train_config,
 )
-from ganprune.cli_lottery import run_lottery
-from ganprune.cli_networks import load_data, load_gan, loss_of, named_paths, new_gan
-from ganprune.cli_output import as_json, as_table, fail, losses, measure, plain, quick_fid, say, sentence
-from ganprune.cli_pruning import Pruning, prune_at_once, settle_masks, while_training
+from ganprune.cli.lottery import run_lottery
+from ganprune.cli.networks import load_data, load_gan, loss_of, named_paths, new_gan
+from ganprune.cli.output import as_json, as_table, fail, losses, measure, plain, quick_fid, say, sentence
+from ganprune.cli.pruning import Pruning, prune_at_once, settle_masks, while_training
 from ganprune.imported import trust
-from ganprune.pruning.tickets import load_state
 
 FAILURES = (gp.DataError, gp.CheckpointError, gp.DivergenceError, gp.MaskError, OSError)
 """What can go wrong with good arguments: exit code 1 and one sentence."""
@@ -207,7 +206,7 @@ def _unfinished(options: argparse.Namespace, partial: Path | None) -> gp.TrainSt
         raise UsageError(
             f"{where} an unfinished run is in {partial}; add --resume to go on, or delete that file"
         )
-    state = load_state(partial, options.device)
+    state = gp.TrainState.load(partial, options.device)
     check_request(options, state.gan.metadata.get("request", {}), f"the run in {partial}")
     say(f"resuming {partial} after step {state.step}")
     return state

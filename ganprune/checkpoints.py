@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import ganprune.imported  # noqa: F401  (makes specs of one's own known, and what to do about them)
 from ganprune.masks import Mask, check_mask
 from ganprune.models import GAN, GANSpec, spec_from_dict, spec_to_dict
 from ganprune.runtime import as_device

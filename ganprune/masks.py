@@ -459,8 +459,11 @@ def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> No
         changed = [torch.tensor(not _keeps_zeros(slot, kept)) for slot, kept in pairs]
         _refuse(pairs, changed, "a parametrisation (to be removed first) does not keep zeros in")
     for slot, kept in (pair for pairs in matched.values() for pair in pairs):
-        slot.raw.detach().masked_fill_(~kept, 0.0)
-        _refresh_spectral_norm(slot)
+        raw = slot.raw.detach()
+        stale = bool(_spectral_parts(slot)) and bool((raw[~kept] != 0).any())
+        raw.masked_fill_(~kept, 0.0)
+        if stale:  # where the mask held already the vectors stay, so that resuming is bit-identical
+            _refresh_spectral_norm(slot)
 
 
 def _keeps_zeros(slot: WeightSlot, kept: Tensor) -> bool:

@@ -204,8 +204,6 @@ class TrainState:
                         value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                     entries.setdefault(int(index), {})[entry] = value
             optimizer.load_state_dict({"state": entries, "param_groups": metadata["param_groups"][name]})
-        for name, network in gan.networks().items():  # keeping a mask has refreshed the vectors of spectral norm
-            checkpoints.load_network(network, tensors, name, path)
         return state
 
     def __repr__(self) -> str:

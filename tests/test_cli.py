@@ -495,7 +495,7 @@ def test_a_killed_lottery_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_path
         return train(state, split, [*callbacks, stop], show_progress)
 
     stop.order = CHECKPOINT + 1
-    monkeypatch.setattr("ganprune.pruning.lottery.train", killed)
+    monkeypatch.setattr("ganprune.pruning.lottery.iterative.train", killed)
     monkeypatch.setattr("ganprune.training.train", killed)
     codes = [main([*map(str, lottery(cut, *options.split())), "--json"])]
     while codes[-1] == 130:

@@ -14,12 +14,15 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import ganprune as gp
 from ganprune.callbacks import PRUNE
 from ganprune.masks import effective_weights, weight_slots
-from ganprune.pruning import cubic, dynamic
+from ganprune.pruning import cubic
 from ganprune.pruning.dynamic import (
     BalanceController,
     DynamicSparseTraining,
     GradualPruning,
+    balance,
     balance_ratio,
+    common,
+    regrowth,
     rigl_update,
     set_update,
 )
@@ -487,14 +490,14 @@ def test_the_weaker_of_two_equal_raw_weights_goes_under_weight_norm():
     training.begin(state)
     dropped = []
     before = Watch(lambda state: weight_slots(discriminator)["0.weight"].effective().abs(), order=-1)
-    update = dynamic.keep_largest
+    update = regrowth.keep_largest
 
     def spy(scores, keep):
         dropped.append(scores.clone())
         return update(scores, keep)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic, "keep_largest", spy)
+        patch.setattr(regrowth, "keep_largest", spy)
         gp.train(state, POINTS, [before, training])
     assert torch.equal(dropped[0], before.seen[1].flatten())
     assert dropped[0][:3].max() < dropped[0][3:].min()
@@ -546,7 +549,15 @@ def test_what_regrows_starts_without_moments(method, new_values, network):
 
 
 @pytest.mark.parametrize("method", ["rigl", "set"])
-@pytest.mark.parametrize(("make", "network"), [(dcgan, "generator"), (mlp, "discriminator")])
+@pytest.mark.parametrize(
+    ("make", "network"),
+    [
+        (dcgan, "generator"),
+        (dcgan, "discriminator"),
+        (mlp, "discriminator"),
+        (lambda: mlp("spectral"), "discriminator"),
+    ],
+)
 def test_resumed_dynamic_sparse_training_is_bit_identical(tmp_path, method, make, network):
     stops = range(1, 8) if make is mlp else (1, 2)
     straight = assert_resumes(
@@ -572,7 +583,7 @@ def test_growing_by_gradients_that_were_masked_is_refused():
     mask = gp.prune(gan.generator, 0.5)
     training = DynamicSparseTraining("rigl", interval=1, end=9)
     with pytest.raises(gp.MaskError, match="the gradients of step 1 were masked.* call begin"):
-        gp.train(start(gan, 3, {"generator": mask}), split, [lambda state: None, gp.every(1, training)])
+        gp.train(start(gan, 3, {"generator": mask}), split, [lambda state: training(state)])
     with pytest.raises(gp.MaskError, match="no mask is in force for the generator; call begin"):
         training(start(mlp()[0]))
     state = start(mlp()[0], 3, {"generator": mask})
@@ -687,7 +698,7 @@ def test_the_balance_ratio_is_its_formula_and_changes_nothing(make):
             parameter.add_(0.05 * torch.randn(parameter.shape))
     real, z = split.batch(16, 0, 0), gp.sample_latents(16, gp.models.latent_dim_of(gan.generator), 1)
     kept, noise = weights(gan), torch.get_rng_state()
-    earlier = dynamic._tensors(before)
+    earlier = balance._tensors(before)
     copies = {name: tensor.clone() for name, tensor in earlier.items()}
     gan.generator.train(), gan.discriminator.train(), before.train()
     ratio, lead = balance_ratio(gan.generator, gan.discriminator, earlier, real, z)
@@ -819,7 +830,7 @@ def test_a_new_mask_leaves_the_gradients_to_the_next_callback():
     state = start(gan, 3, {"generator": gp.prune(gan.generator, 0.5)})
     dense = torch.ones_like(gan.generator.layers.output.weight)
     gan.generator.layers.output.weight.grad = dense.clone()
-    dynamic._set_mask(state, "generator", state.masks["generator"].shuffled(1))
+    common.set_mask(state, "generator", state.masks["generator"].shuffled(1))
     assert torch.equal(gan.generator.layers.output.weight.grad, dense)
     assert state.keepers["generator"].gradients == "masked"
 
@@ -831,7 +842,7 @@ def test_growth_keeps_what_is_kept_and_meets_its_number(shapes, seed, allocation
     scores = {f"layer{i}.weight": torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)}
     mask = gp.Mask({k: torch.rand(v.shape, generator=generator) < 0.5 for k, v in scores.items()})
     for keep in {mask.kept, (mask.kept + mask.total) // 2, mask.total}:
-        grown = dynamic._grow(mask, scores, keep, allocation)
+        grown = balance._grow(mask, scores, keep, allocation)
         assert grown.kept == keep
         assert grown.covers(mask)
         for key, kept in mask.items():  # within a layer the best-scored come first
@@ -842,7 +853,7 @@ def test_growth_keeps_what_is_kept_and_meets_its_number(shapes, seed, allocation
     if fewer and allocation != "global":
         start = gp.allocate(scores, 1 - fewer / mask.total, allocation)
         goal = gp.allocate(scores, 1 - more / mask.total, allocation)
-        assert counts(dynamic._grow(start, scores, goal.kept, allocation)) == counts(goal)
+        assert counts(balance._grow(start, scores, goal.kept, allocation)) == counts(goal)
 
 
 def test_a_controller_that_was_not_begun_says_so():
@@ -851,7 +862,7 @@ def test_a_controller_that_was_not_begun_says_so():
         BalanceController(split)(start(gan))
     state = start(gan, 2, {"discriminator": gp.Mask.dense(gan.discriminator)})
     with pytest.raises(gp.MaskError, match="the generator as it was before step 1 is not known: call begin"):
-        gp.train(state, split, [gp.every(1, BalanceController(split, interval=1))])
+        gp.train(state, split, [lambda state, control=BalanceController(split, interval=1): control(state)])
 
 
 @pytest.mark.parametrize(

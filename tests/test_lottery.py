@@ -20,10 +20,19 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import ganprune as gp
 from ganprune.checkpoints import CheckpointError, read_safetensors
 from ganprune.masks import Mask, pruned_count, weight_slots
-from ganprune.pruning import early_bird, lottery, tickets
-from ganprune.pruning.early_bird import EarlyBird, StopTraining, find_early_bird
-from ganprune.pruning.lottery import find_tickets
-from ganprune.pruning.tickets import Snapshot, Ticket, random_mask, reinitialised, shuffled, transfer
+from ganprune.pruning import lottery
+from ganprune.pruning.lottery import (
+    EarlyBird,
+    Snapshot,
+    StopTraining,
+    Ticket,
+    find_early_bird,
+    find_tickets,
+    random_mask,
+    reinitialised,
+    shuffled,
+    transfer,
+)
 
 
 class Ring:
@@ -675,7 +684,7 @@ def test_tickets_of_networks_without_a_spec(norm, rewind):
     assert torch.equal(one.state.gan.generator.fixed.weight, gan.generator.fixed.weight)
     assert differing(everything(one.state), everything(train(one.ticket.start(), Ring()))) == []
     if rewind == "late":
-        straight = train(gp.TrainState(tickets.copy_gan(gan), config()), Ring())
+        straight = train(gp.TrainState(lottery.tickets.copy_gan(gan), config()), Ring())
         dense = search(gan, Ring(), config(), 1, **options)[0].ticket
         assert differing(everything(straight), everything(train(dense.start(), Ring()))) == []
 
@@ -894,7 +903,7 @@ def test_a_stopped_search_for_an_early_bird_goes_on_to_the_same_bird(tmp_path, n
 
     straight, seen = find(None)
     assert straight.step >= 10
-    leave.order = early_bird.EarlyBird.order + 0.5  # after the draw, before the checkpoint
+    leave.order = EarlyBird.order + 0.5  # after the draw, before the checkpoint
     with pytest.raises(Killed):
         find(tmp_path, [leave])
     for _ in range(2):

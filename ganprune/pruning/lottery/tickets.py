@@ -49,19 +49,6 @@ def copy_gan(gan: GAN) -> GAN:
     return copied
 
 
-def load_state(path: str | Path, device: str | torch.device | None) -> TrainState:
-    """As ``TrainState.load``, with the spectral-norm vectors that were saved.
-
-    Setting a mask runs the power iteration again, which moves the vectors on from where they were saved; a
-    resumed run would then differ from an uninterrupted one.
-    """
-    state = TrainState.load(path, device)
-    tensors, _ = checkpoints.read_safetensors(path)
-    for name, network in state.gan.networks().items():
-        checkpoints.load_network(network, tensors, name, path)
-    return state
-
-
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """A copy of a training state without its masks, from which any number of equal states can be made.
@@ -222,7 +209,7 @@ class Ticket:
             if key.startswith("ticket/"):
                 _, network, weight = key.split("/", 2)
                 layers.setdefault(network, {})[weight] = value
-        rewound = Snapshot.of(load_state(path, device))
+        rewound = Snapshot.of(TrainState.load(path, device))
         order = {name: weight_slots(rewound.gan.networks()[name]) for name in layers}
         masks = {
             name: Mask({key: layers[name][key] for key in order[name] if key in layers[name]}).to(

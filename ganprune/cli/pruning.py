@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import ganprune as gp
-from ganprune.cli_arguments import UsageError, prunes_at_once
+from ganprune.cli.arguments import UsageError, prunes_at_once
 from ganprune.models import latent_dim_of
 from ganprune.pruning.dynamic import DynamicSparseTraining, GradualPruning
 

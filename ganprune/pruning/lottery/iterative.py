@@ -18,10 +18,10 @@ from ganprune import checkpoints
 from ganprune.masks import Mask
 from ganprune.models import GAN
 from ganprune.pruning.allocation import ALLOCATION_NAMES, PATTERNS, allocate
-from ganprune.pruning.run_folder import Callback, Measured, RunFolder, Then, saving
+from ganprune.pruning.lottery.run_folder import Callback, Measured, RunFolder, Then, saving
+from ganprune.pruning.lottery.tickets import Snapshot, Ticket, check_networks, copy_gan
 from ganprune.pruning.schedules import geometric
 from ganprune.pruning.scores import get_score, score
-from ganprune.pruning.tickets import Snapshot, Ticket, check_networks, copy_gan
 from ganprune.runtime import step_seed
 from ganprune.training import BatchSource, TrainConfig, TrainState, train
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import ganprune as gp
 from ganprune.checkpoints import PRETRAINED, load_network
-from ganprune.cli_arguments import UsageError
-from ganprune.cli_output import say
+from ganprune.cli.arguments import UsageError
+from ganprune.cli.output import say
 from ganprune.imported import ImportedSpec, check_discriminator, check_generator
 
 ROLES = ("generator", "discriminator")

@@ -14,9 +14,9 @@ from ganprune.callbacks import LOG
 from ganprune.masks import Mask, check_sparsity, prunable_weights
 from ganprune.models import GAN
 from ganprune.pruning.allocation import allocate
-from ganprune.pruning.run_folder import Callback, Measured, RunFolder, saving
+from ganprune.pruning.lottery.run_folder import Callback, Measured, RunFolder, saving
+from ganprune.pruning.lottery.tickets import Snapshot, Ticket, check_networks, copy_gan
 from ganprune.pruning.scores import score
-from ganprune.pruning.tickets import Snapshot, Ticket, check_networks, copy_gan
 from ganprune.training import BatchSource, TrainConfig, TrainState, train
 
 

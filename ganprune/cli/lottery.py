@@ -13,13 +13,12 @@ from typing import Any
 from torch import Tensor
 
 import ganprune as gp
-from ganprune.cli_arguments import UsageError, check_request, request_of, train_config
-from ganprune.cli_networks import load_data, load_gan, loss_of, new_gan
-from ganprune.cli_output import losses, measure, plain, say
-from ganprune.cli_pruning import scoring
+from ganprune.cli.arguments import UsageError, check_request, request_of, train_config
+from ganprune.cli.networks import load_data, load_gan, loss_of, new_gan
+from ganprune.cli.output import losses, measure, plain, say
+from ganprune.cli.pruning import scoring
 from ganprune.pruning import SCORES
-from ganprune.pruning.lottery import find_tickets
-from ganprune.pruning.tickets import Ticket, load_state, random_mask, reinitialised, shuffled
+from ganprune.pruning.lottery import Ticket, find_tickets, random_mask, reinitialised, shuffled
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
     "reinitialised": reinitialised,
@@ -131,8 +130,8 @@ def _control(
     control = CONTROLS[arm](ticket, gp.step_seed(options.seed, number, arm))
     done, running = (options.out / f"{arm}-{number:02}{end}.safetensors" for end in ("", ".partial"))
     if done.is_file():
-        return control, load_state(done, options.device)
-    state = load_state(running, options.device) if running.is_file() else control.start()
+        return control, gp.TrainState.load(done, options.device)
+    state = gp.TrainState.load(running, options.device) if running.is_file() else control.start()
     say(f"round {number}, {arm}: training steps {state.step + 1} to {state.config.steps}")
     callbacks = [gp.every(options.checkpoint_every, gp.Checkpoint(running), at_end=False)]
     gp.train(state, data.train, [*callbacks, *_progress(state.config)])

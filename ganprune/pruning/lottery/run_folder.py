@@ -17,7 +17,7 @@ import torch
 from ganprune import checkpoints
 from ganprune.callbacks import CHECKPOINT
 from ganprune.models import GAN
-from ganprune.pruning.tickets import Ticket, load_state
+from ganprune.pruning.lottery.tickets import Ticket
 from ganprune.training import TrainState
 
 Callback = Callable[[TrainState], Any]
@@ -80,7 +80,7 @@ class RunFolder:
         path = self.file(name)
         if path is None or not path.is_file():
             return None
-        state = load_state(path, self.device)
+        state = TrainState.load(path, self.device)
         return state, state.gan.metadata.pop("note")
 
 

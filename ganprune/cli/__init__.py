@@ -1,0 +1,1 @@
+"""What the command line is made of; :mod:`ganprune.__main__` is its entrance."""
