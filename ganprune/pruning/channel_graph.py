@@ -278,16 +278,11 @@ def _ungroup(layer: Any) -> None:
 
 
 def _correct_shapes(graph: Any) -> None:
-    """Tells the graph the shapes that autograd knows and torch-pruning infers wrongly.
-
-    A reshape that leaves samples and channels alone, or folds samples into channels as instance norm does
-    inside, maps no channels; a concatenation joins what its inputs really have.
-    """
+    """A reshape that leaves samples and channels alone, or folds samples into channels as instance norm does
+    inside, does nothing to channels; torch-pruning, which looks at neighbouring layers alone, thinks it may."""
     for node in graph.module2node.values():
         kind, after = type(node.module).__name__, _shape(node)
         before = tuple(getattr(node.grad_fn, "_saved_self_sym_sizes", ()))
-        if kind == "_ConcatOp" and node.grad_fn._saved_dim == 1:
-            node.module.concat_sizes = [_shape(one)[1] for one in node.inputs]
         if kind != "_ReshapeOp" or len(before) < 2 or len(after) < 2:
             continue
         instance_norm = after[0] == 1 and after[1] == before[0] * before[1] and after[2:] == before[2:]

@@ -47,8 +47,8 @@ def channel_importance(
             the channel; that product is the first-order change of the loss when the channel's output becomes
             zero (Molchanov et al. 2019, "Importance estimation for neural network pruning", who put a gate
             behind the channel); where no layer reads it, the filters count instead. "activation": the mean
-            ``|a|``, "apoz": the share of positive activations, of :func:`ganprune.pruning.channel_scores`,
-            summed over the channels that are coupled. "random": uniform in [0, 1), the control.
+            ``|a|``, "apoz": the share of positive activations, summed over the channels that are coupled; see
+            :func:`ganprune.pruning.activation_scores.channel_scores`. "random": uniform in [0, 1), the control.
         inputs: for "activation" and "apoz" all batches count; for the shapes, as in :func:`channel_groups`.
         loss_fn: for "taylor", a closure that yields one scalar loss per batch, such as ``generator_loss(gan)``.
         protect: layers whose outputs stay.

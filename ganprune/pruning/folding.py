@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ganprune.masks import Mask, apply_mask
+from ganprune.masks import weight_slots
 from ganprune.runtime import eval_mode
 
 
@@ -95,6 +95,7 @@ def _plain(layer: nn.Module, memo: dict[int, Any]) -> None:
     }
 
 
+@torch.no_grad()
 def restore_spectral_norm(network: nn.Module) -> nn.Module:
     """A copy of a discriminator of this package with spectral norm on its weights, to train it further.
 
@@ -116,5 +117,9 @@ def restore_spectral_norm(network: nn.Module) -> nn.Module:
     raw = {k.replace("parametrizations.weight.original", "weight"): v for k, v in normed.state_dict().items()}
     for key, value in network.state_dict().items():
         raw[key].copy_(value)
-    apply_mask(normed, Mask.dense(normed))  # brings the power iteration up to date
+    for slot in weight_slots(normed).values():
+        norm: Any = next(slot.owner.children())
+        left, _, right = torch.linalg.svd(slot.raw.movedim(norm.dim, 0).flatten(1), full_matrices=False)
+        norm._u.copy_(left[:, 0])  # power iteration would need many steps from the vectors of another weight
+        norm._v.copy_(right[0])
     return normed
