@@ -8,8 +8,7 @@ import torch
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import compare
-from ganprune.pruning.channels import shrink_channels
-from ganprune.pruning.compaction import compact
+from ganprune.pruning.channels import compact, shrink_channels
 from ganprune.pruning.dynamic import rigl_update
 
 MINUTES = 6

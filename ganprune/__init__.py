@@ -19,6 +19,7 @@ _PUBLIC = {
         "GAN GANSpec DCGANGeneratorSpec DCGANDiscriminatorSpec MLPGeneratorSpec MLPDiscriminatorSpec "
         "dcgan mlp_gan sample sample_latents register_model_spec"
     ),
+    "imported": "ImportedSpec trust",
     "losses": ("Loss LOSSES get_loss gradient_penalty r1_penalty generator_loss discriminator_loss frozen"),
     "masks": (
         "Mask MaskKeeper MaskError prunable_weights apply_mask keep_mask check_mask from_torch_prune to_torch_prune"
@@ -26,7 +27,8 @@ _PUBLIC = {
     "checkpoints": "CheckpointError save load load_pretrained",
     "pruning": (
         "score allocate prune prune_generator recalibrate_batchnorm register_score channel_scores "
-        "SCORES MovementPhase get_schedule"
+        "SCORES MovementPhase get_schedule GradualPruning DynamicSparseTraining BalanceController find_tickets Ticket "
+        "shrink_channels compact"
     ),
     "metrics": "evaluate FidelityReport complexity ComplexityReport layer_report",
     "training": "TrainConfig TrainState train train_epoch DivergenceError",

@@ -3,8 +3,8 @@
 The first layer of a DCGAN generator sees maps of one pixel, and the last layer of its discriminator leaves
 maps of one pixel: there the sum over positions has one term, and the convolution *is* a matrix product. Next
 to a grey image there is one channel: a product over patches, added up where they overlap (``fold``), is all
-there is to do. On the CPU the general kernels are slow at these shapes, so a training step takes the product
-instead. The result is the same up to rounding.
+there is to do. On the CPU the general kernels are slow at these shapes, so training steps and sampling take
+the product instead. The result is the same up to rounding.
 """
 
 from __future__ import annotations

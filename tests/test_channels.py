@@ -28,8 +28,9 @@ from ganprune.pruning.channels import (
     remove_channels,
     restore_spectral_norm,
     shrink_channels,
+    slim,
+    slimming_penalty,
 )
-from ganprune.pruning.slimming import slim, slimming_penalty
 
 SHRINKABLE = [name for name in UNSEEN if name not in ("linear first", "tied", "frozen")]
 NORMS = {

@@ -14,9 +14,7 @@ from unseen_networks import UNSEEN, build
 import ganprune as gp
 from ganprune.masks import Mask, MaskError, apply_mask, prunable_weights, weight_slots
 from ganprune.metrics.complexity import count_parameters, macs
-from ganprune.pruning import compaction
-from ganprune.pruning.channel_graph import ChannelError
-from ganprune.pruning.compaction import CompactionError, compact
+from ganprune.pruning.channels import ChannelError, CompactionError, compact, compaction
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 

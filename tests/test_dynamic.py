@@ -861,8 +861,9 @@ def test_a_controller_that_was_not_begun_says_so():
     with pytest.raises(gp.MaskError, match="no mask is in force for the discriminator; call begin"):
         BalanceController(split)(start(gan))
     state = start(gan, 2, {"discriminator": gp.Mask.dense(gan.discriminator)})
+    control = BalanceController(split, interval=1)
     with pytest.raises(gp.MaskError, match="the generator as it was before step 1 is not known: call begin"):
-        gp.train(state, split, [lambda state, control=BalanceController(split, interval=1): control(state)])
+        gp.train(state, split, [lambda state: control(state)])
 
 
 @pytest.mark.parametrize(

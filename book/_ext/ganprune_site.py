@@ -25,6 +25,7 @@ from book import digest  # noqa: E402
 
 CACHED_BY = ("ganprune", "results", "constraints.txt")
 BENCHMARKS = ROOT / "benchmarks" / "latest.json"
+INITIAL_MASKS = ROOT / "results" / "initial_masks.jsonl"
 TIMINGS = ROOT / "book" / "timings.jsonl"
 KEEP_CACHES = 4
 
@@ -243,6 +244,32 @@ class BenchmarkTable(SphinxDirective):
         ]
 
 
+class InitialMasksTable(SphinxDirective):
+    """Weights that pruning before training keeps in each layer, by score, from the record."""
+
+    def run(self) -> list[nodes.Node]:
+        """Read the record and lay it out."""
+        self.env.note_dependency(str(INITIAL_MASKS))
+        records = [json.loads(line) for line in INITIAL_MASKS.read_text(encoding="utf-8").splitlines()]
+        layers = {row["layer"]: row for row in records}
+        head = ["Score"] + [
+            f"{name.split('.')[-2]} ({row['total']:,} weights, {row['outputs']} outputs)"
+            for name, row in layers.items()
+        ]
+        rows: list[list[nodes.Node | str]] = []
+        for score in dict.fromkeys(row["score"] for row in records):
+            cells: list[nodes.Node | str] = [score]
+            for layer in layers:
+                kept = [row["kept"] for row in records if (row["score"], row["layer"]) == (score, layer)]
+                cells.append(f"{sum(kept) / len(kept):,.0f} ({min(kept):,} to {max(kept):,})")
+            rows.append(cells)
+        seeds = len({row["seed"] for row in records})
+        kept_in_all = sum(row["kept"] for row in records) / len(records) * len(layers)
+        share = kept_in_all / sum(row["total"] for row in layers.values())
+        note = f"Kept in all: {share:.1%} of the weights. {seeds} seeds; recorded at commit {records[-1]['commit']}."
+        return [table(head, rows, tuple(range(1, len(head)))), nodes.paragraph("", note)]
+
+
 def curves_of(benchmark: str, x: str, y: str) -> dict[str, tuple[list[float], list[float]]]:
     """Return the recorded curves of a benchmark: row name → values under the keys x and y of its details."""
     record = json.loads(BENCHMARKS.read_text(encoding="utf-8")) if BENCHMARKS.is_file() else {"rows": []}
@@ -344,6 +371,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("chapter-times", ChapterTimes)
     app.add_directive("benchmark-table", BenchmarkTable)
     app.add_directive("benchmark-figure", BenchmarkFigure)
+    app.add_directive("initial-masks-table", InitialMasksTable)
     app.add_role("with-address", address_role)
     for hook in (set_cache, set_javascript, set_repository):
         app.connect("config-inited", hook)

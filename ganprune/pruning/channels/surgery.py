@@ -1,7 +1,7 @@
 """Masking and removing channels of a network together with all that is coupled to them.
 
 Channels that are coupled (by a skip connection, a normalisation, a grouped convolution) go together; see
-``channel_graph``. Removing is checked each time: the smaller network must give the output of the masked one,
+``graph``. Removing is checked each time: the smaller network must give the output of the masked one,
 or :class:`ChannelError` says which layer stands in the way.
 """
 
@@ -28,7 +28,8 @@ from ganprune.models import (
     MLPGeneratorSpec,
 )
 from ganprune.pruning.activation_scores import per_input, per_output
-from ganprune.pruning.channel_graph import (
+from ganprune.pruning.channels.folding import fold_norms, unwrapped
+from ganprune.pruning.channels.graph import (
     ChannelError,
     ChannelGroup,
     Cut,
@@ -40,7 +41,6 @@ from ganprune.pruning.channel_graph import (
     sizes_of,
     trace_groups,
 )
-from ganprune.pruning.folding import fold_norms, unwrapped
 from ganprune.runtime import eval_mode, seeded
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from ganprune.masks import Mask, check_mask, prunable_slots, weight_slots
 from ganprune.pruning.activation_scores import per_input, per_output
-from ganprune.pruning.channel_graph import ChannelError, arguments_for
-from ganprune.pruning.channels import remove_channels
-from ganprune.pruning.dataflow import OUTPUT, Dataflow, Read, rows_of, shift
-from ganprune.pruning.folding import unwrapped
-from ganprune.pruning.shadows import Untraceable, trace
+from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, rows_of, shift
+from ganprune.pruning.channels.folding import unwrapped
+from ganprune.pruning.channels.graph import ChannelError, arguments_for
+from ganprune.pruning.channels.shadows import Untraceable, trace
+from ganprune.pruning.channels.surgery import remove_channels
 from ganprune.runtime import eval_mode, seeded
 
 TOLERANCE = 1e-5
@@ -295,7 +295,7 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     Returns:
         The network, in the modes of the old one, with the mask, a report and the difference that is left. If
         anything was removed, norms on weights are folded in and a spec of this package is smaller, as by
-        :func:`~ganprune.pruning.channels.remove_channels`.
+        :func:`~ganprune.pruning.channels.surgery.remove_channels`.
 
     Raises:
         MaskError: if a weight is not zero under the mask.

@@ -1,8 +1,7 @@
 """Structured pruning: how many channels of each layer go, which ones, and the smaller network that is left.
 
 :func:`plan_channels` decides and promises parameters and multiply-accumulates; :func:`shrink_channels` carries
-it out and keeps the promise. The pieces are in ``channel_graph`` (what is coupled), ``channel_importance`` and
-``channel_surgery`` (masking and removing).
+it out and keeps the promise.
 """
 
 from __future__ import annotations
@@ -17,44 +16,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from ganprune.masks import check_sparsity, pruned_count, weight_slots
-from ganprune.pruning.channel_graph import ChannelError, ChannelGroup, Cut, Member, named_parts, sizes_of
-from ganprune.pruning.channel_importance import (
+from ganprune.pruning.channels.graph import ChannelError, ChannelGroup, Cut, named_parts, sizes_of
+from ganprune.pruning.channels.importance import (
     COMPARABLE,
-    IMPORTANCES,
     LossFn,
-    channel_importance,
     check_importance,
     importance_of,
     prunable_groups,
 )
-from ganprune.pruning.channel_surgery import (
+from ganprune.pruning.channels.surgery import (
     Analysis,
     analyse,
-    channel_groups,
     cut_of,
     finish,
-    mask_channels,
-    remove_channels,
 )
-from ganprune.pruning.folding import fold_norms, restore_spectral_norm
 from ganprune.runtime import eval_mode
-
-__all__ = [
-    "CHANNEL_ALLOCATIONS",
-    "IMPORTANCES",
-    "ChannelError",
-    "ChannelGroup",
-    "ChannelPlan",
-    "Member",
-    "channel_groups",
-    "channel_importance",
-    "fold_norms",
-    "mask_channels",
-    "plan_channels",
-    "remove_channels",
-    "restore_spectral_norm",
-    "shrink_channels",
-]
 
 CHANNEL_ALLOCATIONS = ("uniform", "global")
 

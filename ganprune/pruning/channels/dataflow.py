@@ -127,7 +127,7 @@ class Channels:
 
 @dataclass
 class Dataflow:
-    """What :func:`~ganprune.pruning.shadows.trace` found.
+    """What :func:`~ganprune.pruning.channels.shadows.trace` found.
 
     Attributes:
         channels: all output channels and how they are coupled.

@@ -17,8 +17,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from ganprune.masks import PRUNABLE_LAYERS, protected_keys, weight_slots
 from ganprune.pruning.activation_scores import channel_scores
-from ganprune.pruning.channel_graph import ChannelError, ChannelGroup, Member, named_parts
-from ganprune.pruning.channel_surgery import Analysis, analyse
+from ganprune.pruning.channels.graph import ChannelError, ChannelGroup, Member, named_parts
+from ganprune.pruning.channels.surgery import Analysis, analyse
 from ganprune.runtime import seeded
 
 LossFn = Callable[[nn.Module], Iterable[Tensor]]

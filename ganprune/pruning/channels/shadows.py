@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ganprune.masks import WeightSlot, weight_slots
 from ganprune.pruning.activation_scores import functions_named
-from ganprune.pruning.dataflow import OUTPUT, Dataflow, Read, Shadow, rows_of
+from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, Shadow, rows_of
 from ganprune.runtime import eval_mode
 
 _ELEMENTWISE = functions_named(
