@@ -311,7 +311,7 @@ class BenchmarkFigure(SphinxDirective):
     required_arguments = 1
     has_content = True
     option_spec: ClassVar[dict] = {
-        **dict.fromkeys(("name", "x", "y", "xlabel", "ylabel", "alt"), directives.unchanged_required),
+        **dict.fromkeys(("x", "y", "xlabel", "ylabel", "alt"), directives.unchanged_required),
         "log": directives.flag,
     }
 
@@ -328,9 +328,7 @@ class BenchmarkFigure(SphinxDirective):
         figure.savefig(path, metadata={"Date": None})
         image = nodes.image(uri=f"/{path.relative_to(ROOT).as_posix()}", alt=options["alt"])
         text, messages = self.state.inline_text(" ".join(self.content), self.lineno)
-        shown = nodes.figure("", image, nodes.caption("", "", *text))
-        self.add_name(shown)
-        return [shown, *messages]
+        return [nodes.figure("", image, nodes.caption("", "", *text)), *messages]
 
 
 def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: Any) -> tuple[list, list]:
