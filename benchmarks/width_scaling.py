@@ -39,7 +39,8 @@ def operations(gan: gp.GAN) -> dict[str, Callable[[], object]]:
         f"allocate {name}": lambda n=name: gp.allocate(scores, sparsity=SPARSITY, allocation=n)
         for name in ("global", "uniform", "erk", "lamp", "per-output")
     }
-    found["allocate 2:4"] = lambda: gp.allocate(scores, allocation="2:4")
+    divisible = gp.score(model, "magnitude", protect=["layers.deconv4"])
+    found["allocate 2:4"] = lambda: gp.allocate(divisible, allocation="2:4")
     found["apply a mask"] = lambda: gp.apply_mask(pruned, mask)
     update = {key: torch.rand_like(weight) for key, weight in gp.prunable_weights(model).items()}
     found["RigL update"] = lambda: rigl_update(scores, update, mask, 0.3)
