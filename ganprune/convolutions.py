@@ -61,7 +61,7 @@ def _is_plain(layer: Any) -> bool:
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
     if x.ndim == 4 and x.shape[2:] == layer.kernel_size and layer.padding == (0, 0):
         return functional.linear(_rows(x), _rows(layer.weight), layer.bias)[:, :, None, None]
-    if x.ndim == 4 and layer.in_channels == 1 and x.requires_grad:
+    if x.ndim == 4 and layer.in_channels == 1:
         return _ConvolutionOfGreyImages.apply(x, layer.weight, layer.bias, layer.stride, layer.padding)
     return nn.Conv2d.forward(layer, x)
 
@@ -83,7 +83,7 @@ def _conv_transpose2d(layer: nn.ConvTranspose2d, x: Tensor, output_size: list[in
 
 
 class _ConvolutionOfGreyImages(torch.autograd.Function):
-    """A convolution whose gradient with respect to the image is a product over patches, added up."""
+    """A convolution whose gradients are products over patches."""
 
     @staticmethod
     def forward(
@@ -92,17 +92,21 @@ class _ConvolutionOfGreyImages(torch.autograd.Function):
         y = torch.conv2d(x, weight, bias, stride, padding)
         ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype))
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
-        ctx.options = (None if bias is None else list(bias.shape), stride, padding, (1, 1), False, (0, 0), 1)
+        ctx.stride, ctx.padding = stride, padding
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (x, weight) = gradients, ctx.saved_tensors
-        _, stride, padding, *_ = ctx.options
-        mask = (False, *ctx.needs_input_grad[1:3])
-        found = list(torch.ops.aten.convolution_backward(gradient, x, weight, *ctx.options, mask))
+        (gradient,), (x, weight), kernel = gradients, ctx.saved_tensors, ctx.saved_tensors[1].shape[2:]
+        found: list[Tensor | None] = [None, None, None]
         if ctx.needs_input_grad[0]:
-            found[0] = _added_up(gradient, weight, x.shape[2:], stride, padding)
+            found[0] = _added_up(gradient, weight, x.shape[2:], ctx.stride, ctx.padding)
+        rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+        if ctx.needs_input_grad[1]:
+            patches = _patches(x, gradient.shape[2:], kernel, ctx.stride, ctx.padding)
+            found[1] = (patches @ rows).T.unflatten(1, (1, *kernel))
+        if ctx.needs_input_grad[2]:
+            found[2] = rows.sum(0)
         found = [g if g is None else g.to(dtype) for g, dtype in zip(found, ctx.dtypes, strict=True)]
         return (*found, None, None)
 
@@ -116,14 +120,25 @@ _PRODUCTS: dict[Any, Any] = {
 def _added_up(x: Tensor, weight: Tensor, size: Any, stride: Any, padding: Any) -> Tensor:
     """The transposed convolution of x (N, C, H, W) with weight (C, 1, k, k): grey images of that size.
 
-    Each position of x gives one patch; the patches are added up where they overlap. The images take the place
-    of the channels of ``fold``, which works through channels in parallel.
+    Each position of x gives one patch; the patches are added up where they overlap, in float32 at least. The
+    images take the place of the channels of ``fold``, which works through channels in parallel.
     """
-    patches = (x.permute(0, 2, 3, 1).flatten(1, 2) @ weight.flatten(1)).transpose(1, 2)
+    patches = weight.flatten(1).T @ x.flatten(2)  # (N, k · k, H · W)
+    if patches.dtype == torch.bfloat16:
+        patches = patches.float()
     images = functional.fold(
         patches.reshape(1, -1, patches.shape[2]), size, weight.shape[2:], 1, padding, stride
     )
     return images.transpose(0, 1)
+
+
+def _patches(x: Tensor, size: Any, kernel: Any, stride: Any, padding: Any) -> Tensor:
+    """What each of N × H' × W' positions sees of grey images, (k · k, N · H' · W')."""
+    (up, across), (height, width), (down, right) = padding, size, kernel
+    padded = functional.pad(x, (across, across, up, up))
+    n, _, h, w = padded.stride()
+    shape = (down, right, len(x), height, width)
+    return padded.as_strided(shape, (h, w, n, h * stride[0], w * stride[1])).reshape(down * right, -1)
 
 
 def _rows(tensor: Tensor) -> Tensor:
