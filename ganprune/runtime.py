@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -136,10 +137,11 @@ _PROBED: dict[str, str] = {}
 
 
 def best_precision(device: str | torch.device) -> str:
-    """ "bfloat16" where autocast to it is clearly faster on this device, else "float32".
+    """ "bfloat16" where autocast to it is faster on this device, else "float32".
 
-    Processors without bfloat16 instructions emulate them slowly, so a small convolution is timed forward and
-    backward in both precisions (well under a second, once per process). ``GANPRUNE_PRECISION`` overrides it.
+    Processors without bfloat16 instructions emulate them several times slower, so a small convolution is timed
+    forward and backward in both precisions (well under a second, once per process). ``GANPRUNE_PRECISION``
+    overrides it.
     """
     named = os.environ.get("GANPRUNE_PRECISION")
     if named:
@@ -148,29 +150,31 @@ def best_precision(device: str | torch.device) -> str:
         return named
     device = torch.device(device)
     if device.type not in _PROBED:
-        _PROBED[device.type] = "bfloat16" if _bfloat16_gain(device) > 1.15 else "float32"
+        _PROBED[device.type] = "bfloat16" if _bfloat16_gain(device) > 1.05 else "float32"
     return _PROBED[device.type]
 
 
 def _bfloat16_gain(device: torch.device) -> float:
-    """Time of a float32 step over that of a bfloat16 step, minimum of a few repetitions each."""
+    """Time of a float32 step over that of a bfloat16 step: median over pairs, so that a busy moment decides nothing."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return 0.0
     if device.type == "mps":
         return 0.0
     convolution = nn.Conv2d(32, 64, 4, 2, 1, device=device).to(memory_format=torch.channels_last)
     images = torch.ones(64, 32, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
-    best = {True: float("inf"), False: float("inf")}
-    for _ in range(8):
-        for reduced in best:
-            begin = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-                loss = convolution(images).float().sum()
-            loss.backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            best[reduced] = min(best[reduced], time.perf_counter() - begin)
-    return best[False] / best[True]
+    images.requires_grad_()  # as inside a network, where the gradient goes on to the layer before
+
+    def seconds(reduced: bool) -> float:
+        begin = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+            loss = convolution(images).float().sum()
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+
+    ratios = [seconds(False) / seconds(True) for _ in range(5 + 25)][5:]  # the first ones warm up
+    return statistics.median(ratios)
 
 
 def progress(total: int, description: str, initial: int = 0, show: bool = True) -> Any:
