@@ -14,6 +14,7 @@ from torch.nn.utils import prune as torch_prune
 from ganprune.masks import Mask, check_mask, prunable_weights
 from ganprune.models import DCGANGeneratorSpec
 from ganprune.pruning import (
+from ganprune.pruning.allocation import _ascending
     allocate,
     apportion,
     lamp_scores,
@@ -471,3 +472,11 @@ class TestRecalibration:
             recalibrate_batchnorm(self.generator(), batch_size=1)
         with pytest.raises(ValueError, match="latent_dim"):
             recalibrate_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+
+@given(st.lists(st.floats(0, width=32, allow_nan=False), min_size=1, max_size=40), st.booleans())
+def test_the_order_by_bits_is_the_stable_order_of_the_numbers(values, double):
+    numbers = torch.tensor(
+        [*values, -0.0, 0.0, *values[:3]], dtype=torch.float64 if double else torch.float32
+    )
+    assert torch.equal(_ascending(numbers), numbers.sort(stable=True)[1])

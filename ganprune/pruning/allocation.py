@@ -162,13 +162,23 @@ def lamp_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(
                 f"allocation 'lamp' needs scores of at least 0 (magnitudes), got negative ones in {key}"
             )
-        ordered, order = flat.sort(stable=True)
+        order = _ascending(flat)
+        ordered = flat[order]
         largest = ordered[-1]
         squares = (ordered / largest).square() if largest > 0 else torch.zeros_like(ordered)
         sums = squares.flip(0).cumsum(0).flip(0)
         ratios = torch.where(sums > 0, squares / sums.clamp_min(torch.finfo(sums.dtype).tiny), 0.0)
         result[key] = torch.empty_like(flat).scatter_(0, order, ratios).view(value.shape)
     return result
+
+
+def _ascending(values: Tensor) -> Tensor:
+    """The stable order of numbers of at least 0.
+
+    Their bits, read as integers, have the same order, and integers are sorted several times faster than floats.
+    """
+    integers = torch.int64 if values.dtype == torch.float64 else torch.int32
+    return (values + 0.0).view(integers).sort(stable=True)[1]  # + 0.0: minus zero has other bits than zero
 
 
 def _lamp(scores: dict[str, Tensor], candidates: dict[str, Tensor], keep: int) -> dict[str, Tensor]:
