@@ -14,7 +14,6 @@ from torch.nn.utils import prune as torch_prune
 from ganprune.masks import Mask, check_mask, prunable_weights
 from ganprune.models import DCGANGeneratorSpec
 from ganprune.pruning import (
-from ganprune.pruning.allocation import _ascending
     allocate,
     apportion,
     lamp_scores,
@@ -23,6 +22,7 @@ from ganprune.pruning.allocation import _ascending
     recalibrate_batchnorm,
     score,
 )
+from ganprune.pruning.allocation import _ascending
 
 FLEXIBLE = ("global", "uniform", "erk", "lamp", "per-output")
 shapes = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple), min_size=1, max_size=4)
