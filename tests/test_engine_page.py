@@ -14,7 +14,7 @@ FEWER = {
     "start=100, end=800, every=100": "start=1, end=5, every=2",
     "interval=100": "interval=2",
     "interval=200": "interval=3",
-    "rewind_step=100": "rewind_step=2",
+    '"rewind_step": 100': '"rewind_step": 2',
     "gp.mnist()": 'gp.mnist("cpu")',
     'load_pretrained("dcgan-mnist")': 'load_pretrained("dcgan-mnist", "cpu")',
     "gp.dcgan(width=8)": 'gp.dcgan(width=4, device="cpu")',
