@@ -319,8 +319,8 @@ def shrink_channels(
     Norms on weights are folded in. A discriminator of this package with spectral norm becomes one without
     (norm "none", the same gain on the logits); :func:`restore_spectral_norm` puts it back for further
     training. Networks of this package have a smaller ``spec`` and are saved and loaded as ever. Of any other
-    network a pruned deep copy is returned: save its ``state_dict`` together with what builds a network of
-    these widths, or the module itself with ``torch.save``.
+    network a pruned deep copy is returned: save its ``state_dict`` as safetensors, together with what builds a
+    network of these widths.
 
     Args:
         network: any module with convolutions or linear layers.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ganprune.callbacks import PRUNE
 from ganprune.masks import (
     Mask,
     MaskError,
@@ -31,7 +32,7 @@ from ganprune.pruning.dynamic.common import (
     release_gradients,
     set_mask,
 )
-from ganprune.runtime import seeded, step_seed
+from ganprune.runtime import keep_random_state, seeded, step_seed
 from ganprune.training import BatchSource, TrainState
 
 GROWTHS = ("gradient", "random")
@@ -83,7 +84,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 def _run(network: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, seed: int) -> Tensor:
     """The network with other parameters and buffers, which batch and spectral norm may write to unnoticed."""
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
+    with keep_random_state(inputs.device):
         torch.manual_seed(seed)
         return functional_call(network, copies, (inputs,))
 
@@ -124,7 +125,7 @@ class BalanceController:
         TypeError: if a number is expected and something else is given.
     """
 
-    order = 0  # ganprune.callbacks.PRUNE
+    order = PRUNE
 
     def __init__(
         self,

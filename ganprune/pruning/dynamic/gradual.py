@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ganprune.callbacks import PRUNE
 from ganprune.masks import (
     Mask,
     check_sparsity,
@@ -61,7 +62,7 @@ class GradualPruning:
         TypeError: if an option is unknown.
     """
 
-    order = 0  # ganprune.callbacks.PRUNE
+    order = PRUNE
 
     def __init__(
         self,

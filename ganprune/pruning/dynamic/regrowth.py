@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganprune.callbacks import PRUNE
 from ganprune.masks import (
     Mask,
     WeightSlot,
@@ -150,7 +151,7 @@ class DynamicSparseTraining:
         TypeError: if a number is expected and something else is given.
     """
 
-    order = 0  # ganprune.callbacks.PRUNE
+    order = PRUNE
 
     def __init__(
         self,
