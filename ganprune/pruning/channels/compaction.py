@@ -27,8 +27,8 @@ from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, rows_of, 
 from ganprune.pruning.channels.folding import unwrapped
 from ganprune.pruning.channels.graph import ChannelError, arguments_for
 from ganprune.pruning.channels.shadows import Untraceable, trace
-from ganprune.pruning.channels.surgery import remove_channels
-from ganprune.runtime import eval_mode, seeded
+from ganprune.pruning.channels.surgery import outputs_of, remove_channels
+from ganprune.runtime import seeded
 
 TOLERANCE = 1e-5
 KINDS = ("zero", "unread", "folded")
@@ -430,13 +430,4 @@ def _difference(network: nn.Module, small: nn.Module, arguments: tuple[Any, ...]
 
 
 def _outputs(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
-    def tensors(value: Any) -> list[Tensor]:
-        if isinstance(value, Tensor):
-            return [value] if value.is_floating_point() else []
-        values = value.values() if isinstance(value, dict) else value
-        return [tensor for one in values for tensor in tensors(one)]
-
-    clones = tuple(one.clone() if isinstance(one, Tensor) else one for one in arguments)
-    with eval_mode(network), torch.random.fork_rng():
-        torch.manual_seed(0)
-        return tensors(network(*clones))
+    return [tensor for tensor in outputs_of(network, arguments) if tensor.is_floating_point()]

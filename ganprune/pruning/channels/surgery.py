@@ -228,17 +228,20 @@ def _cut_convolution(layer: Any, role: str, kept: Tensor) -> None:
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
+def outputs_of(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
+    """All tensors that a network gives in evaluation mode, in exact arithmetic and with fixed random numbers."""
+
     def tensors(value: Any) -> list[Tensor]:
         if isinstance(value, Tensor):
             return [value]
         values = value.values() if isinstance(value, Mapping) else value
         return [tensor for one in values for tensor in tensors(one)] if isinstance(values, Iterable) else []
 
+    clones = tuple(one.clone() if isinstance(one, Tensor) else one for one in arguments)
     exact = torch.backends.cudnn.flags(allow_tf32=False)
     with eval_mode(network), torch.random.fork_rng(), exact:
         torch.manual_seed(0)
-        return tensors(network(*arguments))
+        return tensors(network(*clones))
 
 
 def _removed(network: nn.Module, cut: Cut, arguments: tuple[Any, ...], absolute: bool = True) -> nn.Module:
@@ -256,10 +259,10 @@ def _removed(network: nn.Module, cut: Cut, arguments: tuple[Any, ...], absolute:
     masked, small = copy.deepcopy(network), copy.deepcopy(network)
     _zero(masked, cut, consumers=True)
     _cut_out(small, cut)
-    expected = _outputs(masked, arguments)
+    expected = outputs_of(masked, arguments)
     producers = ", ".join(dict.fromkeys(name for name, role in cut if role != "input"))
     try:
-        found = _outputs(small, arguments)
+        found = outputs_of(small, arguments)
     except Exception as error:
         raise ChannelError(
             f"without some channels of {producers} the network does not run ({error}); does its code fix their "
