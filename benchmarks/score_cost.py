@@ -62,7 +62,7 @@ def measure(quick: bool) -> Iterator[Row]:
         "score": lambda: gp.score(model, "synflow", sparsity=SPARSITY, rounds=synflow_rounds),
         "passes": lambda: double_precision_passes(model, synflow_rounds),
     }
-    times = compare(arms, 2 if quick else 7, warmup=1, device=gan.device)
+    times = compare(arms, 2 if quick else 25, warmup=1, device=gan.device)
     ratio = times.ratio("score", "passes")
     yield Row(
         f"score synflow, {synflow_rounds} rounds, over as many float64 passes",

@@ -343,7 +343,7 @@ class TestSynFlow:
             for name, p in generator.named_parameters():
                 if "deconv" in name:
                     p.mul_(5)
-        network, _ = _linearised_copy(generator)
+        network, *_ = _linearised_copy(generator)
         z = torch.ones(1, 64, dtype=torch.float64)
         linear = network.layers[:-1](z[:, :, None, None]).detach().requires_grad_(True)
         torch.tanh(linear).sum().backward()
@@ -380,6 +380,83 @@ class TestSynFlow:
         ties = len(np.unique(values[alive])) < alive.sum()
         if not ties:
             assert np.array_equal(torch.cat([k.flatten() for k in mask.values()]).numpy(), alive)
+
+    @pytest.mark.parametrize(
+        "name", ["transposed", "full kernel", "grouped", "tied", "in place", "embedding"]
+    )
+    def test_layers_that_see_one_position_are_scored_as_autograd_does(self, name):
+        """Their gradients are taken as outer products, but only where that is what they are."""
+
+        class Tied(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.last = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+                self.last.weight = self.first.weight
+
+            def forward(self, z):
+                return self.last(self.first(z))
+
+        class InPlace(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.last = nn.Linear(6, 8, bias=False), nn.Linear(8, 4, bias=False)
+
+            def forward(self, z):
+                h = self.first(z)
+                h *= 3.0
+                h += 2.0
+                return self.last(h)
+
+        class Embedded(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.labels, self.first = nn.Embedding(3, 6), nn.Linear(12, 5, bias=False)
+
+            def forward(self, z, label):
+                return self.first(torch.cat([z, self.labels(label)], dim=1))
+
+        torch.manual_seed(0)
+        reshape = nn.Unflatten(1, (6, 1, 1))
+        convolutions = [nn.ConvTranspose2d(4, 2, 3, 2, bias=False), nn.Conv2d(2, 3, 3, bias=False)]
+        network = {
+            "transposed": lambda: nn.Sequential(
+                reshape, nn.ConvTranspose2d(6, 4, 3, bias=False), *convolutions
+            ),
+            "full kernel": lambda: nn.Sequential(
+                reshape, nn.ConvTranspose2d(6, 4, 3, bias=False), nn.Conv2d(4, 5, 3, bias=False)
+            ),
+            "grouped": lambda: nn.Sequential(
+                reshape, nn.ConvTranspose2d(6, 4, 3, groups=2, bias=False), *convolutions
+            ),
+            "tied": Tied,
+            "in place": InPlace,
+            "embedding": Embedded,
+        }[name]()
+        inputs = (torch.randn(1, 6), torch.tensor([1])) if name == "embedding" else (torch.randn(1, 6),)
+        plain = copy.deepcopy(network).double()
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter.abs_()
+        weights = list(prunable_weights(plain).values())
+        alive = [torch.ones_like(w, dtype=torch.bool) for w in weights]
+        total = sum(w.numel() for w in weights)
+        for number in range(1, 5):
+            flows = torch.autograd.grad(plain(torch.ones(1, 6).double(), *inputs[1:]).sum(), weights)
+            flows = [(g * w).detach() for g, w in zip(flows, weights, strict=True)]
+            flat = torch.cat([torch.where(a, f, -1.0).flatten() for a, f in zip(alive, flows, strict=True)])
+            removed = round((1 - 0.2 ** (number / 4)) * total)
+            stays = torch.ones(total, dtype=torch.bool)
+            stays[flat.argsort(stable=True)[:removed]] = False
+            alive = [
+                s.view_as(w) for s, w in zip(stays.split([w.numel() for w in weights]), weights, strict=True)
+            ]
+            with torch.no_grad():
+                for a, w in zip(alive, weights, strict=True):
+                    w.mul_(a)
+        found = score(network, "synflow", inputs=inputs, sparsity=0.8, rounds=4)
+        for value, a, flow in zip(found.values(), alive, flows, strict=True):
+            assert torch.equal(value >= 0, a)
+            assert torch.allclose(value[a], flow[a], rtol=1e-12)
 
     def test_the_ranking_serves_lower_sparsities_and_is_nested(self):
         model = relu_network((20, 30, 20))

@@ -40,7 +40,7 @@ def keep_largest(scores: Tensor, keep: int) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     if keep <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = _kth_smallest(scores, prune)
+    threshold = kth_smallest(scores, prune)
     kept = scores > threshold
     surplus = keep - int(kept.count_nonzero())  # how many of those at the threshold stay: the last ones
     if not surplus:
@@ -57,7 +57,14 @@ def positions(flags: Tensor) -> Tensor:
     return flags.nonzero().flatten()
 
 
-def _kth_smallest(scores: Tensor, k: int) -> Tensor:
+def positions_up_to(values: Tensor, bound: float | Tensor) -> Tensor:
+    """Where a flat tensor is at most ``bound``, ascending."""
+    if values.device.type == "cpu" and values.dtype == torch.float64:
+        return torch.from_numpy(np.flatnonzero(values.numpy() <= float(bound)))  # as above
+    return positions(values <= bound)
+
+
+def kth_smallest(scores: Tensor, k: int) -> Tensor:
     """The k-th smallest value (k from 1), in linear time."""
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
         values = scores.detach().numpy()

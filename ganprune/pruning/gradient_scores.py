@@ -9,6 +9,7 @@ its gradient comes through a discriminator, and ``loss_fn`` says which one and b
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -31,7 +32,7 @@ from ganprune.masks import (
     weight_slots,
 )
 from ganprune.pruning.activation_scores import functions_named
-from ganprune.pruning.allocation import allocate, keep_largest, positions
+from ganprune.pruning.allocation import allocate, keep_largest, kth_smallest, positions, positions_up_to
 from ganprune.pruning.scores import Scores, register_score
 from ganprune.runtime import eval_mode
 
@@ -298,8 +299,9 @@ def _linearise_module(module: nn.Module, own: tuple[type[nn.Module], ...]) -> No
 
 def _linearised_copy(
     model: nn.Module, linearise: tuple[type[nn.Module], ...] = ()
-) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A float64 copy of a network that multiplies absolute weights and no more, and these weights by name."""
+) -> tuple[nn.Module, dict[str, WeightSlot], dict[str, Tensor]]:
+    """A float64 copy of a network that multiplies absolute weights and no more; where these weights were, and
+    what they are, by name."""
     while hasattr(model, "_orig_mod"):
         model = model._orig_mod  # type: ignore[assignment]
     for slot in weight_slots(model).values():
@@ -308,17 +310,18 @@ def _linearised_copy(
     network = copy.deepcopy(model).requires_grad_(False).eval()
     if any(p.device.type == "mps" for p in network.parameters()):
         network.cpu()  # MPS has no float64
-    weights = {}
-    for key, slot in weight_slots(network).items():  # before the raw parameters change
-        weights[key] = slot.effective().to(torch.float64, copy=True).abs_()
+    slots = weight_slots(network)
+    weights = {  # before the raw parameters change
+        key: slot.effective().to(torch.float64, copy=True).abs_() for key, slot in slots.items()
+    }
     network.double()
     for parameter in network.parameters():
         parameter.abs_()
-    for key, slot in weight_slots(network).items():
+    for key, slot in slots.items():
         weights[key] = _replace_weight(slot, weights[key])
     for module in network.modules():
         _linearise_module(module, linearise)
-    return network, weights
+    return network, slots, weights
 
 
 def _replace_weight(slot: WeightSlot, weight: Tensor) -> Tensor:
@@ -403,33 +406,93 @@ def synflow(
         raise ValueError(f"rounds must be an integer of at least 1, got {rounds!r}")
     target = 0.0 if sparsity is None else check_sparsity(sparsity)
     original = prunable_slots(model, protect)
-    network, copies = _linearised_copy(model, linearise)
+    network, slots, copies = _linearised_copy(model, linearise)
     weights = {key: copies[key].requires_grad_(True) for key in original}
     sample = _ones(model, inputs, next(iter(weights.values())).device)
-    ranking = _rank_by_flow(network, weights, sample, target, rounds if target else 0)
+    outer = _OuterProducts(weights, slots)
+    ranking = _rank_by_flow(network, weights, outer, sample, target, rounds if target else 0)
     device = next(iter(original.values())).raw.device
     parts = ranking.to(device if device.type != "mps" else "cpu").split([w.numel() for w in weights.values()])
     return {key: part.view(weight.shape) for (key, weight), part in zip(weights.items(), parts, strict=True)}
 
 
+class _OuterProducts:
+    """The gradients of layers that one sample passes as a single row: outer products of input and gradient.
+
+    Autograd would make each of them anew in every pass, and in a generator the layer after the latent has
+    most of the weights. The first pass tells which layers they are: there, both ways must agree.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], slots: Mapping[str, WeightSlot]) -> None:
+        self.weights = dict(weights)  # what autograd differentiates by
+        self.rows: dict[str, tuple[Tensor, Tensor]] = {}
+        self.known = False
+        self.transposed = {key for key in weights if slots[key].output_dim == 1}
+        self.handles = {
+            key: slots[key].layer.register_forward_hook(partial(self._see, key)) for key in weights
+        }
+
+    def _see(self, key: str, layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        if not (isinstance(output, Tensor) and len(arguments) == 1 and isinstance(arguments[0], Tensor)):
+            return output
+        row = arguments[0].detach().flatten()
+        if len(row) * output.numel() != layer.weight.numel():  # type: ignore[operator, union-attr]
+            return output
+        column = output if output.requires_grad else output.requires_grad_()
+        self.rows[key] = row, column
+        return column.clone() if column.is_leaf else column  # a leaf may not be changed in place
+
+    def gradients(self, total: Tensor, into: Mapping[str, Tensor]) -> None:
+        """Writes the gradient of ``total`` by every weight to its place."""
+        rows, self.rows = self.rows, {}
+        columns = {f"output of {key}": column for key, (_, column) in rows.items()}
+        found = dict(zip((*self.weights, *columns), _gradients(total, self.weights | columns), strict=True))
+        for key in self.weights:
+            into[key].copy_(found[key])
+        for key, (row, _) in rows.items():
+            column = found[f"output of {key}"].flatten()
+            factors = (row, column) if key in self.transposed else (column, row)
+            if self.known:
+                torch.outer(*factors, out=into[key].view(len(factors[0]), -1))
+            elif torch.allclose(torch.outer(*factors).flatten(), into[key].flatten(), rtol=1e-9, atol=0.0):
+                self.weights.pop(key).requires_grad_(False)
+        if not self.known:
+            self.known = True
+            for key in self.weights:
+                self.handles.pop(key).remove()
+
+
 def _rank_by_flow(
-    network: nn.Module, weights: Mapping[str, Tensor], sample: tuple[Any, ...], target: float, rounds: int
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    outer: _OuterProducts,
+    sample: tuple[Any, ...],
+    target: float,
+    rounds: int,
 ) -> Tensor:
     """The scores of :func:`synflow`, flat; the work beside the passes is proportional to the weights left."""
+    sizes = [weight.numel() for weight in weights.values()]
     with torch.no_grad():
         flat = torch.cat([weight.flatten() for weight in weights.values()])
-        for weight, part in zip(
-            weights.values(), flat.split([w.numel() for w in weights.values()]), strict=True
-        ):
+        for weight, part in zip(weights.values(), flat.split(sizes), strict=True):
             weight.data = part.view(weight.shape)  # what is set to zero in `flat` is zero in the network
-    total, gradient, ranking = len(flat), torch.empty_like(flat), torch.empty_like(flat)
-    alive, values = torch.arange(total, device=flat.device), flat.clone()
-    mode = _Linear()
+    total, gradient, buffer, ranks = len(flat), *(torch.empty_like(flat) for _ in range(3))
+    places = {
+        key: part.view(weights[key].shape) for key, part in zip(weights, gradient.split(sizes), strict=True)
+    }
+    alive, values, left = torch.arange(total, device=flat.device), flat.clone(), total
+    order = torch.empty_like(alive)  # of going, with `ranks` beside it
+    mode, threshold, guess = _Linear(), 0.0, math.inf
     for number in range(1, max(rounds, 1) + 1):
         with torch.enable_grad(), mode if number == 1 or mode.used else nullcontext():
             output = network(*sample)
-        torch.cat([part.flatten() for part in _gradients(output.sum(), weights)], out=gradient)
-        flow = gradient.index_select(0, alive).mul_(values).abs_()
+        outer.gradients(output.sum(), into=places)
+        if left < 0.75 * len(alive):
+            stay = positions(values == values)  # those that are gone are NaN
+            alive, values = alive.index_select(0, stay), values.index_select(0, stay)
+        flow = buffer[: len(alive)]
+        torch.index_select(gradient, 0, alive, out=flow)
+        flow.mul_(values).abs_()
         if number == 1 and not bool(flow.sum().isfinite()):  # with fewer weights it can only fall
             raise ValueError(
                 "score 'synflow' overflows on this network: some function in it cannot be linearised"
@@ -437,16 +500,37 @@ def _rank_by_flow(
         share = (
             0.0 if not rounds else target if number == rounds else 1.0 - (1.0 - target) ** (number / rounds)
         )
-        kept = keep_largest(flow, total - pruned_count(share, total))
-        stay, leave = positions(kept), positions(~kept)
-        if len(leave):
-            gone, removed = alive.index_select(0, leave), flow.index_select(0, leave)
-            largest = removed.max().clamp_min(torch.finfo(flow.dtype).tiny)
-            ranking.index_copy_(0, gone, removed / (2.0 * largest) - (rounds - number) - 1.0)
+        count = left - (total - pruned_count(share, total))
+        if count > 0:
+            before, (leave, threshold) = threshold, _smallest(flow, count, guess)
+            guess = 1.02 * threshold * (threshold / before if before else 1.2)
+            gone, rank = (part[total - left : total - left + count] for part in (order, ranks))
+            torch.index_select(alive, 0, leave, out=gone)
+            torch.index_select(flow, 0, leave, out=rank)
+            rank.mul_(0.5 / max(threshold, torch.finfo(rank.dtype).tiny)).sub_(rounds - number + 1.0)
             flat.index_fill_(0, gone, 0.0)
-            alive, values = alive.index_select(0, stay), values.index_select(0, stay)
-    flow = flow.index_select(0, stay)
-    return ranking.index_copy_(0, alive, flow)
+            values.index_fill_(0, leave, math.nan)
+            left -= count
+    stay = positions(values == values)
+    torch.index_select(alive, 0, stay, out=order[total - left :])
+    torch.index_select(flow, 0, stay, out=ranks[total - left :])
+    return torch.empty_like(ranks).index_copy_(0, order, ranks)
+
+
+def _smallest(flow: Tensor, count: int, guess: float) -> tuple[Tensor, float]:
+    """Where the ``count`` smallest numbers stand, of equal ones the first; and the largest of them. NaN is none.
+
+    If enough are at most ``guess``, the selection looks only at these.
+    """
+    few = positions_up_to(flow, guess)
+    if len(few) < count:
+        few = positions_up_to(flow, torch.finfo(flow.dtype).max)
+    low = flow.index_select(0, few)
+    threshold = kth_smallest(low, count)
+    found = positions_up_to(low, threshold)
+    if len(found) > count:
+        found = positions(~keep_largest(low, len(low) - count))
+    return few.index_select(0, found), float(threshold)
 
 
 # --- Movement -------------------------------------------------------------------------------------
