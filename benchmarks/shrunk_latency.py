@@ -9,7 +9,7 @@ from torch import nn
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import Times, compare
-from ganprune.convolutions import as_products
+from ganprune.convolutions import fast_convolutions
 from ganprune.pruning.channels import fold_norms, plan_channels, remove_channels
 
 MINUTES = 3
@@ -29,7 +29,7 @@ def forward(network: nn.Module, z: torch.Tensor, layout: torch.memory_format) ->
 
     def run() -> None:
         for _ in range(PASSES):
-            with torch.inference_mode(), as_products(network):
+            with torch.inference_mode(), fast_convolutions(network):
                 network(z)
 
     return run

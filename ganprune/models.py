@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ganprune.convolutions import as_products
+from ganprune.convolutions import fast_convolutions
 from ganprune.runtime import as_device, eval_mode, seeded, step_seed
 
 NORMS = ("spectral", "batch", "none")
@@ -475,5 +475,5 @@ def sample(
     device = next(generator.parameters()).device
     if latents is None:
         latents = sample_latents(n, latent_dim_of(generator), seed)
-    with eval_mode(generator), as_products(generator):
+    with eval_mode(generator), fast_convolutions(generator):
         return torch.cat([generator(z.to(device)).float() for z in latents.split(batch_size)])

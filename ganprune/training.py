@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganprune import checkpoints
-from ganprune.convolutions import as_products
+from ganprune.convolutions import fast_convolutions
 from ganprune.losses import frozen, get_loss, gradient_penalty, r1_penalty
 from ganprune.masks import Mask, MaskKeeper, apply_mask, keep_mask
 from ganprune.models import GAN, latent_dim_of, sample_latents
@@ -338,7 +338,7 @@ def _arithmetic(config: TrainConfig, *networks: nn.Module) -> ExitStack:
     device, block = next(networks[0].parameters()).device.type, ExitStack()
     if device == "cpu":
         for network in networks:
-            block.enter_context(as_products(network))
+            block.enter_context(fast_convolutions(network))
     if config.precision == "bfloat16":
         block.enter_context(torch.autocast(device, torch.bfloat16))
     return block
