@@ -24,12 +24,12 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def forward(network: nn.Module, z: torch.Tensor, layout: torch.memory_format) -> Callable[[], object]:
-    """A function that makes the images of z a few times in a row, as ``gp.sample`` does; weights in that layout."""
+    """A function that makes a few batches of images in a row, as ``gp.sample`` does; weights in that layout."""
     network = fold_norms(network).eval().to(memory_format=layout)
 
     def run() -> None:
-        for _ in range(PASSES):
-            with torch.inference_mode(), fast_convolutions(network):
+        with torch.inference_mode(), fast_convolutions(network):
+            for _ in range(PASSES):
                 network(z)
 
     return run

@@ -11,7 +11,7 @@ and sampling take the other form instead. The result is the same up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ def fast_convolutions(network: nn.Module) -> Iterator[None]:
     for layer in network.modules():
         forward = _FORMS.get(type(layer).forward)
         if forward is not None and _is_plain(layer):
-            layer.forward = partial(forward, layer)  # type: ignore[method-assign]
+            layer.forward = partial(forward, layer, {})  # type: ignore[method-assign]
             replaced.append(layer)
     try:
         yield
@@ -72,27 +72,43 @@ def _is_narrow(layer: Any) -> bool:
     )
 
 
-def _conv2d(layer: nn.Conv2d, x: Tensor) -> Tensor:
+def _reformed(layer: Any, made: dict[str, Any], form: Callable[[Tensor], Tensor]) -> Tensor:
+    """The layer's weight in another form, made once as long as it does not change and no gradient is wanted."""
+    weight = layer.weight
+    if torch.is_grad_enabled() or not isinstance(weight, nn.Parameter) or weight.is_inference():
+        return form(weight)
+    state = weight.data_ptr(), weight._version, weight.dtype
+    if made.get("state") != state:
+        made.update(state=state, weight=form(weight.detach()))
+    return made["weight"]
+
+
+def _conv2d(layer: nn.Conv2d, made: dict[str, Any], x: Tensor) -> Tensor:
     if x.ndim == 4 and x.shape[2:] == layer.kernel_size and layer.padding == (0, 0):
-        return functional.linear(_rows(x), _rows(layer.weight), layer.bias)[:, :, None, None]
+        return functional.linear(_rows(x), _reformed(layer, made, _rows), layer.bias)[:, :, None, None]
     if x.ndim == 4 and layer.in_channels == 1:
         return _ConvolutionOfGreyImages.apply(x, layer.weight, layer.bias, layer.stride, layer.padding)
     return nn.Conv2d.forward(layer, x)
 
 
-def _conv_transpose2d(layer: nn.ConvTranspose2d, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+def _conv_transpose2d(
+    layer: nn.ConvTranspose2d, made: dict[str, Any], x: Tensor, output_size: list[int] | None = None
+) -> Tensor:
     if x.ndim != 4 or output_size is not None or layer.output_padding != (0, 0):
         return nn.ConvTranspose2d.forward(layer, x, output_size)
     kernel = layer.kernel_size
     if x.shape[2:] == (1, 1) and layer.padding == (0, 0):
-        maps = (x.flatten(1) @ _rows(layer.weight)).unflatten(1, (*kernel, layer.out_channels))
+        maps = (x.flatten(1) @ _reformed(layer, made, _rows)).unflatten(1, (*kernel, layer.out_channels))
         maps = maps.permute(0, 3, 1, 2)
     elif (
         not torch.is_grad_enabled()
         and _is_narrow(layer)
         and (layer.out_channels > 1 or layer.in_channels <= _NARROW)
     ):
-        maps = _sub_pixels(x, layer.weight, layer.stride[0], layer.padding)
+        stride = layer.stride[0]
+        maps = _sub_pixels(
+            x, _reformed(layer, made, partial(_per_pixel, stride=stride)), stride, layer.padding
+        )
     elif layer.out_channels == 1:
         sides: Any = zip(x.shape[2:], layer.stride, layer.padding, kernel, strict=True)
         size = [(n - 1) * s - 2 * p + k for n, s, p, k in sides]
@@ -155,15 +171,18 @@ def _added_up(x: Tensor, weight: Tensor, size: Any, stride: Any, padding: Any) -
     return images.transpose(0, 1)
 
 
-def _sub_pixels(x: Tensor, weight: Tensor, stride: int, padding: Any) -> Tensor:
-    """The transposed convolution with weight (C, C', k, k'), both sides multiples of the stride.
+def _per_pixel(weight: Tensor, stride: int) -> Tensor:
+    """Weight (C, C', k, k') of a transposed convolution as that of a convolution, (C' · s², C, k / s, k' / s).
 
-    Output pixel s · i + r of the uncropped maps sees the taps s · m + r of the pixels i − m: a convolution with
-    kernel k / s for each r.
+    Output pixel s · i + r sees the taps s · m + r of the pixels i − m: there is one kernel for each r.
     """
     taps = weight.unflatten(3, (-1, stride)).unflatten(2, (-1, stride)).flip(2, 4)  # (C, C', m, r, m', r')
-    kernel = taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
-    if weight.shape[1] <= 4:
+    return taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+
+
+def _sub_pixels(x: Tensor, kernel: Tensor, stride: int, padding: Any) -> Tensor:
+    """The transposed convolution of x with a weight in the form above."""
+    if len(kernel) <= 4 * stride**2:
         x = x.contiguous()  # planes, where an image is made
     layout = (
         torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
