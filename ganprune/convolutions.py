@@ -148,7 +148,7 @@ class _ConvolutionOfGreyImages(torch.autograd.Function):
 
 
 _NARROW = 8
-"""Up to so many channels the other form was faster at every size tried; oneDNN's kernels work on 8 or 16 at once."""
+"""Up to so many channels the other form was faster at every size tried: oneDNN's kernels work on 8 or 16 at once."""
 
 _FORMS: dict[Any, Any] = {
     nn.Conv2d.forward: _conv2d,
@@ -182,8 +182,8 @@ def _per_pixel(weight: Tensor, stride: int) -> Tensor:
 
 def _sub_pixels(x: Tensor, kernel: Tensor, stride: int, padding: Any) -> Tensor:
     """The transposed convolution of x with a weight in the form above."""
-    if len(kernel) <= 4 * stride**2:
-        x = x.contiguous()  # planes, where an image is made
+    if len(kernel) == stride**2:
+        x = x.contiguous()  # with one channel there is nothing to keep together
     layout = (
         torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     )
