@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 import ganprune.imported  # noqa: F401  (makes specs of one's own known, and what to do about them)
 from ganprune.masks import Mask, check_mask
 from ganprune.models import GAN, GANSpec, spec_from_dict, spec_to_dict
-from ganprune.runtime import as_device
+from ganprune.runtime import as_device, replacing
 
 FORMAT = "ganprune-1"
 PRETRAINED = ("dcgan-mnist", "mlp-mnist")
@@ -30,17 +28,9 @@ class CheckpointError(RuntimeError):
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes tensors and JSON-able metadata to one file, atomically: the old file stays until the new one is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(plain, temporary, {"ganprune": json.dumps({"format": FORMAT, **metadata})})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

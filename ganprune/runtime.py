@@ -6,6 +6,7 @@ import hashlib
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,6 +191,24 @@ def progress(total: int, description: str, initial: int = 0, show: bool = True) 
     silent = silent or not show
     bar = console_tqdm if not in_notebook else notebook_tqdm
     return bar(total=total, desc=description, initial=initial, disable=silent, file=sys.stderr, leave=False)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to; it takes the place of ``path`` when it is whole, so a kill loses nothing.
+
+    Folders are made as needed. If the block raises, ``path`` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def cache_dir() -> Path:

@@ -114,3 +114,17 @@ def test_every_public_name_resolves():
         assert getattr(gp, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = gp.nonsense
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with runtime.replacing(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    with pytest.raises(ZeroDivisionError), runtime.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644

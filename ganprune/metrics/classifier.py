@@ -11,8 +11,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -336,8 +334,6 @@ def save_classifier(
     Returns:
         The path written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         **(metadata or {}),
         "image_shape": json.dumps(list(network.image_shape)),
@@ -346,15 +342,9 @@ def save_classifier(
         "features": f"{FEATURES} activations of the penultimate layer, after ReLU",
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
+    with runtime.replacing(path) as temporary:
         save_file(tensors, temporary, metadata=stored)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def load_classifier(
