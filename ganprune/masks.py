@@ -155,9 +155,9 @@ def weight_slots(model: nn.Module) -> dict[str, WeightSlot]:
     return slots
 
 
-def _slot(key: str, layer: nn.Module) -> WeightSlot | None:
-    if parametrize.is_parametrized(layer, "weight"):
-        owner: nn.Module = layer.parametrizations["weight"]  # type: ignore[index, union-attr, assignment]
+def _slot(key: str, layer: nn.Module, name: str = "weight") -> WeightSlot | None:
+    if parametrize.is_parametrized(layer, name):
+        owner: nn.Module = layer.parametrizations[name]  # type: ignore[index, union-attr, assignment]
         for attribute in ("original", "original1"):
             if attribute in owner._parameters:
                 return WeightSlot(key, layer, owner, attribute, "parametrized")
@@ -167,15 +167,28 @@ def _slot(key: str, layer: nn.Module) -> WeightSlot | None:
             f"{key} carries a mask of torch.nn.utils.prune; "
             "take it over with from_torch_prune(model, remove=True)"
         )
-    for attribute in ("weight_orig", "weight_v"):
+    for attribute in (f"{name}_orig", f"{name}_v"):
         if attribute in layer._parameters and _norm_hook(layer) is not None:
             return WeightSlot(key, layer, layer, attribute, "hook")
-    weight = layer._parameters.get("weight")
+    weight = layer._parameters.get(name)
     if isinstance(weight, nn.parameter.UninitializedParameter):
         raise ValueError(
             f"{key} is not initialised yet (a lazy layer); pass one batch through the model first"
         )
-    return WeightSlot(key, layer, layer, "weight", "plain") if weight is not None else None
+    return WeightSlot(key, layer, layer, name, "plain") if weight is not None else None
+
+
+def _slots_of(model: nn.Module, keys: Iterable[str]) -> dict[str, WeightSlot]:
+    """Where the parameters with these canonical names live, of whatever module they are."""
+    wanted = set(keys)
+    names = {key.rpartition(".")[2] for key in wanted}
+    found = {}
+    for path, module in model.named_modules():
+        for name in names:
+            key = canonical_name(f"{path}.{name}".lstrip("."))
+            if key in wanted and (slot := _slot(key, module, name)) is not None:
+                found[key] = slot
+    return found
 
 
 def _norm_hook(layer: nn.Module) -> Any:
@@ -390,27 +403,34 @@ class Mask(Mapping[str, Tensor]):
 # --- Apply and check ------------------------------------------------------------------------------
 
 
+_Pairs = list[tuple[WeightSlot, Tensor]]
+
+
 def _matched(
-    model: nn.Module, mask: Mapping[str, Tensor], role: str = "model"
-) -> list[tuple[WeightSlot, Tensor]]:
-    """Pairs of weight and mask.
+    model: nn.Module, mask: Mapping[str, Tensor], role: str = "model", others: Mask | None = None
+) -> _Pairs:
+    """Pairs of weight and mask, and then of other parameters and theirs.
 
     Raises:
         TypeError: if the mask is not a :class:`Mask`.
         ValueError: if a layer of the mask is missing or has another shape; all are listed.
     """
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a Mask, got {type(mask).__name__}")
+    for name, one in (("mask", mask), ("others", others)):
+        if not isinstance(one, Mask) and (one is not None or name == "mask"):
+            raise TypeError(f"{name} must be a Mask, got {type(one).__name__}")
+    wanted: dict[str, Tensor] = {**mask, **(others or {})}
     slots = weight_slots(model)
-    problems = [f"{key} is missing" for key in mask if key not in slots]
+    if others is not None:
+        slots = {**slots, **_slots_of(model, others)}
+    problems = [f"{key} is missing" for key in wanted if key not in slots]
     problems += [
         f"{key} has shape {tuple(slots[key].raw.shape)}, its mask {tuple(kept.shape)}"
-        for key, kept in mask.items()
+        for key, kept in wanted.items()
         if key in slots and slots[key].raw.shape != kept.shape
     ]
     if problems:
         raise ValueError(f"mask does not fit the {role}: " + "; ".join(problems))
-    return [(slots[key], kept.to(slots[key].raw.device)) for key, kept in mask.items()]
+    return [(slots[key], kept.to(slots[key].raw.device)) for key, kept in wanted.items()]
 
 
 def check_fit(model: nn.Module, mask: Mask) -> None:
@@ -423,7 +443,7 @@ def check_fit(model: nn.Module, mask: Mask) -> None:
     _matched(model, mask)
 
 
-def _refuse(pairs: list[tuple[WeightSlot, Tensor]], flags: list[Tensor], message: str) -> None:
+def _refuse(pairs: _Pairs, flags: list[Tensor], message: str) -> None:
     """Raises for the layers whose flag is true; one wait for the device in all."""
     bad = torch.stack([flag.cpu() for flag in flags]).tolist() if flags else []
     names = [slot.key for (slot, _), is_bad in zip(pairs, bad, strict=True) if is_bad]
@@ -432,7 +452,9 @@ def _refuse(pairs: list[tuple[WeightSlot, Tensor]], flags: list[Tensor], message
 
 
 @torch.no_grad()
-def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> None:
+def apply_mask(
+    model: nn.Module, mask: Mask, ema: nn.Module | None = None, others: Mask | None = None
+) -> None:
     """Sets the pruned weights to (positive) zero in the model and in its EMA copy.
 
     Left alone, an EMA copy has no sparsity at all a thousand steps later. Under spectral norm the power
@@ -443,14 +465,15 @@ def apply_mask(model: nn.Module, mask: Mask, ema: nn.Module | None = None) -> No
         model: changed in place.
         mask: as :func:`prunable_weights` names the layers; the model may be frozen.
         ema: a copy of the model that shares the mask, or None.
+        others: entries of other parameters that become zero too, as for :func:`keep_mask`.
 
     Raises:
-        TypeError: if ``mask`` is not a :class:`Mask`.
+        TypeError: if ``mask`` or ``others`` is not a :class:`Mask`.
         ValueError: if the mask does not fit, a weight is NaN or infinite, or the mask empties something that
             a spectral or weight norm divides by its norm.
     """
     networks = {"model": model} | ({"EMA copy": ema} if ema is not None else {})
-    matched = {role: _matched(network, mask, role) for role, network in networks.items()}
+    matched = {role: _matched(network, mask, role, others) for role, network in networks.items()}
     for role, pairs in matched.items():
         not_finite = [~torch.isfinite(slot.raw).all() for slot, _ in pairs]
         _refuse(pairs, not_finite, f"weights of the {role} must be finite, got NaN or infinity in")
@@ -508,7 +531,6 @@ def _refresh_spectral_norm(slot: WeightSlot) -> None:
         v.copy_(right)
 
 
-@torch.no_grad()
 def check_mask(model: nn.Module, mask: Mask) -> None:
     """Does nothing if every pruned weight is zero and every weight is finite.
 
@@ -519,7 +541,11 @@ def check_mask(model: nn.Module, mask: Mask) -> None:
         MaskError: if a pruned weight is not zero, or a weight is NaN or infinite.
         ValueError: if the mask does not fit the model.
     """
-    pairs = _matched(model, mask)
+    _check(_matched(model, mask))
+
+
+@torch.no_grad()
+def _check(pairs: _Pairs) -> None:
     counts = torch.stack(
         [
             torch.stack([((slot.raw != 0) & ~kept).sum(), (~torch.isfinite(slot.raw)).sum()]).cpu()
@@ -562,18 +588,26 @@ class MaskKeeper:
 
     Attributes:
         mask: the mask in force.
+        others: what is held beside the mask: entries of parameters that are no prunable weights, or None.
     """
 
     def __init__(
-        self, model: nn.Module, mask: Mask, optimizer: Optimizer, ema: nn.Module | None, gradients: str
+        self,
+        model: nn.Module,
+        mask: Mask,
+        optimizer: Optimizer,
+        ema: nn.Module | None,
+        gradients: str,
+        others: Mask | None = None,
     ) -> None:
         self.model, self.optimizer, self.ema = model, optimizer, ema
         self.gradients = gradients
-        apply_mask(model, mask, ema)
-        self.mask = mask
-        self._slots = [slot for slot, _ in _matched(model, mask)]
+        apply_mask(model, mask, ema, others)
+        self.mask, self.others = mask, others
+        pairs = _matched(model, mask, others=others)  # those of the mask come first
+        self._slots = [slot for slot, _ in pairs]
         self._weights = [slot.raw for slot in self._slots]
-        self._working = [_bits(mask[slot.key], slot.raw) for slot in self._slots]
+        self._working = [_bits(kept, slot.raw) for slot, kept in pairs]
         self._handles = [optimizer.register_step_post_hook(self._after_step)]
         for index, weight in enumerate(self._weights):
             self._handles.append(self._watch_gradient(index, weight))
@@ -612,7 +646,8 @@ class MaskKeeper:
             or bits.element_size() != weight.element_size()
             or bits.stride() != weight.stride()
         ):
-            bits = self._working[index] = _bits(self.mask[self._slots[index].key], weight)
+            kept = {**self.mask, **(self.others or {})}[self._slots[index].key]
+            bits = self._working[index] = _bits(kept, weight)
         return bits
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -668,13 +703,13 @@ class MaskKeeper:
                 "the optimiser has lost the hook that keeps the mask (a copied or unpickled one has none); "
                 "call keep_mask again with the optimiser in use"
             )
-        current = weight_slots(self.model)
+        current = weight_slots(self.model) | _slots_of(self.model, self.others or ())
         for slot, weight in zip(self._slots, self._weights, strict=True):
             if slot.key not in current or current[slot.key].raw is not weight:
                 raise MaskError(self._replaced(slot.key))
-        check_mask(self.model, self.mask)
-        if self.ema is not None:
-            check_mask(self.ema, self.mask)
+        for network in (self.model, self.ema):
+            if network is not None:
+                _check(_matched(network, self.mask, others=self.others))
 
     @staticmethod
     def _replaced(key: str) -> str:
@@ -709,6 +744,7 @@ def keep_mask(
     optimizer: Optimizer,
     ema: nn.Module | None = None,
     gradients: str = "masked",
+    others: Mask | None = None,
 ) -> MaskKeeper:
     """Applies a mask and keeps it: after every step of the optimiser the pruned weights are zero again.
 
@@ -730,14 +766,17 @@ def keep_mask(
         ema: an exponential moving average of the model; masked now and at each :meth:`MaskKeeper.update`.
         gradients: "masked" sets gradients to zero under the mask as they are accumulated, so that clipping by
             norm counts kept weights alone; "dense" leaves them, for methods that regrow weights by gradient.
+        others: held in the same way, by parameter name, but no part of the mask and of its sparsity: biases,
+            scales and whatever else is no prunable weight; see
+            :func:`~ganprune.pruning.channels.surgery.keep_channels`.
 
     Returns:
         A handle, which is also a context manager: ``update``, ``check``, ``remove``.
 
     Raises:
-        TypeError: if the optimiser is none of torch's.
+        TypeError: if the optimiser is none of torch's, or ``mask`` or ``others`` is no :class:`Mask`.
         ValueError: if the optimiser is LBFGS or does not hold the masked weights, ``gradients`` is unknown,
-            or the mask does not fit.
+            the mask does not fit, or ``others`` names a weight of the mask.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -747,15 +786,20 @@ def keep_mask(
         )
     if gradients not in GRADIENT_MODES:
         raise ValueError(f"gradients must be one of {', '.join(GRADIENT_MODES)}, got {gradients!r}")
+    both = sorted(set(others or ()) & set(mask))
+    if both:
+        raise ValueError(f"others must name what the mask does not, got {', '.join(both)}")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [
-        slot.key for slot, _ in _matched(model, mask) if slot.raw.requires_grad and id(slot.raw) not in held
+        slot.key
+        for slot, _ in _matched(model, mask, others=others)
+        if slot.raw.requires_grad and id(slot.raw) not in held
     ]
     if missing:
         raise ValueError(
             f"optimizer does not hold {', '.join(missing)}; make it from the model's present parameters"
         )
-    return MaskKeeper(model, mask, optimizer, ema, gradients)
+    return MaskKeeper(model, mask, optimizer, ema, gradients, others)
 
 
 # --- Exchange -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ganprune.pruning.channels.shrinking import (
     shrink_channels,
 )
 from ganprune.pruning.channels.slimming import slim, slimming_penalty
-from ganprune.pruning.channels.surgery import channel_groups, mask_channels, remove_channels
+from ganprune.pruning.channels.surgery import channel_groups, keep_channels, mask_channels, remove_channels
 
 __all__ = [
     "CHANNEL_ALLOCATIONS",
@@ -34,6 +34,7 @@ __all__ = [
     "channel_importance",
     "compact",
     "fold_norms",
+    "keep_channels",
     "mask_channels",
     "plan_channels",
     "remove_channels",

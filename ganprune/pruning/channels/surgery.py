@@ -19,8 +19,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.optim import Optimizer
 
-from ganprune.masks import PRUNABLE_LAYERS, Mask, apply_mask, canonical_name, prunable_slots, weight_slots
+from ganprune.masks import (
+    PRUNABLE_LAYERS,
+    Mask,
+    MaskKeeper,
+    apply_mask,
+    canonical_name,
+    keep_mask,
+    prunable_slots,
+    weight_slots,
+)
 from ganprune.models import (
     DCGANDiscriminatorSpec,
     DCGANGeneratorSpec,
@@ -135,42 +145,52 @@ def _flags(size: int, indices: Iterable[int]) -> Tensor:
     return kept
 
 
-@torch.no_grad()
-def _zero(network: nn.Module, cut: Cut, consumers: bool) -> Mask:
-    """Sets everything of the channels to zero, in place; the mask of the weights among it."""
+def _kept(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask | None]:
+    """What stays of the prunable weights, and of the other parameters that channels have something in."""
     parts = named_parts(network)
-    kept: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for key, slot in weight_slots(network).items():
         name = key.removesuffix("weight").removesuffix(".")
-        mask = torch.ones_like(slot.raw, dtype=torch.bool)
         sizes = sizes_of(slot.layer)
+        weights[key] = torch.ones_like(slot.raw, dtype=torch.bool)
         for role in ("output", "both", "input"):
-            if (name, role) not in cut or (role == "input" and not consumers):
-                continue
-            flags = _flags(sizes[role], cut[name, role]).to(mask.device)
-            mask &= per_input(slot, flags) if role == "input" else per_output(slot, flags)
-        kept[key] = mask
-    mask_of_weights = Mask(kept)
-    apply_mask(network, mask_of_weights)
+            if (name, role) in cut and (role != "input" or consumers):
+                flags = _flags(sizes[role], cut[name, role]).to(slot.raw.device)
+                weights[key] &= per_input(slot, flags) if role == "input" else per_output(slot, flags)
+    others: dict[str, Tensor] = {}
     for (name, role), indices in cut.items():
         part: Any = parts[name]
-        gone = sorted(indices)
         if role == "input":
             continue
+        flags = _flags(sizes_of(part)[role], indices)
         if isinstance(part, nn.Parameter):
-            part.data.index_fill_(parameter_dim(part.shape) or 0, torch.tensor(gone, device=part.device), 0.0)
+            dim = parameter_dim(part.shape) or 0
+            others[name] = flags.view([-1 if d == dim else 1 for d in range(part.ndim)]).expand(part.shape)
         elif isinstance(part, nn.Embedding):
-            part.weight[:, gone] = 0.0
-        elif isinstance(part, PRUNABLE_LAYERS):
-            if part.bias is not None:
-                part.bias[gone] = 0.0
-        elif isinstance(part, (_BatchNorm, _InstanceNorm)):
-            if part.affine:
-                part.weight[gone] = 0.0
-                part.bias[gone] = 0.0
-            if part.running_mean is not None:
-                part.running_mean[gone] = 0.0  # so that zero stays zero without a scale of its own
-    return mask_of_weights
+            others[f"{name}.weight"] = flags.expand(part.num_embeddings, -1)
+        elif not isinstance(part, nn.PReLU):  # whose slopes leave zero at zero
+            for attribute in ("bias",) if isinstance(part, PRUNABLE_LAYERS) else ("weight", "bias"):
+                if getattr(part, attribute) is not None:
+                    others[f"{name}.{attribute}".lstrip(".")] = flags
+    return Mask(weights), Mask(others) if others else None
+
+
+@torch.no_grad()
+def _centre(network: nn.Module, cut: Cut) -> None:
+    """Sets running means to zero, so that zero stays zero behind a normalisation without a scale of its own."""
+    parts = named_parts(network)
+    for (name, _), indices in cut.items():
+        mean = getattr(parts[name], "running_mean", None)
+        if mean is not None:
+            mean[sorted(indices)] = 0.0
+
+
+def _zero(network: nn.Module, cut: Cut, consumers: bool) -> Mask:
+    """Sets everything of the channels to zero, in place; the mask of the weights among it."""
+    mask, others = _kept(network, cut, consumers)
+    apply_mask(network, mask, others=others)
+    _centre(network, cut)
+    return mask
 
 
 def _select(parameter: Any, dim: int, kept: Tensor) -> Any:
@@ -399,8 +419,8 @@ def mask_channels(
     """Sets channels to zero in place: weights and bias of all coupled layers, γ and β of their normalisation.
 
     In evaluation mode such a channel's output is exactly zero. Under spectral norm the other weights of a layer
-    change with its norm; mask :func:`fold_norms` of the network to compare with a shrunk one. While an
-    optimiser steps, ``keep_mask`` holds the weights at zero, but not biases, γ and β.
+    change with its norm; mask :func:`fold_norms` of the network to compare with a shrunk one. To train on, use
+    :func:`keep_channels`: ``keep_mask`` with the mask that comes back holds the weights alone.
 
     Args:
         network: any module.
@@ -418,3 +438,53 @@ def mask_channels(
     """
     analysis = analyse(network, inputs)
     return _zero(unwrapped(network), analysis.cut(channels), consumers)
+
+
+def keep_channels(
+    network: nn.Module,
+    channels: Mapping[str, Iterable[int]],
+    optimizer: Optimizer,
+    inputs: Any = None,
+    ema: nn.Module | None = None,
+    consumers: bool = False,
+) -> MaskKeeper:
+    """Sets channels to zero, as :func:`mask_channels` does, and holds all of them there while an optimiser steps.
+
+    Held are weights, biases, γ and β, and also the rows of embeddings and single parameters that belong to the
+    channels, with whatever optimiser, weight decay and momentum. So after training :func:`remove_channels` of
+    the same channels gives a network with the outputs of this one, in evaluation mode::
+
+        with keep_channels(generator, channels, optimizer):
+            ...  # zero_grad, backward, step as ever
+        small = remove_channels(generator, channels)
+
+    Batch norm sees zeros in such a channel, so its running mean stays zero and its running variance falls to
+    zero; what comes out is zero. Where an activation function makes something else of a zero, as a
+    sigmoid does, the layers behind it would read that: set ``consumers``. A run that is resumed calls this
+    again, with the same channels; where all is zero already nothing changes.
+
+    Args:
+        network: any module.
+        channels: as for :func:`remove_channels`.
+        optimizer: moves the network's parameters.
+        inputs: as for :func:`channel_groups`.
+        ema: an exponential moving average of the network; the channels become zero in it too.
+        consumers: also hold the weights at zero that read these channels.
+
+    Returns:
+        The keeper of :func:`~ganprune.masks.keep_mask`, also a context manager. Its mask, and so its sparsity, is
+        that of the weights; the rest is in ``others``, which stays as it is when ``update`` changes the mask.
+
+    Raises:
+        ChannelError: as in :func:`remove_channels`.
+        TypeError: as in :func:`~ganprune.masks.keep_mask`.
+        ValueError: as in :func:`remove_channels` and :func:`~ganprune.masks.keep_mask`; then nothing is changed.
+    """
+    cut = analyse(network, inputs).cut(channels)
+    network = unwrapped(network)
+    mask, others = _kept(network, cut, consumers)
+    keeper = keep_mask(network, mask, optimizer, ema, others=others)
+    for one in (network, ema):
+        if one is not None:
+            _centre(one, cut)
+    return keeper
