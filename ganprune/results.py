@@ -48,21 +48,42 @@ def provenance() -> dict[str, Any]:
         "commit": _commit(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": _now(),
     }
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def append_record(path: str | Path, record: dict[str, Any]) -> None:
-    """Appends one row to a JSON-lines file in a single write, so that a stop never leaves half a row behind another."""
+    """Appends one row to a JSON-lines file in a single write, so that a stop never leaves half a row behind another.
+
+    Raises:
+        TypeError: if the row holds what JSON cannot.
+        ValueError: if the row holds NaN or infinity.
+        OSError: if it cannot be written; the file then has the rows of before.
+    """
+    _append(path, _line(record))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _append(path: str | Path, lines: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record, allow_nan=False) + "\n"
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":  # an earlier write was cut
-            line = "\n" + line
-        os.write(handle, line.encode())
+            lines = "\n" + lines
+        data = lines.encode()
+        written = os.write(handle, data)
+        if written < len(data):
+            os.ftruncate(handle, os.lseek(handle, 0, os.SEEK_CUR) - written)
+            raise OSError(f"{path} took {written} of {len(data)} bytes; is the disk full?")
     finally:
         os.close(handle)
 
@@ -83,7 +104,8 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 def run(experiment: Experiment, seeds: Iterable[int], store: str | Path) -> list[dict[str, Any]]:
     """Runs an experiment for each seed that the store lacks; a stop loses at most the seed that it interrupts.
 
-    The rows of a seed are written when the seed is done, together with the configuration's hash and the provenance.
+    The rows of a seed are written when the seed is done, all in one write, together with the configuration's hash and
+    the provenance: the commit is that of the start of the run, the time that of the measurement.
 
     Args:
         experiment: its fields determine the hash under which its rows are found again.
@@ -92,21 +114,24 @@ def run(experiment: Experiment, seeds: Iterable[int], store: str | Path) -> list
 
     Returns:
         All rows of this experiment in the store, those of earlier runs included.
+
+    Raises:
+        TypeError: if a row holds what JSON cannot.
+        ValueError: if a row holds NaN or infinity, or a name that this function adds.
     """
-    key = config_hash(experiment)
+    key, origin = config_hash(experiment), provenance()
     done = {row["seed"] for row in read_records(store) if row.get("config") == key}
     for seed in seeds:
         if seed in done:
             continue
-        rows = []
+        added = {"experiment": experiment.name, "config": key, "seed": seed}
+        lines = []
         for row in experiment.run(seed):
-            if clash := sorted({"experiment", "config", "seed"} & row.keys()):
+            if clash := sorted((added.keys() | origin.keys()) & row.keys()):
                 raise ValueError(f"rows must not hold what run() adds: {', '.join(clash)}")
-            rows.append(row)
-        for row in rows:
-            append_record(
-                store, {"experiment": experiment.name, "config": key, "seed": seed, **row, **provenance()}
-            )
+            lines.append(_line({**added, **row, **origin, "time": _now()}))
+        _append(store, "".join(lines))
+        done.add(seed)
     return [row for row in read_records(store) if row.get("config") == key]
 
 
@@ -160,9 +185,15 @@ def paired_ratio(treated: Sequence[float], control: Sequence[float], confidence:
         treated: positive values, one per seed.
         control: positive values of the same seeds, in the same order.
         confidence: in (0, 1); divide 1 − confidence by the number of arms when several are compared (Bonferroni).
+
+    Raises:
+        ValueError: if the numbers of values differ, there is none, or one is not finite and positive.
     """
     if len(treated) != len(control):
         raise ValueError(f"treated and control must pair up, got {len(treated)} and {len(control)} values")
+    for name, values in (("treated", treated), ("control", control)):
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            raise ValueError(f"{name} must be finite and positive, got {values!r}")
     ratios = np.asarray(treated, dtype=float) / np.asarray(control, dtype=float)
     return interval(ratios.tolist(), confidence, log=True)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import ganprune as gp
+from ganprune import results
 from ganprune.results import config_hash, provenance
 
 
@@ -43,14 +45,77 @@ def test_a_stopped_seed_leaves_no_rows_and_is_repeated(tmp_path):
     assert {row["seed"] for row in gp.read_records(store)} == {0}
 
 
-def test_rows_cannot_overwrite_what_the_run_adds(tmp_path):
+def test_the_rows_of_a_seed_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+    """Killed at any write, the store has whole seeds alone: half a seed would count as done."""
+    store, write = tmp_path / "coin.jsonl", os.write
+    gp.run(Coin(sides=3), [0], store)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(handle, data):
+        raise Killed
+
+    for after in range(3):
+        left = iter([write] * after + [kill] * 9)
+        monkeypatch.setattr(os, "write", lambda handle, data, left=left: next(left)(handle, data))
+        with pytest.raises(Killed):
+            gp.run(Coin(sides=3), range(9), store)
+        monkeypatch.setattr(os, "write", write)
+        rows = gp.read_records(store)
+        seeds = {row["seed"] for row in rows}
+        assert [(row["seed"], row["side"]) for row in rows] == [(seed, s) for seed in seeds for s in range(3)]
+    assert len(seeds) == 1 + 0 + 1 + 2
+
+
+def test_a_full_disk_leaves_the_rows_of_before(tmp_path, monkeypatch):
+    store, write = tmp_path / "coin.jsonl", os.write
+    before = gp.run(Coin(), [0], store)
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) * 2 // 3]))
+    with pytest.raises(OSError, match=r"took \d+ of \d+ bytes; is the disk full\?"):
+        gp.run(Coin(), [0, 1], store)
+    monkeypatch.undo()
+    assert gp.read_records(store) == before and store.read_bytes().endswith(b"}\n")
+    assert len(gp.run(Coin(), [0, 1], store)) == 4
+
+
+def test_a_seed_that_is_named_twice_runs_once(tmp_path):
+    assert [row["side"] for row in gp.run(Coin(), [3, 3], tmp_path / "s")] == [0, 1]
+
+
+def test_rows_say_which_commit_ran_and_when_they_were_measured(tmp_path, monkeypatch):
+    """The commit is that of the start, though another one is checked out while the experiment runs."""
+    moments = [f"2026-01-01T00:00:0{second}+00:00" for second in range(9)]
+    clock, commits = iter(moments), iter(["at the start", "too late", "too late", "too late"])
+    monkeypatch.setattr(results, "_now", lambda: next(clock))
+    monkeypatch.setattr(results, "_commit", lambda: next(commits))
+    rows = gp.run(Coin(), [0, 1], tmp_path / "s")
+    assert {row["commit"] for row in rows} == {"at the start"}
+    assert [row["time"] for row in rows] == moments[1:5]
+
+
+@pytest.mark.parametrize("name", ["seed", "config", "commit", "threads", "time"])
+def test_rows_cannot_overwrite_what_the_run_adds(tmp_path, name):
     class Clash(Coin):
         def run(self, seed):
-            yield {"seed": 7}
+            yield {name: 7}
 
-    with pytest.raises(ValueError, match="rows must not hold what run\\(\\) adds: seed"):
+    with pytest.raises(ValueError, match=rf"rows must not hold what run\(\) adds: {name}"):
         gp.run(Clash(), [0], tmp_path / "s")
     assert gp.read_records(tmp_path / "s") == []
+
+
+@pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), (np.float32(1), TypeError)])
+def test_what_json_cannot_hold_is_refused_at_its_row(tmp_path, value, error):
+    """Not after the last row of a seed, which may be hours later."""
+
+    class Bad(Coin):
+        def run(self, seed):
+            yield {"value": value}
+            raise AssertionError("the experiment went on")
+
+    with pytest.raises(error, match="not JSON compliant|not JSON serializable"):
+        gp.run(Bad(), [0], tmp_path / "s")
 
 
 def test_another_configuration_is_another_experiment(tmp_path):
@@ -127,3 +192,8 @@ def test_more_refusals():
         gp.interval([1.0, 2.0], 95)
     with pytest.raises(ValueError, match="treated and control must pair up, got 2 and 1 values"):
         gp.paired_ratio([1.0, 2.0], [1.0])
+    for bad in (-2.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="control must be finite and positive"):
+            gp.paired_ratio([1.0, 2.0], [1.0, bad])
+        with pytest.raises(ValueError, match="treated must be finite and positive"):
+            gp.paired_ratio([1.0, bad], [1.0, bad])
