@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import ganprune as gp
-from ganprune.checkpoints import CheckpointError, read_safetensors
+from ganprune.checkpoints import CheckpointError, read_safetensors, write_safetensors
 from ganprune.masks import Mask, pruned_count, weight_slots
 from ganprune.pruning import lottery
 from ganprune.pruning.lottery import (
@@ -359,6 +359,46 @@ def test_a_run_stopped_in_a_step_goes_on_to_the_same_end(tmp_path, stop):
     same_rounds(straight, kept_search(tmp_path, "late", norm="none"))
 
 
+def test_what_a_late_callback_measured_at_the_step_of_a_checkpoint_is_not_lost(tmp_path):
+    class Late(Probe):
+        order = 9  # after checkpoints of one's own
+
+    steps = itertools.count(1)
+
+    def leave(state):
+        if next(steps) == 5:
+            raise Killed
+
+    straight = search(plane(), Ring(), config(), 1, callbacks=[Late()])
+    options = {"folder": tmp_path, "checkpoint_every": 2}
+    with pytest.raises(Killed):
+        search(plane(), Ring(), config(), 1, callbacks=[Late(), leave], **options)
+    same_rounds(straight, search(plane(), Ring(), config(), 1, callbacks=[Late()], **options))
+
+
+class Precisions:
+    """Measures bfloat16 as the faster one the first time, and float32 in every later process."""
+
+    def __init__(self, monkeypatch):
+        self.measured = itertools.chain(["bfloat16"], itertools.repeat("float32"))
+        monkeypatch.setattr("ganprune.training.best_precision", lambda device: next(self.measured))
+
+
+@pytest.mark.parametrize("rewind", ["init", "learning-rate"])
+def test_a_measured_precision_holds_after_a_kill_too(tmp_path, monkeypatch, rewind):
+    straight = search(plane(), Ring(), config(precision="bfloat16"), 1, rewind=rewind)
+    Precisions(monkeypatch)
+
+    def leave(state):
+        if state.step == 2:  # the ticket of round 0 is there, but no checkpoint
+            raise Killed
+
+    options = {"folder": tmp_path, "rewind": rewind, "checkpoint_every": 4}
+    with pytest.raises(Killed):
+        search(plane(), Ring(), config(precision="auto"), 1, callbacks=[leave], **options)
+    same_rounds(straight, search(plane(), Ring(), config(precision="auto"), 1, **options))
+
+
 SCRIPT = textwrap.dedent("""
     import os, signal, sys, torch
     sys.path.insert(0, sys.argv[1])
@@ -413,6 +453,21 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         search(plane(), Ring(), config(), 1, folder=tmp_path)
 
 
+def test_a_folder_that_is_none_or_damaged_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="folder must be a folder, got the file .*/file"):
+        find_tickets(plane(), Ring(), config(), 1, folder=tmp_path / "file")
+    for text, message in (('{"keep": 0.', "run.json is damaged"), ("[]", "run.json is no record of a run")):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            find_tickets(plane(), Ring(), config(), 1, folder=tmp_path)
+    (tmp_path / "run.json").unlink()
+    search(plane(), Ring(), config(), 1, folder=tmp_path)
+    gp.TrainState(plane(), config()).save(tmp_path / "trained-01.safetensors")
+    with pytest.raises(CheckpointError, match="trained-01.safetensors is a training state, but of no run"):
+        search(plane(), Ring(), config(), 1, folder=tmp_path)
+
+
 # --- Save and load --------------------------------------------------------------------------------
 
 
@@ -446,6 +501,37 @@ def test_files_that_hold_no_ticket_are_refused(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
         Ticket.load(tmp_path / "cut.safetensors", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ticket/generator/layers.strange.weight", torch.ones(2, dtype=torch.bool)),  # was left out silently
+        ("ticket/critic/layers.output.weight", torch.ones(2, dtype=torch.bool)),
+        ("ticket/generator/layers.output.weight", torch.ones(2, dtype=torch.bool)),
+        ("ticket/generator/layers.output.weight", torch.ones(2, 12)),
+    ],
+)
+def test_a_ticket_that_does_not_fit_its_own_networks_is_refused(tmp_path, name, value):
+    path = tmp_path / "ticket.safetensors"
+    Ticket({"generator": Mask.dense(plane().generator)}, Snapshot(plane(), config())).save(path)
+    tensors, metadata = read_safetensors(path)
+    write_safetensors(path, {**tensors, name: value}, metadata)
+    with pytest.raises(CheckpointError, match="holds a ticket that does not fit its networks"):
+        Ticket.load(path, "cpu")
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_moments_take_the_memory_layout_of_the_run(channels_last):
+    """A fused optimiser goes through weights and moments in the order of memory: other orders mix up weights."""
+    made = config(channels_last=not channels_last)
+    ticket = search(images(), Noise(1, 28, 28), made, 1, rewind="late", rewind_step=3)[1].ticket
+    expected, state = ticket.start(made), ticket.start(config(channels_last=channels_last))
+    for name, optimizer in state.optimizers.items():
+        twins = expected.optimizers[name].state.values()
+        for (weight, entries), others in zip(optimizer.state.items(), twins, strict=True):
+            for key in ("exp_avg", "exp_avg_sq"):
+                assert entries[key].stride() == weight.stride() and torch.equal(entries[key], others[key])
 
 
 def test_a_ticket_may_be_trained_by_another_config():
@@ -546,6 +632,11 @@ def test_random_masks_keep_the_sparsity_alone(found, allocation):
     ticket = found.ticket
     control = random_mask(ticket, seed=4, allocation=allocation)
     assert control.arm == "random mask"
+    assert control.metadata == {
+        **ticket.metadata,
+        "random mask seed": 4,
+        "random mask allocation": allocation,
+    }
     for name, mask in control.masks.items():
         assert mask.kept == ticket.masks[name].kept and list(mask) == list(ticket.masks[name])
         assert 0.1 < mask.distance(ticket.masks[name]) < 0.6
@@ -629,6 +720,27 @@ def test_layers_of_another_shape_stay_dense_and_are_reported(tmp_path):
     assert train(moved.start(), Noise(3, 28, 28)).step == 2
     moved.save(tmp_path / "moved.safetensors")
     assert Ticket.load(tmp_path / "moved.safetensors", "cpu").masks == moved.masks
+
+
+def test_a_mask_never_moves_without_its_weights():
+    """A layer that keeps fresh weights would be a control (re-initialised under the mask) by the name of a ticket."""
+
+    def made(bias, seed):
+        torch.manual_seed(seed)
+        layers = [nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2, bias=bias)]
+        generator = nn.Sequential(*layers)
+        generator.latent_dim = 3
+        return gp.GAN(generator, nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1), nn.Flatten(0)))
+
+    ticket = search(made(True, 0), Ring(), config(steps=2), 1, keep=0.5)[1].ticket
+    other = made(False, 1)
+    moved = transfer(ticket, other)
+    assert moved.metadata["transferred"]["generator"] == {"moved": ["0.weight"], "dense": ["2.weight"]}
+    now = weights(moved.rewound.gan)
+    assert torch.equal(now["generator/0.weight"], ticket.rewound.gan.generator[0].weight)
+    assert torch.equal(now["generator/2.weight"], other.generator[2].weight)
+    assert moved.masks["generator"]["0.weight"].equal(ticket.masks["generator"]["0.weight"])
+    assert moved.masks["generator"]["2.weight"].all()
 
 
 def test_a_transfer_that_can_move_nothing_is_refused(found):
@@ -814,6 +926,9 @@ def test_bad_arguments_are_refused_at_once(changes, message):
 def test_a_score_must_be_a_name_or_a_function_and_the_gan_dense():
     with pytest.raises(TypeError, match=r"score must be a name or a function of \(state, network\), got 3"):
         find_tickets(plane(), Ring(), config(), 1, score=3)
+    for keep in ("0.8", True):
+        with pytest.raises(TypeError, match=r"keep must be a number in \(0, 1\), got"):
+            find_tickets(plane(), Ring(), config(), 1, keep=keep)
     pruned = plane()
     pruned.masks["discriminator"] = gp.prune(pruned.discriminator, 0.5)
     for refused in (
@@ -916,6 +1031,24 @@ def test_a_stopped_search_for_an_early_bird_goes_on_to_the_same_bird(tmp_path, n
         find(tmp_path)
 
 
+def test_the_precision_of_a_stopped_search_for_an_early_bird_holds(tmp_path, monkeypatch):
+    """Else the draws of before the kill would belong to another training than those after it."""
+    options = {"window": 2, "threshold": 0.2, "every": 2, "show_progress": False}
+    straight, seen = find_early_bird(plane(), Ring(), config(steps=20, precision="bfloat16"), 0.5, **options)
+    Precisions(monkeypatch)
+
+    def leave(state):
+        if state.step == 5:
+            raise Killed
+
+    settings = config(steps=20, precision="auto")
+    with pytest.raises(Killed):
+        find_early_bird(plane(), Ring(), settings, 0.5, folder=tmp_path, callbacks=[leave], **options)
+    resumed, watcher = find_early_bird(plane(), Ring(), settings, 0.5, folder=tmp_path, **options)
+    assert straight is not None and watcher.rows == seen.rows and resumed.masks == straight.masks
+    assert differing(everything(resumed.rewound.state()), everything(straight.rewound.state())) == []
+
+
 def test_bad_watchers_are_refused(tmp_path):
     for changes, message in (
         ({"network": "generator_ema"}, "network must be one of generator, discriminator"),
@@ -926,8 +1059,13 @@ def test_bad_watchers_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             EarlyBird(**changes)
-    with pytest.raises(ValueError, match="checkpoint_every must be an integer of at least 1, got 0"):
-        find_early_bird(plane(), Ring(), config(), 0.5, checkpoint_every=0)
+    with pytest.raises(TypeError, match=r"threshold must be a number in \(0, 1\], got '0.1'"):
+        EarlyBird(threshold="0.1")
+    for number in (0, True):
+        with pytest.raises(
+            ValueError, match=f"checkpoint_every must be an integer of at least 1, got {number}"
+        ):
+            find_early_bird(plane(), Ring(), config(), 0.5, checkpoint_every=number)
     path = tmp_path / "bird.safetensors"
     train(gp.TrainState(plane(), config()), Ring(), [EarlyBird(every=2, path=path)])
     assert EarlyBird(every=2, path=path).rows and read_safetensors(path)[1]["found_step"] is None

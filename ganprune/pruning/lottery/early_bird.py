@@ -15,7 +15,14 @@ from ganprune.masks import Mask, check_sparsity, prunable_weights
 from ganprune.models import GAN
 from ganprune.pruning.allocation import allocate
 from ganprune.pruning.lottery.run_folder import Callback, Measured, RunFolder, saving
-from ganprune.pruning.lottery.tickets import Snapshot, Ticket, check_networks, copy_gan
+from ganprune.pruning.lottery.tickets import (
+    Snapshot,
+    Ticket,
+    check_count,
+    check_networks,
+    check_number,
+    copy_gan,
+)
 from ganprune.pruning.scores import score
 from ganprune.training import BatchSource, TrainConfig, TrainState, train
 
@@ -25,11 +32,14 @@ class StopTraining(Exception):
 
 
 class EarlyBird:
-    """A callback that notices when the mask has settled (You et al. 2020, "Drawing early-bird tickets").
+    """A callback that notices when the mask has settled, after You et al. 2020, "Drawing early-bird tickets".
 
     Every so many steps it draws the mask that global magnitude pruning would give now, and changes nothing. The
     early bird is found at the first draw whose distance (share of weights that differ) to each of the
-    ``window`` draws before it is below ``threshold``; their defaults are that paper's.
+    ``window`` draws before it is below ``threshold``. The defaults of both are the paper's, which draws masks of
+    channels once per epoch and asks that the last five distances, each between a draw and the one before it, be
+    below 0.1. Comparing the newest draw with all of the window, as the paper's code does with four draws, also
+    sees a mask that drifts slowly.
 
     It watches one training. Draws at steps that it has seen are passed over: they are repeats of a run that was
     resumed from an earlier step. With ``path`` it keeps what it has seen in a file, which a new process takes up;
@@ -52,6 +62,7 @@ class EarlyBird:
         mask: the mask found, or None.
 
     Raises:
+        TypeError: if a number is expected and something else is given.
         ValueError: if an argument is out of range, or the file belongs to another watcher.
         CheckpointError: if the file is damaged.
     """
@@ -71,13 +82,11 @@ class EarlyBird:
         path: str | Path | None = None,
     ) -> None:
         check_networks([network])
-        for name, value in (("window", window), ("every", every)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold must be in (0, 1], got {threshold!r}")
         self.network, self.sparsity = network, check_sparsity(sparsity)
-        self.window, self.threshold, self.every = window, float(threshold), every
+        self.window, self.every = check_count("window", window), check_count("every", every)
+        self.threshold = check_number("threshold", threshold, "(0, 1]")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be in (0, 1], got {threshold!r}")
         self.protect = [protect] if isinstance(protect, str) else list(protect)
         self.stop, self.path = stop, None if path is None else Path(path)
         self.rows: list[dict[str, Any]] = []
@@ -125,7 +134,7 @@ class EarlyBird:
                 f"path {path} must be a file of a watcher with the same settings, {self._settings()}; "
                 f"got {metadata.get('early_bird')}"
             )
-        masks = checkpoints.masks_from(tensors)
+        masks = checkpoints.masks_from(tensors)  # in the order of the file, which is not that of the layers
         ordered = {n: Mask({key: mask[key] for key in metadata["layers"]}) for n, mask in masks.items()}
         self.rows, self.found_step = metadata["rows"], metadata["found_step"]
         self.mask = ordered.pop("found", None)
@@ -178,11 +187,11 @@ def find_early_bird(
         are the distances seen.
 
     Raises:
+        TypeError: if a number is expected and something else is given.
         ValueError: if an argument is out of range, the GAN has masks already, or the folder holds another run.
-        CheckpointError: if there is a folder and a network has no spec.
+        CheckpointError: if there is a folder, and a network has no spec or a file in it is damaged.
     """
-    if not isinstance(checkpoint_every, int) or checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be an integer of at least 1, got {checkpoint_every!r}")
+    check_count("checkpoint_every", checkpoint_every)
     if gan.masks:
         raise ValueError(f"gan must be dense, got one with masks of {', '.join(gan.masks)}")
     settings: dict[str, Any] = {"window": window, "threshold": threshold, "every": every}
@@ -195,12 +204,15 @@ def find_early_bird(
     stored = kept.ticket("ticket")
     if stored is not None:
         return stored, watcher
-    running = kept.state("state")
-    state = running[0] if running is not None else Snapshot(copy_gan(gan), config).state()
-    own = list(callbacks)
-    checkpoint = saving(kept, checkpoint_every, Measured(own, []), {"round": 0})
+    running, nothing = kept.state("state"), Measured([], [])
+    if running is None:  # kept before the first draw: a precision that was measured holds after a kill too
+        state = Snapshot(copy_gan(gan), config).state()
+        kept.keep_state("state", state, {"round": 0, "measured": nothing.rows()})
+    else:
+        state = running[0]
+    checkpoint = saving(kept, checkpoint_every, nothing, {"round": 0})
     with suppress(StopTraining):
-        train(state, split, [*own, watcher, checkpoint], show_progress)
+        train(state, split, [*callbacks, watcher, checkpoint], show_progress)
     if watcher.mask is None:
         return None, watcher
     metadata = {"found_step": state.step, "allocation": "global", "score": "magnitude"}

@@ -19,7 +19,14 @@ from ganprune.masks import Mask
 from ganprune.models import GAN
 from ganprune.pruning.allocation import ALLOCATION_NAMES, PATTERNS, allocate
 from ganprune.pruning.lottery.run_folder import Callback, Measured, RunFolder, Then, saving
-from ganprune.pruning.lottery.tickets import Snapshot, Ticket, check_networks, copy_gan
+from ganprune.pruning.lottery.tickets import (
+    Snapshot,
+    Ticket,
+    check_count,
+    check_networks,
+    check_number,
+    copy_gan,
+)
 from ganprune.pruning.schedules import geometric
 from ganprune.pruning.scores import get_score, score
 from ganprune.runtime import step_seed
@@ -109,13 +116,12 @@ def find_tickets(
     Raises:
         TypeError: if a number or name is expected and something else is given.
         ValueError: if an argument is out of range, the GAN has masks already, or the folder holds another run.
-        CheckpointError: if there is a folder and a network has no spec.
+        CheckpointError: if there is a folder, and a network has no spec or a file in it is damaged.
     """
     chosen = check_networks(networks)
-    for name, value in (("rounds", rounds), ("checkpoint_every", checkpoint_every)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    if not 0 < keep < 1:
+    check_count("rounds", rounds)
+    check_count("checkpoint_every", checkpoint_every)
+    if not 0 < check_number("keep", keep, "(0, 1)") < 1:
         raise ValueError(f"keep must be in (0, 1), got {keep!r}")
     if gan.masks:
         raise ValueError(f"gan must be dense, got one with masks of {', '.join(gan.masks)}")
@@ -228,8 +234,8 @@ class _Search:
                 made.append(Ticket(dense, Snapshot.of(state), metadata=self._metadata(0)))
                 self.folder.keep_ticket("ticket-00", made[0])  # before any state that lies beyond
 
-        def start() -> TrainState:
-            state = origin.state()
+        def start() -> TrainState:  # a precision that was measured holds for all rounds, also after a kill
+            state = origin.state(made[0].rewound.config if made else None)
             rewindable(state)
             return state
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 
 from ganprune import checkpoints
-from ganprune.callbacks import CHECKPOINT
 from ganprune.models import GAN
 from ganprune.pruning.lottery.tickets import Ticket
+from ganprune.runtime import replacing
 from ganprune.training import TrainState
 
 Callback = Callable[[TrainState], Any]
@@ -29,31 +28,34 @@ class RunFolder:
     Args:
         path: None keeps nothing.
         plan: what determines the run; a folder that holds another one is refused.
-        device: where the states go.
+        gan: where the run starts; its weights belong to the plan, and states are loaded to its device.
+
+    Raises:
+        ValueError: if the path is a file, or the folder holds another run.
+        CheckpointError: if a network has no spec, or the record of the run is damaged.
     """
 
     def __init__(self, path: str | Path | None, plan: dict[str, Any], gan: GAN) -> None:
         self.path, self.device = (None if path is None else Path(path)), gan.device
         if self.path is None:
             return
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"folder must be a folder, got the file {self.path}")
         checkpoints.gan_metadata(gan)
         plan = json.loads(json.dumps({**plan, "weights": _fingerprint(gan)}))
         record = self.path / "run.json"
-        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else plan
+        found = _read(record) if record.is_file() else plan
         differs = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
         if differs:
             raise ValueError(
                 f"folder {self.path} holds a run with another {', '.join(differs)}; use another folder"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
         for name in ("run.json", "ticket*", "trained*", "state*", "early-bird*"):
             for cut in self.path.glob(f".{name}.*"):  # what a kill left half written
                 shutil.rmtree(cut) if cut.is_dir() else cut.unlink(missing_ok=True)
         if not record.is_file():
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=".run.json.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(plan, file, indent=1)
-            os.replace(temporary, record)
+            with replacing(record) as temporary:
+                temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
 
     def file(self, name: str) -> Path | None:
         return None if self.path is None else self.path / f"{name}.safetensors"
@@ -81,7 +83,23 @@ class RunFolder:
         if path is None or not path.is_file():
             return None
         state = TrainState.load(path, self.device)
+        if "note" not in state.gan.metadata:
+            raise checkpoints.CheckpointError(
+                f"{path} is a training state, but of no run in a folder; start anew"
+            )
         return state, state.gan.metadata.pop("note")
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise checkpoints.CheckpointError(
+            f"{record} is damaged: {error}; start anew in another folder"
+        ) from error
+    if not isinstance(found, dict):
+        raise checkpoints.CheckpointError(f"{record} is no record of a run; use another folder")
+    return found
 
 
 def _fingerprint(gan: GAN) -> str:
@@ -115,9 +133,9 @@ class Measured:
 
 
 class Then:
-    """A callback that runs after those of the user, such as a checkpoint."""
+    """A callback that runs after all those of the user, so that a checkpoint has what they measured at its step."""
 
-    order = CHECKPOINT
+    order = math.inf
 
     def __init__(self, function: Callback) -> None:
         self.function = function

@@ -101,6 +101,13 @@ class Snapshot:
             optimizer = state.optimizers[name]
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": copy.deepcopy(entries), "param_groups": groups})
+            for weight, kept in optimizer.state.items():
+                for (
+                    key,
+                    entry,
+                ) in kept.items():  # fused kernels want moments in the memory layout of the weight
+                    if isinstance(entry, Tensor) and entry.shape == weight.shape:
+                        kept[key] = torch.empty_like(weight, dtype=entry.dtype).copy_(entry)
         return state
 
 
@@ -199,26 +206,26 @@ class Ticket:
         """The ticket that :meth:`save` wrote; nothing in the file is executed.
 
         Raises:
-            CheckpointError: if the file is missing, damaged, or holds no ticket.
+            CheckpointError: if the file is missing, damaged, or holds no ticket, or one that does not fit its networks.
         """
         tensors, metadata = checkpoints.read_safetensors(path)
         if "ticket" not in metadata:
             raise checkpoints.CheckpointError(f"{path} holds no ticket; use load() or TrainState.load()")
-        layers: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("ticket/"):
-                _, network, weight = key.split("/", 2)
-                layers.setdefault(network, {})[weight] = value
         rewound = Snapshot.of(TrainState.load(path, device))
-        order = {name: weight_slots(rewound.gan.networks()[name]) for name in layers}
-        masks = {
-            name: Mask({key: layers[name][key] for key in order[name] if key in layers[name]}).to(
-                rewound.gan.device
-            )
-            for name in TICKET_NETWORKS
-            if name in layers
+        own = {
+            key.replace("ticket/", "mask/", 1): v for key, v in tensors.items() if key.startswith("ticket/")
         }
-        return cls(masks, rewound, metadata["ticket"]["arm"], metadata["ticket"]["metadata"])
+        try:
+            found, masks = checkpoints.masks_from(own), {}
+            for name in sorted(found, key=TICKET_NETWORKS.index):
+                order = list(weight_slots(rewound.gan.networks()[name]))
+                layers = {key: found[name][key] for key in sorted(found[name], key=order.index)}
+                masks[name] = Mask(layers).to(rewound.gan.device)
+            return cls(masks, rewound, metadata["ticket"]["arm"], metadata["ticket"]["metadata"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise checkpoints.CheckpointError(
+                f"{path} holds a ticket that does not fit its networks: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         parts = [f"{name} sparsity {mask.sparsity:.4f}" for name, mask in self.masks.items()]
@@ -262,9 +269,9 @@ def _clear_moments(state: TrainState, name: str, mask: Mask) -> None:
 # --- Controls -------------------------------------------------------------------------------------
 
 
-def _control(ticket: Ticket, arm: str, seed: int, **changes: Any) -> Ticket:
+def _control(ticket: Ticket, arm: str, made_by: Mapping[str, Any], **changes: Any) -> Ticket:
     arms = arm if ticket.arm == "ticket" else f"{ticket.arm}, {arm}"
-    metadata = {**ticket.metadata, f"{arm} seed": seed}
+    metadata = {**ticket.metadata, **{f"{arm} {name}": value for name, value in made_by.items()}}
     return dataclasses.replace(ticket, arm=arms, metadata=metadata, **changes)
 
 
@@ -308,7 +315,7 @@ def reinitialised(
         gan.networks()[name].load_state_dict(new)
     moments = {name: entries for name, entries in rewound.moments.items() if name not in chosen}
     changed = dataclasses.replace(rewound, gan=gan, history=(), pending=(), moments=moments)
-    return _control(ticket, "reinitialised", seed, rewound=changed)
+    return _control(ticket, "reinitialised", {"seed": seed}, rewound=changed)
 
 
 def shuffled(ticket: Ticket, seed: int) -> Ticket:
@@ -328,7 +335,7 @@ def shuffled(ticket: Ticket, seed: int) -> Ticket:
     masks = {
         name: mask.shuffled(step_seed(seed, 0, f"shuffled {name}")) for name, mask in ticket.masks.items()
     }
-    return _control(ticket, "shuffled", seed, masks=masks)
+    return _control(ticket, "shuffled", {"seed": seed}, masks=masks)
 
 
 def random_mask(ticket: Ticket, seed: int, allocation: str = "global") -> Ticket:
@@ -349,7 +356,19 @@ def random_mask(ticket: Ticket, seed: int, allocation: str = "global") -> Ticket
         values = score(model, "random", seed=step_seed(seed, 0, f"random mask {name}"))
         among = Scores({key: values[key] for key in mask}, values.output_dims)
         masks[name] = allocate(among, mask.sparsity, allocation)
-    return _control(ticket, "random mask", seed, masks=masks)
+    return _control(ticket, "random mask", {"seed": seed, "allocation": allocation}, masks=masks)
+
+
+def check_count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: Any, allowed: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number in {allowed}, got {value!r}")
+    return float(value)
 
 
 def check_networks(networks: str | Sequence[str]) -> tuple[str, ...]:
@@ -376,11 +395,11 @@ def transfer(ticket: Ticket, gan: GAN | None = None, config: TrainConfig | None 
     """The ticket for other data: its masks and weights, to be trained from step 0 with fresh optimisers.
 
     Data of the same sample shape needs no ``gan``: train the result on the other split. Otherwise pass a freshly
-    initialised GAN for the other shape. A layer whose weight has the same name and shape takes the ticket's
-    mask; a prunable layer that differs stays dense, and counts as such in the sparsity. What a layer or a norm
-    holds is taken over where all of it has the same names and shapes, and stays fresh elsewhere. The metadata
-    list, per masked network, the layers "moved" and those left "dense". Morcos et al. (2019) and Chen et al.
-    (2021) move tickets between data sets in this way.
+    initialised GAN for the other shape. What a layer or a norm holds is taken over where all of it has the same
+    names and shapes, and stays fresh elsewhere. A layer's mask goes with its weights: a prunable layer that stays
+    fresh stays dense too, and counts as such in the sparsity. The metadata list, per masked network, the layers
+    "moved" and those left "dense". Morcos et al. (2019) and Chen et al. (2021) move tickets between data sets in
+    this way.
 
     Args:
         ticket: left as it is.
@@ -388,28 +407,32 @@ def transfer(ticket: Ticket, gan: GAN | None = None, config: TrainConfig | None 
         config: the training run there; None for the ticket's.
 
     Raises:
-        ValueError: if the GAN has masks, or no layer of a masked network has the shape of the ticket's.
+        ValueError: if the GAN has masks, or no layer of a masked network has the names and shapes of the ticket's.
     """
     if gan is not None and gan.masks:
         raise ValueError(f"gan must be dense, got one with masks of {', '.join(gan.masks)}")
     source = ticket.rewound.gan
     target = copy_gan(source if gan is None else gan)
     masks, report = {}, {}
-    for name, mask in ticket.masks.items():
-        masks[name], report[name] = _moved_mask(name, source.networks()[name], target.networks()[name], mask)
     for name, network in target.networks().items():
-        network.load_state_dict(_moved_weights(source.networks()[name], network), strict=False)
+        weights = _moved_weights(source.networks()[name], network)
+        if name in ticket.masks:
+            moved = {canonical_name(key) for key in weights}
+            masks[name], report[name] = _moved_mask(
+                name, source.networks()[name], network, ticket.masks[name], moved
+            )
+        network.load_state_dict(weights, strict=False)
     rewound = Snapshot(target, config or ticket.rewound.config)
     return Ticket(masks, rewound, ticket.arm, {**ticket.metadata, "transferred": report})
 
 
 def _moved_mask(
-    name: str, source: nn.Module, target: nn.Module, mask: Mask
+    name: str, source: nn.Module, target: nn.Module, mask: Mask, taken: set[str]
 ) -> tuple[Mask, dict[str, list[str]]]:
     protected = weight_slots(source).keys() - mask.keys()
     layers, moved = {}, []
     for key, weight in prunable_weights(target).items():
-        if key in mask and mask[key].shape == weight.shape:
+        if key in mask and key in taken:
             layers[key] = mask[key].to(weight.device)
             moved.append(key)
         elif key not in protected:
