@@ -27,8 +27,8 @@ _PUBLIC = {
     "checkpoints": "CheckpointError save load load_pretrained",
     "pruning": (
         "score allocate prune prune_generator recalibrate_batchnorm register_score channel_scores "
-        "SCORES MovementPhase get_schedule GradualPruning DynamicSparseTraining BalanceController find_tickets Ticket "
-        "shrink_channels compact"
+        "SCORES MovementPhase get_schedule GradualPruning MovementPruning DynamicSparseTraining BalanceController "
+        "find_tickets Ticket shrink_channels compact"
     ),
     "metrics": "evaluate FidelityReport complexity ComplexityReport layer_report",
     "training": "TrainConfig TrainState train train_epoch DivergenceError",

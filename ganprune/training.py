@@ -114,6 +114,8 @@ class TrainState:
         optimizers: "generator" and "discriminator".
         keepers: the mask keepers, by network.
         history: rows of mean losses, one per ``log_every`` steps.
+        extras: tensors that callbacks keep from step to step, saved and loaded with the state; a callback's keys
+            begin with its own name.
     """
 
     def __init__(self, gan: GAN, config: TrainConfig, masks: Mapping[str, Mask] | None = None) -> None:
@@ -123,6 +125,7 @@ class TrainState:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.pending: list[Tensor] = []
+        self.extras: dict[str, Tensor] = {}
         if config.channels_last and gan.device.type != "mps":
             for network in gan.networks().values():
                 if any(p.ndim == 4 for p in network.parameters()):
@@ -165,6 +168,7 @@ class TrainState:
             groups[name] = packed["param_groups"]
             for index, entries in packed["state"].items():
                 tensors |= {f"optimizer/{name}/{index}/{key}": value for key, value in entries.items()}
+        tensors |= {f"extra/{key}": value for key, value in self.extras.items()}
         metadata = {
             **checkpoints.gan_metadata(self.gan),
             "config": dataclasses.asdict(self.config),
@@ -191,6 +195,11 @@ class TrainState:
         state = cls(gan, TrainConfig(**metadata["config"]))
         state.step, state.history = metadata["step"], metadata["history"]
         state.pending = [torch.tensor(losses, device=gan.device) for losses in metadata["pending"]]
+        state.extras = {
+            key.removeprefix("extra/"): value.to(gan.device)
+            for key, value in tensors.items()
+            if key.startswith("extra/")
+        }
         for name, optimizer in state.optimizers.items():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             entries: dict[int, dict[str, Tensor]] = {}

@@ -252,6 +252,69 @@ def test_every_score_goes_with_a_schedule(capsys, trained, score):
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("allocation", ["", *ALLOCATION_NAMES])
+def test_movement_goes_with_every_allocation_but_those_for_other_scores(capsys, trained, allocation):
+    arguments = ["prune", "--checkpoint", trained, "--score", "movement", "--sparsity", 0.5, *SHORT]
+    arguments += ["--allocation", allocation] if allocation else []
+    if allocation == "lamp" or ":" in allocation:
+        assert "allocation" in fails(capsys, 2, *arguments)
+        return
+    row, _ = run_json(capsys, *arguments)
+    assert row["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert (row["score"], row["allocation"], row["prune_end"]) == ("movement", allocation or None, 2)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("options", "end", "zeros"),
+    [
+        ("--sparsity 0.5", 6, [0.5] * 8),
+        ("--sparsity 0.5 --prune-start 2", 6, [0, 0, *[0.5] * 6]),
+        ("--sparsity 0.5 --prune-start 4 --prune-end 8 --prune-every 3", 8, [*[0] * 6, 0.5, 0.5]),
+        ("--sparsity 0.7 --schedule cubic --prune-every 3", 6, [0, 0, *[0.7 * 7 / 8] * 3, 0.7, 0.7, 0.7]),
+        (
+            "--sparsity 0.75 --schedule geometric --prune-keep 0.5 --prune-every 2",
+            4,
+            [0, 0.5, 0.5, *[0.75] * 5],
+        ),
+        (
+            "--schedule piecewise --prune-points 0:0.2,3:0.4,7:0.6",
+            7,
+            [*[0.2] * 2, *[0.4] * 4, 0.6, 0.6],
+        ),
+        ("--schedule piecewise --prune-points 1:0.2,3:0.4", 6, [0.2, 0.2, *[0.4] * 6]),
+    ],
+)
+def test_movement_takes_schedules(capsys, monkeypatch, tmp_path, trained, options, end, zeros):
+    seen, recalibrated = [], []
+
+    def look(state):
+        weights = gp.prunable_weights(state.gan.generator)
+        seen.append(
+            sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values())
+        )
+        assert ("generator" in state.masks) == (state.step >= end)
+
+    look.order = LOG
+    monkeypatch.setattr("ganprune.__main__.losses", lambda steps: look)
+    recalibrate = pruning.recalibrate_batchnorm
+    monkeypatch.setattr(
+        pruning,
+        "recalibrate_batchnorm",
+        lambda *a, **options: (recalibrated.append(1), recalibrate(*a, **options)),
+    )
+    out = tmp_path / "out.safetensors"
+    arguments = ["prune", "--checkpoint", trained, "--score", "movement", *options.split(), "--steps", 8]
+    row, _ = run_json(capsys, *arguments, "--batch-size", 4, *QUICK, "--out", out)
+    assert seen == pytest.approx(zeros, abs=1e-3)
+    assert row["prune_end"] in (end, None)
+    gan = gp.load(out, "cpu")
+    assert gan.masks["generator"] == gan.masks["generator_ema"]
+    assert gan.masks["generator"].sparsity == row["sparsity"] == pytest.approx(zeros[-1], abs=1e-3)
+    assert len(recalibrated) == (2 if end == 8 else 0)  # where the last step has pruned
+
+
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     ("options", "sparsities"),
     [
@@ -409,6 +472,11 @@ def test_a_schedule_does_not_give_weights_back(capsys, tmp_path, trained):
     assert "argument --sparsity: must be at least 0.5" in fails(capsys, 2, *arguments, "--sparsity", 0.4)
     row, _ = run_json(capsys, *arguments, "--sparsity", 0.7)
     assert row["sparsity"] == pytest.approx(0.7, abs=1e-3)
+    moving = ["prune", "--checkpoint", half, "--score", "movement", "--sparsity", 0.7, *SHORT]
+    assert (
+        "argument --score: movement needs every weight, but the checkpoint has a mask of sparsity 0.5"
+        in fails(capsys, 2, *moving)
+    )
 
 
 @pytest.mark.usefixtures("hurried")
@@ -419,6 +487,8 @@ def test_a_schedule_does_not_give_weights_back(capsys, tmp_path, trained):
         "--schedule one-shot --prune-start 6",
         "--dynamic rigl --prune-every 2",
         "--dynamic set --prune-every 1",
+        "--score movement --schedule cubic --prune-end 5",
+        "--score movement --prune-end 2",
     ],
 )
 def test_interrupted_pruning_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_path, trained, options):
@@ -873,6 +943,37 @@ def test_a_shape_that_no_data_has(capsys, own):
             "prune --sparsity 0.9 --schedule geometric --steps 50",
             "argument --steps: must be at least 1100, where",
         ),
+        (
+            "prune --score movement --threshold 1",
+            "argument --threshold: 1.0 sets the mask at once, so it does not go with --score movement",
+        ),
+        ("prune --score movement --allocation 1:4", "argument --allocation: 1:4 sets the mask at once"),
+        (
+            "prune --score movement --sparsity 0.5 --dynamic rigl",
+            "argument --dynamic: rigl sets the mask at once",
+        ),
+        (
+            "prune --score movement --sparsity 0.5 --steps 0",
+            "argument --steps: must be at least 1 with --score movement, which is gathered while training, got 0",
+        ),
+        ("prune --score movement", "one of the arguments --sparsity --threshold --prune-points is required"),
+        (
+            "prune --score movement --sparsity 0.5 --prune-keep 0.5",
+            "argument --prune-keep: is not used by --schedule one-shot",
+        ),
+        (
+            "prune --score movement --prune-points 1:0.5 --schedule piecewise --prune-every 2",
+            "argument --prune-every: is not used by --schedule piecewise",
+        ),
+        (
+            "prune --score movement --sparsity 0.5 --prune-end 9 --steps 5",
+            "argument --steps: must be at least 9, where the schedule ends, got 5",
+        ),
+        ("prune --score movement --sparsity 0.5 --allocation lamp", "per-output, got 'lamp'"),
+        (
+            "lottery --out x --score movement",
+            "argument --score: must be a score of the trained network, which a ticket needs; movement is",
+        ),
         ("lottery", "ganprune lottery: error: the following arguments are required: --out"),
         ("lottery --out taken", "argument --out: must be a folder, got the file 'taken'"),
         ("lottery --out taken/folder", "argument --out: cannot write 'taken/folder'"),
@@ -958,6 +1059,13 @@ def test_divergence_gives_code_1_and_leaves_no_checkpoint(capsys, tmp_path):
     options = ["--norm", "none", "--learning-rate", 1e30, "--steps", 5, "--out", out]
     assert "training diverged at step" in fails(capsys, 1, "train", *TINY, *options)
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_divergence_in_a_movement_phase_gives_code_1(capsys, trained):
+    arguments = ["prune", "--checkpoint", trained, "--score", "movement", "--sparsity", 0.5, *QUICK]
+    message = fails(capsys, 1, *arguments, "--steps", 20, "--batch-size", 4, "--learning-rate", 1e30)
+    assert "training diverged by step" in message
 
 
 def test_a_broken_mask_gives_code_1(capsys, tmp_path, trained):

@@ -12,6 +12,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "book" / "engine.md").read_text(en
 FEWER = {
     "steps=1_000": "steps=6",
     "start=100, end=800, every=100": "start=1, end=5, every=2",
+    "start=100, end=800)": "start=1, end=5)",
     "interval=100": "interval=2",
     "interval=200": "interval=3",
     '"rewind_step": 100': '"rewind_step": 2',
@@ -31,6 +32,7 @@ def test_the_code_runs_from_top_to_bottom() -> None:
     found: dict = {}
     exec(compile(code, "book/engine.md", "exec"), found)
     assert found["state"].masks["generator"].sparsity == pytest.approx(0.8, abs=1e-4)
+    assert found["moving"].masks["generator"].sparsity == pytest.approx(0.8, abs=1e-4)
     assert found["ticket"].sparsity == pytest.approx(1 - 0.8**2, abs=1e-3)
     assert (
         gp.complexity(found["small"], batch_size=None).macs

@@ -12,9 +12,9 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 import ganprune as gp
-from ganprune.masks import MaskError, apply_mask, check_mask, keep_mask, prunable_weights
+from ganprune.masks import apply_mask, prunable_weights
 from ganprune.metrics import layer_report
-from ganprune.pruning import MovementPhase, allocate, prune, score, scored_weights
+from ganprune.pruning import allocate, prune, score, scored_weights
 from ganprune.pruning.gradient_scores import _linearised_copy
 
 GRADIENT_SCORES = ("snip", "taylor", "squared-gradient", "grasp")
@@ -568,130 +568,6 @@ class TestSynFlow:
                 weight.fill_(3e38)
         with pytest.raises(ValueError, match="overflows on this network"):
             score(huge, "synflow", inputs=torch.randn(1, 2))
-
-
-class TestMovement:
-    def test_scores_are_the_sum_of_minus_rate_times_gradient_times_weight(self):
-        """Recomputed by hand with plain tensors: two linear layers, SGD, straight-through top-k."""
-        model, inputs, rate, sparsity = smooth_network(), batches(4), 0.1, 0.5
-        shadow = {key: w.detach().clone() for key, w in prunable_weights(model).items()}
-        biases = {key: p.detach().clone() for key, p in model.named_parameters() if "bias" in key}
-        sums = {key: torch.zeros_like(w) for key, w in shadow.items()}
-        kept = {key: torch.ones_like(w, dtype=torch.bool) for key, w in shadow.items()}
-        for x in inputs:
-            leaves = {key: (w * kept[key]).requires_grad_(True) for key, w in shadow.items()}
-            values = {**leaves, **{k: b.requires_grad_(True) for k, b in biases.items()}}
-            loss = the_loss(functional_call(model, values, (x,)), x)
-            gradients = dict(zip(values, torch.autograd.grad(loss, list(values.values())), strict=True))
-            for key in shadow:
-                sums[key] -= rate * gradients[key] * shadow[key]
-                shadow[key] -= rate * gradients[key] * kept[key]
-            biases = {key: (b - rate * gradients[key]).detach() for key, b in biases.items()}
-            kept = dict(allocate(sums, sparsity, "uniform"))
-        optimizer = torch.optim.SGD(model.parameters(), rate)
-        with MovementPhase(model, optimizer, sparsity) as phase:
-            for x in inputs:
-                optimizer.zero_grad()
-                the_loss(model(x), x).backward()
-                optimizer.step()
-                check_mask(model, phase.mask)
-                assert all((s != 0).all() for s in phase._shadow.values())
-        for key, total in phase.scores.items():
-            assert torch.allclose(total, sums[key], rtol=1e-10)
-            assert torch.equal(phase.mask[key], kept[key])
-            assert torch.allclose(model.state_dict()[key], shadow[key] * kept[key], rtol=1e-10)
-
-    def test_a_weight_that_shrinks_goes_and_one_that_grows_stays(self):
-        model = nn.Linear(2, 1, bias=False)
-        model.weight.data = torch.tensor([[1.0, 0.1]])
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        with MovementPhase(model, optimizer, 0.5) as phase:
-            (model(torch.tensor([[1.0, -1.0]]))).sum().backward()  # the first is pushed down, the second up
-            optimizer.step()
-        assert phase.mask["weight"].tolist() == [[False, True]]  # magnitude would keep the first
-
-    def test_pruned_weights_can_come_back(self):
-        torch.manual_seed(1)
-        model = nn.Linear(6, 6)
-        optimizer = torch.optim.SGD(model.parameters(), 0.5)
-        seen = []
-        with MovementPhase(model, optimizer, 0.5) as phase:
-            for _ in range(20):
-                optimizer.zero_grad()
-                model(torch.randn(8, 6)).square().mean().backward()
-                optimizer.step()
-                seen.append(phase.mask)
-        assert any(not before.covers(after) for before, after in zip(seen, seen[1:], strict=False))
-
-    def test_hands_over_a_mask_that_keep_mask_takes_on(self):
-        gan = gp.dcgan(width=4, latent_dim=8, device="cpu")
-        optimizer = torch.optim.Adam(gan.generator.parameters(), 1e-3)
-        loss_fn = gp.generator_loss(gan, batches=3, batch_size=4)
-
-        def train():
-            for loss in loss_fn(gan.generator):
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-        with MovementPhase(gan.generator, optimizer, sparsity=0.3, every=2) as phase:
-            train()
-            phase.sparsity = 0.8
-        assert phase.mask.pruned == round(0.8 * phase.mask.total)
-        assert not optimizer._optimizer_step_post_hooks
-        assert not optimizer._optimizer_step_pre_hooks
-        with keep_mask(gan.generator, phase.mask, optimizer, ema=gan.generator_ema):
-            train()
-        check_mask(gan.generator, phase.mask)
-        assert repr(phase).startswith("MovementPhase(sparsity=0.8, steps=3")
-
-    def test_under_spectral_norm(self):
-        torch.manual_seed(0)
-        model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 6)), nn.ReLU(), nn.Linear(6, 1))
-        optimizer = torch.optim.Adam(model.parameters(), 0.01)
-        with MovementPhase(model, optimizer, 0.5) as phase:
-            for _ in range(3):
-                optimizer.zero_grad()
-                model(torch.randn(8, 6)).square().mean().backward()
-                optimizer.step()
-        assert list(phase.mask) == ["0.weight", "2.weight"]
-        check_mask(model, phase.mask)
-
-    def test_an_error_inside_puts_the_shadow_weights_back(self):
-        model = nn.Linear(4, 4)
-        optimizer = torch.optim.SGD(model.parameters(), 0.0)
-        before = model.weight.detach().clone()
-
-        def fail():
-            with MovementPhase(model, optimizer, 0.5):
-                model(torch.ones(1, 4)).sum().backward()
-                optimizer.step()
-                assert (model.weight == 0).any()
-                raise KeyError("own error")
-
-        with pytest.raises(KeyError):
-            fail()
-        assert torch.equal(model.weight.detach(), before)
-        assert not optimizer._optimizer_step_post_hooks
-
-    def test_what_it_refuses(self):
-        model = nn.Linear(2, 2)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        with pytest.raises(TypeError, match="a torch optimiser other than LBFGS, got LBFGS"):
-            MovementPhase(model, torch.optim.LBFGS(model.parameters()), 0.5)
-        with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 1"):
-            MovementPhase(model, optimizer, 1)
-        with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-            MovementPhase(model, optimizer, 0.5, every=0)
-        with pytest.raises(ValueError, match="optimizer does not hold weight"):
-            MovementPhase(nn.Linear(2, 2), optimizer, 0.5)
-
-        def nothing():
-            with MovementPhase(model, optimizer, 0.5):
-                pass
-
-        with pytest.raises(MaskError, match="no optimiser step was made"):
-            nothing()
 
 
 def test_scores_of_a_masked_network_see_the_gradient_of_pruned_weights():

@@ -22,6 +22,8 @@ from ganprune.pruning.lottery import REWINDINGS
 
 NETWORKS = ("generator_ema", "generator")
 SPLITS = ("validation", "test")
+MOVEMENT = "movement"
+"""The score that is gathered while the network trains, so it is none of ``SCORES``."""
 NOT_IN_REQUEST = (
     "run",
     "json",
@@ -46,6 +48,7 @@ EXAMPLES = {
   ganprune prune --sparsity 0.8 --steps 1000 --out small.safetensors
   ganprune prune --checkpoint gan.safetensors --sparsity 0.9 --allocation erk --out small.safetensors
   ganprune prune --sparsity 0.9 --schedule cubic --prune-start 200 --prune-end 800 --out small.safetensors
+  ganprune prune --sparsity 0.9 --score movement --schedule cubic --prune-end 800 --out small.safetensors
   ganprune prune --sparsity 0.9 --score random --allocation erk --dynamic rigl --out small.safetensors
   ganprune prune --generator my_networks:Net --generator-args '{"latent_dim": 8}' \\
       --generator-weights net.safetensors --sparsity 0.8 --out small.safetensors
@@ -86,6 +89,14 @@ def _number(kind: Callable[[str], Any], allowed: str, fits: Callable[[Any], bool
         return value
 
     return parse
+
+
+def _ticket_score(text: str) -> str:
+    if text == MOVEMENT:
+        raise argparse.ArgumentTypeError(
+            f"must be a score of the trained network, which a ticket needs; {MOVEMENT} is gathered while training"
+        )
+    return text
 
 
 def _import_path(text: str) -> str:
@@ -202,7 +213,7 @@ def settle(options: argparse.Namespace) -> None:
 
 def prunes_at_once(options: argparse.Namespace) -> bool:
     """Whether the mask is chosen before fine-tuning begins."""
-    return options.schedule == "one-shot" and not options.prune_start
+    return options.schedule == "one-shot" and not options.prune_start and options.score != MOVEMENT
 
 
 def _settle_schedule(options: argparse.Namespace, where: str) -> None:
@@ -211,6 +222,9 @@ def _settle_schedule(options: argparse.Namespace, where: str) -> None:
         raise UsageError(
             "ganprune prune: error: one of the arguments --sparsity --threshold --prune-points is required"
         )
+    moving = options.score == MOVEMENT
+    if moving:
+        _check_movement(options, where)
     if not at_once and options.threshold is not None:
         raise UsageError(f"{where} --threshold: prunes at once, so it goes with no schedule")
     if not at_once and pattern:
@@ -219,24 +233,47 @@ def _settle_schedule(options: argparse.Namespace, where: str) -> None:
         )
     if options.dynamic is not None and not at_once:
         raise UsageError(f"{where} --dynamic: needs a mask from the start, so it goes with no schedule")
+    rounds = options.schedule == "geometric"
+    piecewise = options.schedule == "piecewise"
+    repeats = moving or rounds or options.schedule == "cubic" or options.dynamic is not None
     takers = {
-        "prune_keep": options.schedule == "geometric",
-        "prune_points": options.schedule == "piecewise",
-        "prune_every": options.schedule in ("cubic", "geometric") or options.dynamic is not None,
-        "prune_end": options.schedule in ("cubic", "geometric") or options.dynamic is not None,
-        "prune_start": options.schedule != "piecewise" and options.dynamic is None,
+        "prune_keep": rounds,
+        "prune_points": piecewise,
+        "prune_every": repeats and not piecewise,
+        "prune_end": repeats,
+        "prune_start": moving or (not piecewise and options.dynamic is None),
     }
     for name, taken in takers.items():
         if getattr(options, name) is not None and not taken:
             flag = name.replace("_", "-")
             raise UsageError(f"{where} --{flag}: is not used by --schedule {options.schedule}")
-    if options.schedule == "piecewise" and options.prune_points is None:
+    if piecewise and options.prune_points is None:
         raise UsageError(f"{where} --prune-points: is required by --schedule piecewise")
     options.prune_start = options.prune_start or 0
-    options.prune_every = options.prune_every or 100
+    options.prune_every = options.prune_every or (1 if moving and not rounds else 100)
     options.prune_keep = options.prune_keep or 0.8
-    if options.schedule == "cubic" and options.prune_end is None:
+    if options.prune_end is None and (options.schedule == "cubic" or (moving and not rounds)):
         options.prune_end = options.prune_start + max(1, round(0.75 * (options.steps - options.prune_start)))
+        if options.prune_points:
+            options.prune_end = max(options.prune_end, *options.prune_points)
+
+
+def _check_movement(options: argparse.Namespace, where: str) -> None:
+    """Movement needs weights that are all there and that train, until its mask is final."""
+    given = {
+        "threshold": options.threshold,
+        "allocation": options.allocation if ":" in (options.allocation or "") else None,
+        "dynamic": options.dynamic,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{where} --{name}: {value} sets the mask at once, so it does not go with --score {MOVEMENT}"
+            )
+    if not options.steps:
+        raise UsageError(
+            f"{where} --steps: must be at least 1 with --score {MOVEMENT}, which is gathered while training, got 0"
+        )
 
 
 def _settle_lottery(options: argparse.Namespace, where: str) -> None:
@@ -352,6 +389,12 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity", type=SPARSITY, help="share of zeros among the prunable weights, in [0, 1)"
     )
     amount.add_argument("--threshold", type=POSITIVE, help="prune every weight whose score is below")
+    parser.add_argument(
+        "--score",
+        choices=sorted([*SCORES, MOVEMENT]),
+        default="magnitude",
+        help=f"{MOVEMENT} is gathered while the generator is fine-tuned (default: magnitude)",
+    )
     _method_arguments(parser)
     _schedule_arguments(parser)
     add(
@@ -365,7 +408,6 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _method_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--score", choices=sorted(SCORES), default="magnitude", help="(default: magnitude)")
     add(
         "--allocation",
         choices=ALLOCATION_NAMES,
@@ -392,19 +434,21 @@ def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
         "--prune-start",
         type=COUNT_OR_NONE,
         metavar="STEP",
-        help="first step at which it is pruned (default: 0)",
+        help=f"first step at which it is pruned, or after which {MOVEMENT} is gathered (default: 0)",
     )
     add(
         "--prune-end",
         type=COUNT,
         metavar="STEP",
-        help="last one (default: of cubic, after three quarters; of geometric, when --sparsity is reached)",
+        help="last one, when the mask is final (default: of cubic, and of all with --score movement, after three "
+        "quarters; of geometric, when --sparsity is reached)",
     )
     add(
         "--prune-every",
         type=COUNT,
         metavar="N",
-        help="steps between prunings, or between changes of a dynamic mask (default: 100)",
+        help="steps between prunings, or between changes of a dynamic mask (default: 100; with --score movement 1, "
+        "unless geometric)",
     )
     add(
         "--prune-keep",
@@ -450,6 +494,13 @@ def _lottery_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("generator", "discriminator", "both"),
         default="generator",
         help="to prune (default: generator)",
+    )
+    add(
+        "--score",
+        type=_ticket_score,
+        choices=sorted(SCORES),
+        default="magnitude",
+        help="(default: magnitude)",
     )
     _method_arguments(parser)
     add(

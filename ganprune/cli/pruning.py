@@ -6,11 +6,11 @@ import argparse
 from typing import Any
 
 import ganprune as gp
-from ganprune.cli.arguments import UsageError, prunes_at_once
+from ganprune.cli.arguments import MOVEMENT, UsageError, prunes_at_once
 from ganprune.models import latent_dim_of
-from ganprune.pruning.dynamic import DynamicSparseTraining, GradualPruning
+from ganprune.pruning.dynamic import DynamicSparseTraining, GradualPruning, MovementPruning
 
-Pruning = GradualPruning | DynamicSparseTraining
+Pruning = GradualPruning | MovementPruning | DynamicSparseTraining
 """What prunes while training goes on."""
 
 
@@ -70,34 +70,43 @@ def while_training(options: argparse.Namespace, gan: gp.GAN, loss: str) -> Pruni
         return DynamicSparseTraining(
             options.dynamic, interval=options.prune_every, end=options.prune_end, seed=options.seed
         )
-    schedule_options = {
-        "geometric": {"keep": options.prune_keep},
-        "piecewise": {"points": options.prune_points},
+    own = {"geometric": {"keep": options.prune_keep}, "piecewise": {"points": options.prune_points}}
+    plan: dict[str, Any] = {
+        "sparsity": options.sparsity,
+        "schedule": options.schedule,
+        "start": options.prune_start,
+        "end": options.prune_end,
+        "every": options.prune_every,
+        "protect": tuple(options.protect),
+        "schedule_options": own.get(options.schedule),
     }
-    gradual = GradualPruning(
-        sparsity=options.sparsity,
-        schedule=options.schedule,
-        start=options.prune_start,
-        end=options.prune_end,
-        every=options.prune_every,
-        score=options.score,
-        allocation=options.allocation,
-        protect=tuple(options.protect),
-        seed=options.seed,
-        schedule_options=schedule_options.get(options.schedule),
-        **scoring(options, gan, loss),
-    )
-    where = f"ganprune {options.command}: error: argument"
-    if gradual.end > options.steps:
-        raise UsageError(
-            f"{where} --steps: must be at least {gradual.end}, where the schedule ends, got {options.steps}"
+    callback: GradualPruning | MovementPruning
+    if options.score == MOVEMENT:
+        callback = MovementPruning(allocation=options.allocation or "uniform", **plan)
+    else:
+        callback = GradualPruning(
+            score=options.score,
+            allocation=options.allocation,
+            seed=options.seed,
+            **plan,
+            **scoring(options, gan, loss),
         )
-    mask, final = gan.masks.get("generator"), gradual.sparsity_at(gradual.end)
-    if (
-        mask is not None and round(final * mask.total) < mask.pruned and "request" not in gan.metadata
-    ):  # not resumed
+    where = f"ganprune {options.command}: error: argument"
+    if callback.end > options.steps:
+        raise UsageError(
+            f"{where} --steps: must be at least {callback.end}, where the schedule ends, got {options.steps}"
+        )
+    mask, final = gan.masks.get("generator"), callback.sparsity_at(callback.end)
+    if mask is None or "request" in gan.metadata:  # dense, or the mask of the run that is resumed
+        return callback
+    if options.score == MOVEMENT:
+        raise UsageError(
+            f"{where} --score: movement needs every weight, but the checkpoint has a mask of sparsity "
+            f"{mask.sparsity:.6f}"
+        )
+    if round(final * mask.total) < mask.pruned:
         raise UsageError(f"{where} --sparsity: must be at least {mask.sparsity:.6f}, that of the checkpoint")
-    return gradual
+    return callback
 
 
 def settle_masks(callback: Pruning | None, state: gp.TrainState, seed: int) -> None:
@@ -106,6 +115,6 @@ def settle_masks(callback: Pruning | None, state: gp.TrainState, seed: int) -> N
     if callback is None or "generator" not in gan.masks:
         return
     gan.masks["generator_ema"] = gan.masks["generator"]
-    if isinstance(callback, GradualPruning) and callback.end == state.step:
+    if not isinstance(callback, DynamicSparseTraining) and callback.end == state.step:
         for network in (gan.generator, gan.generator_ema):
             gp.recalibrate_batchnorm(network, seed=seed)

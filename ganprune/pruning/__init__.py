@@ -30,11 +30,12 @@ from ganprune.pruning.dynamic import (
     BalanceController,
     DynamicSparseTraining,
     GradualPruning,
+    MovementPruning,
     balance_ratio,
     rigl_update,
     set_update,
 )
-from ganprune.pruning.gradient_scores import MovementPhase, scored_weights
+from ganprune.pruning.gradient_scores import scored_weights
 from ganprune.pruning.lottery import (
     EarlyBird,
     Ticket,
@@ -45,6 +46,7 @@ from ganprune.pruning.lottery import (
     shuffled,
     transfer,
 )
+from ganprune.pruning.movement import MovementPhase
 from ganprune.pruning.recalibration import recalibrate_batchnorm
 from ganprune.pruning.schedules import SCHEDULES, cubic, geometric, get_schedule, one_shot, piecewise
 from ganprune.pruning.scores import SCORES, Scores, get_score, register_score, score
@@ -60,6 +62,7 @@ __all__ = [
     "EarlyBird",
     "GradualPruning",
     "MovementPhase",
+    "MovementPruning",
     "Scores",
     "Ticket",
     "allocate",

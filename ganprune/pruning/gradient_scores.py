@@ -1,4 +1,4 @@
-"""Scores that differentiate: SNIP, GraSP, SynFlow, Taylor, the squared gradient, and movement.
+"""Scores that differentiate: SNIP, GraSP, SynFlow, Taylor and the squared gradient.
 
 Write g for the gradient of the loss with respect to the weight w that the forward pass uses; under spectral
 or weight norm that is the effective weight, with its norm held constant. A generator has no loss of its own:
@@ -17,23 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
-from ganprune.masks import (
-    Mask,
-    MaskError,
-    WeightSlot,
-    apply_mask,
-    check_sparsity,
-    prunable_slots,
-    pruned_count,
-    weight_slots,
-)
+from ganprune.masks import WeightSlot, check_sparsity, prunable_slots, pruned_count, weight_slots
 from ganprune.pruning.activation_scores import functions_named
-from ganprune.pruning.allocation import allocate, keep_largest, kth_smallest, positions, positions_up_to
-from ganprune.pruning.scores import Scores, register_score
+from ganprune.pruning.allocation import keep_largest, kth_smallest, positions, positions_up_to
+from ganprune.pruning.scores import register_score
 from ganprune.runtime import eval_mode
 
 LossFn = Callable[[nn.Module], Iterable[Tensor]]
@@ -531,131 +520,3 @@ def _smallest(flow: Tensor, count: int, guess: float) -> tuple[Tensor, float]:
     if len(found) > count:
         found = positions(~keep_largest(low, len(low) - count))
     return few.index_select(0, found), float(threshold)
-
-
-# --- Movement -------------------------------------------------------------------------------------
-
-
-class MovementPhase:
-    """Movement pruning: a phase of training in which each weight's score is ``−Σ lr · g · w``.
-
-    Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", equations 3 to 5. Weights that
-    move away from zero gain, those that shrink lose. The score of a pruned weight still moves
-    (straight-through), so it can come back; therefore this phase keeps *shadow weights* that are not zero.
-    Between steps the network holds shadow ⊙ mask, so forward and backward passes see the masked network;
-    inside the optimiser's step the shadow weights are put back, moved by the masked gradient, stored, and
-    masked by the new largest scores.
-
-    ::
-
-        with MovementPhase(generator, optimizer, sparsity=0.9) as phase:
-            ...  # train as ever; phase.sparsity = schedule(step) for a gradual one
-        keeper = keep_mask(generator, phase.mask, optimizer)
-
-    At the end of the block the mask is final, the network is masked, and the shadow weights are dropped. If
-    the block raises, the shadow weights are put back. Gradients are taken as they are when the optimiser
-    steps (after clipping), and those of the raw parameter under a norm, where g · w does not depend on the
-    scale.
-
-    Args:
-        model: changed in place.
-        optimizer: moves the model's parameters; its hooks do the work.
-        sparsity: in [0, 1); may be set anew at any time, for example by a schedule of the loop's step.
-        allocation: "uniform" as in the paper (the same sparsity in each layer), or any other that needs only
-            scores.
-        protect: layers to leave out.
-        every: choose the mask anew after so many optimiser steps, at least 1.
-
-    Attributes:
-        mask: in force now; dense before the first step.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        sparsity: float,
-        allocation: str = "uniform",
-        protect: Iterable[str] = (),
-        every: int = 1,
-    ) -> None:
-        if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
-            raise TypeError(
-                f"optimizer must be a torch optimiser other than LBFGS, got {type(optimizer).__name__}"
-            )
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every!r}")
-        self.model, self.optimizer, self.allocation, self.every = model, optimizer, allocation, every
-        self.sparsity = sparsity
-        self._slots = prunable_slots(model, protect)
-        rates = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-        missing = [key for key, slot in self._slots.items() if id(slot.raw) not in rates]
-        if missing:
-            raise ValueError(f"optimizer does not hold {', '.join(missing)}")
-        self._groups = {key: rates[id(slot.raw)] for key, slot in self._slots.items()}
-        self._sums = {
-            key: torch.zeros_like(slot.raw, requires_grad=False) for key, slot in self._slots.items()
-        }
-        self._shadow: dict[str, Tensor] = {}
-        self._steps = 0
-        self._handles: list[RemovableHandle] = []
-        self.mask = Mask.dense(model, protect)
-
-    @property
-    def sparsity(self) -> float:
-        """What the next choice of the mask aims at."""
-        return self._sparsity
-
-    @sparsity.setter
-    def sparsity(self, value: float) -> None:
-        self._sparsity = check_sparsity(value)
-
-    @property
-    def scores(self) -> Scores:
-        """−Σ lr · g · w so far; large means keep."""
-        dims = {key: slot.output_dim for key, slot in self._slots.items()}
-        return Scores({key: total.clone() for key, total in self._sums.items()}, dims)
-
-    @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for key, slot in self._slots.items():
-            weight, shadow = slot.raw, self._shadow[key]
-            if weight.grad is not None:
-                self._sums[key].addcmul_(weight.grad, shadow, value=-float(self._groups[key]["lr"]))
-                weight.grad.masked_fill_(~self.mask[key].to(weight.device), 0.0)
-            weight.copy_(shadow)
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._steps += 1
-        for key, slot in self._slots.items():
-            self._shadow[key].copy_(slot.raw)
-        if self._steps % self.every == 0:
-            self.mask = allocate(self.scores, self.sparsity, self.allocation)
-        apply_mask(self.model, self.mask)
-
-    def __enter__(self) -> MovementPhase:
-        self._shadow = {key: slot.raw.detach().clone() for key, slot in self._slots.items()}
-        self._handles = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-        ]
-        return self
-
-    @torch.no_grad()
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for key, slot in self._slots.items():
-            slot.raw.copy_(self._shadow[key])
-        self._shadow = {}
-        if kind is None:
-            if not self._steps:
-                raise MaskError(
-                    "no optimiser step was made in the movement phase, so there is no score and no mask"
-                )
-            self.mask = allocate(self.scores, self.sparsity, self.allocation)
-            apply_mask(self.model, self.mask)
-
-    def __repr__(self) -> str:
-        return f"MovementPhase(sparsity={self.sparsity}, steps={self._steps}, {self.mask!r})"

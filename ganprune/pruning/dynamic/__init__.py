@@ -1,7 +1,8 @@
-"""Masks that change while training goes on: gradual pruning, SET and RigL, and the density of a discriminator.
+"""Masks that change while training goes on: gradual and movement pruning, SET and RigL, a discriminator's density.
 
-The three classes are callbacks of :func:`ganprune.training.train`. What they do at a step follows from the step
-and the masks in force alone, so a run that is resumed from a checkpoint does what it would have done uninterrupted.
+The four classes are callbacks of :func:`ganprune.training.train`. What they do at a step follows from the step, the
+masks in force and what is saved with the state, so a run that is resumed from a checkpoint does what it would have done
+uninterrupted.
 :func:`ganprune.training.train` calls their ``begin(state)`` before the first step of a run or of a resumed run, for
 what belongs there: pruning at step 0, a first mask, a copy of the generator, dense gradients for the step to come. A
 loop of one's own calls it too; any number of times does no harm.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from ganprune.pruning.dynamic.balance import BalanceController, balance_ratio
 from ganprune.pruning.dynamic.gradual import GradualPruning
+from ganprune.pruning.dynamic.movement import MovementPruning
 from ganprune.pruning.dynamic.regrowth import METHODS, DynamicSparseTraining, rigl_update, set_update
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "BalanceController",
     "DynamicSparseTraining",
     "GradualPruning",
+    "MovementPruning",
     "balance_ratio",
     "rigl_update",
     "set_update",

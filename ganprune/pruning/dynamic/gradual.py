@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ganprune.callbacks import PRUNE
-from ganprune.masks import (
-    Mask,
-    check_sparsity,
-    protected_keys,
-    prunable_slots,
-    pruned_count,
-)
+from ganprune.masks import Mask, protected_keys, prunable_slots, pruned_count
 from ganprune.pruning.allocation import ALLOCATION_NAMES, PATTERNS, allocate
-from ganprune.pruning.dynamic.common import NETWORKS, integer, one_of, set_mask
-from ganprune.pruning.schedules import Schedule, get_schedule
+from ganprune.pruning.dynamic.common import one_of, set_mask
+from ganprune.pruning.dynamic.scheduled import ScheduledPruning
+from ganprune.pruning.schedules import Schedule
 from ganprune.pruning.scores import get_score, score
 from ganprune.training import TrainState
 
 
-class GradualPruning:
+class GradualPruning(ScheduledPruning):
     """Prunes more and more while training goes on, after a schedule; a callback.
 
     At the steps ``start``, ``start + every``, … and ``end`` the network is scored and pruned to the sparsity that
@@ -62,8 +55,6 @@ class GradualPruning:
         TypeError: if an option is unknown.
     """
 
-    order = PRUNE
-
     def __init__(
         self,
         network: str = "generator",
@@ -82,8 +73,7 @@ class GradualPruning:
         schedule_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.network = one_of("network", network, NETWORKS)
-        self.start, self.every = integer("start", start, 0), integer("every", every, 1)
+        super().__init__(network, sparsity, schedule, start, end, every, protect, schedule_options)
         chosen = get_score(score)
         self.score, self.allocation = score, allocation or chosen.allocation
         if self.allocation in PATTERNS:
@@ -104,50 +94,7 @@ class GradualPruning:
         unknown = [name for name in options if name not in chosen.parameters]
         if unknown:
             raise TypeError(f"score {score!r} knows no option {', '.join(unknown)}")
-        self.protect = tuple([protect] if isinstance(protect, str) else protect)
         self._arguments = {"loss_fn": loss_fn, "inputs": inputs, "seed": seed, **options}
-        self._plan(sparsity, schedule, end, dict(schedule_options or {}))
-        self.rows: list[dict[str, Any]] = []
-
-    def _plan(self, sparsity: float | None, schedule: Any, end: int | None, options: dict[str, Any]) -> None:
-        final = None if sparsity is None else check_sparsity(sparsity)
-        if final is None and (schedule in ("cubic", "one-shot", "geometric")):
-            raise ValueError(f"sparsity must be given for the schedule {schedule!r}")
-        if schedule == "cubic":
-            options |= {"start": self.start, "end": end, "final": final}
-            if end is None:
-                raise ValueError("end must be given for the schedule 'cubic', got None")
-        elif schedule == "one-shot":
-            options |= {"start": self.start, "final": final}
-            end = self.start if end is None else end
-        elif schedule == "geometric":
-            options = {"keep": 0.8, **options, "start": self.start, "every": self.every, "final": final}
-            if end is None and final is not None and 0 < options["keep"] < 1:
-                end = self.start + self.every * math.ceil(
-                    math.log(1 - final) / math.log(options["keep"]) - 1e-9
-                )
-        elif schedule == "piecewise":
-            self.every = 1  # it changes at its points alone
-            end = max(options.get("points") or [0]) if end is None else end
-        self._schedule = get_schedule(schedule, **options)
-        if end is None:
-            raise ValueError(f"end must be given for the schedule {schedule!r}, got None")
-        self.end = integer("end", end, self.start)
-        values = [self._schedule(step) for step in (*range(self.start, self.end, self.every), self.end)]
-        if any(later < earlier for earlier, later in zip(values, values[1:], strict=False)):
-            raise ValueError(f"schedule must not fall between start {self.start} and end {self.end}")
-        if final is not None and values[-1] != final:
-            raise ValueError(
-                f"schedule must reach the sparsity {final!r} at end {self.end}, it gives {values[-1]!r}; "
-                "choose another end"
-            )
-
-    def sparsity_at(self, step: int) -> float:
-        """The sparsity that belongs to a step: that of the last pruning at or before it; 0 before ``start``."""
-        if step < self.start:
-            return 0.0
-        passed = self.start + (step - self.start) // self.every * self.every
-        return self._schedule(self.end if step >= self.end else passed)
 
     def begin(self, state: TrainState) -> None:
         """Prunes at step 0 if the schedule starts there; in a resumed run the mask is there already."""
@@ -181,7 +128,7 @@ class GradualPruning:
         scores = score(model, self.score, protect=protect, sparsity=target, **self._arguments)
         mask = allocate(scores, target, self.allocation, within=current)
         set_mask(state, self.network, mask)
-        self.rows.append({"step": state.step, "network": self.network, "sparsity": mask.sparsity})
+        self._record(state, mask)
 
     def __repr__(self) -> str:
         span = f"steps {self.start} to {self.end} every {self.every}"
