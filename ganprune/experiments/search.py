@@ -8,7 +8,6 @@ storage work on one study. ``--final-test`` ends it with the one look at the tes
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import json
 import logging
@@ -31,8 +30,9 @@ from ganprune.experiments.studies import SAMPLERS, SeededByTrial, open_storage, 
 from ganprune.losses import generator_loss
 from ganprune.masks import Mask, apply_mask, check_sparsity, pruned_count
 from ganprune.models import GAN
+from ganprune.pruning.lottery.tickets import copy_gan
 from ganprune.results import config_hash, provenance
-from ganprune.runtime import progress
+from ganprune.runtime import best_precision, progress
 from ganprune.training import DivergenceError, TrainConfig, TrainState, train
 
 SPACES = ("layer-sparsity", "threshold")
@@ -64,7 +64,7 @@ class SearchConfig:
         finetune_learning_rate: held for half of the steps, then decayed to zero.
         batch_size: of the fine-tuning.
         loss: of the fine-tuning.
-        precision: of the fine-tuning; "auto" measures which is faster, so name one to repeat a study elsewhere.
+        precision: of the fine-tuning; "auto" is what the first worker finds faster, for all trials of the study.
         measure: the quality that is minimised: "digit_fid" (MNIST) or "fid".
         samples: generated per estimate of the quality.
         sampler: "tpe" (Ozaki et al. 2020) or "nsga2" (Deb et al. 2002).
@@ -143,7 +143,7 @@ def _scores(config: SearchConfig, gan: GAN) -> Mapping[str, Tensor]:
     """Scores of the EMA weights, which are the ones that a trial prunes."""
     needs_loss = "loss_fn" in pruning.get_score(config.score).parameters
     loss_fn = generator_loss(gan, loss=config.loss, seed=config.seed) if needs_loss else None
-    model = copy.deepcopy(gan.generator)
+    model = copy_gan(gan).generator
     model.load_state_dict(gan.generator_ema.state_dict())
     return pruning.score(model, config.score, loss_fn, seed=config.seed, sparsity=config.max_sparsity)
 
@@ -156,7 +156,9 @@ def _mask(config: SearchConfig, scores: Mapping[str, Tensor], parameters: Mappin
 
 
 def build_trial(config: SearchConfig, gan: GAN, data: ImageData, parameters: Mapping[str, float]) -> GAN:
-    """The GAN of one trial: a pruned and fine-tuned copy. A pure function of its arguments (on the CPU, bit for bit).
+    """The GAN of one trial: a pruned and fine-tuned copy.
+
+    A pure function of its arguments (on the CPU, bit for bit), if ``config.precision`` is not "auto".
 
     Args:
         config: of the search.
@@ -176,12 +178,12 @@ def build_trial(config: SearchConfig, gan: GAN, data: ImageData, parameters: Map
     if names != parameters.keys():
         raise ValueError(f"parameters must be {', '.join(names)}, got {', '.join(parameters) or 'none'}")
     mask = _mask(config, scores, parameters)
-    made = copy.deepcopy(gan)
+    made = copy_gan(gan)
     made.generator.load_state_dict(gan.generator_ema.state_dict())
     apply_mask(made.generator, mask)
     pruning.recalibrate_batchnorm(made.generator, seed=config.seed)
     made.generator_ema.load_state_dict(made.generator.state_dict())
-    made.masks["generator"] = mask
+    made.masks = {**gan.masks, "generator": mask}
     if config.finetune_steps:
         train(TrainState(made, config.finetuning()), data.train, show_progress=False)
     return made
@@ -248,8 +250,9 @@ def open_study(
 ) -> Study:
     """The Optuna study of a configuration, created if the storage lacks it; no trial is run.
 
-    Its name holds the configuration (but for ``trials``), the data and the weights that trials start from, so other
-    settings make another study in the same storage.
+    Its name holds the configuration (but for ``trials``), the name of the data and the weights that trials start from,
+    so other settings make another study in the same storage. A quality function of one's own is not part of it: give
+    each its own ``config.name``.
 
     Args:
         config: of the search.
@@ -275,6 +278,15 @@ def open_study(
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
+
+
+def _resolved(config: SearchConfig, study: Study, gan: GAN) -> SearchConfig:
+    """With the precision that the study began with: all its trials, and their test, are trained alike."""
+    if config.precision != "auto":
+        return config
+    if "precision" not in study.user_attrs:
+        study.set_user_attr("precision", best_precision(gan.device))
+    return dataclasses.replace(config, precision=study.user_attrs["precision"])
 
 
 def _finished(study: Study) -> int:
@@ -323,7 +335,7 @@ def search(
     gan, data = _start(config, gan, data)
     study = open_study(config, storage, gan, data)
     measure = quality or _default_quality(config, latent_seed=config.seed)
-    space, origin = parameter_space(config, gan), provenance()
+    config, space, origin = _resolved(config, study, gan), parameter_space(config, gan), provenance()
 
     def objective(trial: Trial) -> tuple[float, float]:
         chosen = {
@@ -336,19 +348,21 @@ def search(
             trial.set_user_attr("diverged", str(error))
             raise
         size = _size(made)
-        for key, value in (("size", size), ("quality", found), ("provenance", origin)):
+        # by the code that was loaded at the start
+        made_by = {**origin, "time": provenance()["time"], "precision": config.precision}
+        for key, value in (("size", size), ("quality", found), ("provenance", made_by)):
             trial.set_user_attr(key, value)
         return float(found[config.measure]), float(size["effective_macs"])
 
-    done = _finished(study)
-    if done < config.trials and _TEST in study.user_attrs:
-        raise ValueError(
-            f"trials must be at most {done}: the final test of this study was made, and what is tried after it "
-            f"could not be tested, got {config.trials}; search with another seed"
-        )
-    with quiet(), progress(config.trials, "search", min(done, config.trials), show_progress) as bar:
+    done = min(_finished(study), config.trials)
+    with quiet(), progress(config.trials, "search", done, show_progress) as bar:
         optuna.storages.fail_stale_trials(study)  # those of a killed process
         while (done := _finished(study)) < config.trials:
+            if _TEST in study.user_attrs:  # another worker may have made it since
+                raise ValueError(
+                    f"trials must be at most {done}: the final test of this study was made, and what is tried after "
+                    f"it could not be tested, got {config.trials}; search with another seed"
+                )
             bar.update(done - bar.n)
             _enqueue_dense(study, _dense(config, space))
             study.optimize(objective, n_trials=1, catch=(DivergenceError,))
@@ -403,9 +417,10 @@ def final_test(
 ) -> list[dict[str, Any]]:
     """The one look at the test split: builds the chosen trials again and measures them there.
 
-    The choice is written to the study before anything is measured, and each row as soon as it is. A second call returns
-    these rows and measures nothing; after a stop, what is missing of the same choice is measured. The default quality
-    uses other latents than the search, which has chosen by its own.
+    It comes at the end, so it is refused while a worker is at a trial. The choice is written to the study before
+    anything is measured, and each row as soon as it is. A second call returns these rows and measures nothing; after a
+    stop, what is missing of the same choice is measured. The default quality uses other latents than the search, which
+    has chosen by its own.
 
     Args:
         config: of the search.
@@ -420,18 +435,28 @@ def final_test(
         ``test_``.
 
     Raises:
-        ValueError: if there are no such complete trials, or other trials were chosen for the test before.
+        ValueError: if there are no such complete trials, a trial is running, or other trials were chosen for the test
+            before.
         RuntimeError: if a network that was built again is not of the size that was recorded.
     """
     gan, data = _start(config, gan, data)
     study = open_study(config, storage, gan, data)
-    rows = {row["trial"]: row for row in trial_rows(study)}
     record = study.user_attrs.get(_TEST)
     wanted = None if trials is None else sorted(set(trials))
     if record is not None and wanted not in (None, record["trials"]):
         raise ValueError(
             f"trials must be {record['trials']}, which were chosen for the one look at test before, got {wanted}"
         )
+    if record is None:
+        with quiet():
+            optuna.storages.fail_stale_trials(study)
+        running = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        if running:
+            raise ValueError(
+                f"storage must hold no running trial, as the test comes at the end; trials {running} run: wait for "
+                "their workers, or tell the study of those that were killed (see open_storage)"
+            )
+    rows = {row["trial"]: row for row in trial_rows(study)}
     if record is None:
         if wanted is None:
             wanted = sorted({row["trial"] for row in pareto_rows(study)} | _first_dense(rows))
@@ -440,13 +465,16 @@ def final_test(
         record = {"trials": wanted, "provenance": provenance()}
         study.set_user_attr(_TEST, record)
     measure = quality or _default_quality(config, latent_seed=config.seed + 1)
-    numbers = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    config = _resolved(config, study, gan)
+    trials_by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     tested = []
     for number in record["trials"]:
         key = f"{_TEST}/{number}"
         if key not in study.user_attrs:
-            made = build_trial(config, gan, data, numbers[number].params)
-            if _size(made) != numbers[number].user_attrs["size"]:
+            trial = trials_by_number[number]
+            precision = trial.user_attrs["provenance"].get("precision", config.precision)
+            made = build_trial(dataclasses.replace(config, precision=precision), gan, data, trial.params)
+            if _size(made) != trial.user_attrs["size"]:
                 raise RuntimeError(
                     f"trial {number} has another size when built again; test it where it was made"
                 )
@@ -478,9 +506,10 @@ def main() -> None:
     storage, out, test = (options.pop(name) for name in ("storage", "out", "final_test"))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = SearchConfig(**options)
-    rows = pareto_rows(search(config, storage))
-    if test:
-        rows = final_test(config, storage)
+    study = search(config, storage)
+    rows = final_test(config, storage) if test else pareto_rows(study)
+    origins = {trial.number: trial.user_attrs["provenance"] for trial in study.trials if trial.values}
+    rows = [{**row, **origins[row["trial"]]} for row in rows]
     for row in rows:
         logger.info("%s", json.dumps(row))
     if out is not None:

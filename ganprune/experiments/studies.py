@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -97,7 +98,9 @@ def quiet() -> Iterator[None]:
 def open_storage(storage: str | Path | BaseStorage | None = None) -> BaseStorage:
     """The Optuna storage that is meant; an embedded SQLite file is made if it is not there.
 
-    Running trials leave signs of life in it, so that those of a killed process are noticed after two minutes.
+    Running trials leave signs of life in a database, so that those of a killed process are noticed after two minutes.
+    Other Optuna storages (on a journal, in memory) have no such signs: there a killed trial counts as running until
+    somebody tells the study, by ``study.tell(number, state=TrialState.FAIL)``.
 
     Args:
         storage: path of an SQLite file; URL of a database, as Optuna and SQLAlchemy write it; an Optuna storage, such
@@ -119,24 +122,23 @@ def open_storage(storage: str | Path | BaseStorage | None = None) -> BaseStorage
     if "://" not in url:
         path = Path(url).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{path}"
+        url = f"sqlite:///{quote(str(path))}"  # "?" and "%" mean something in a URL
     with quiet():
         return _connected(url)
 
 
 def _connected(url: str, tries: int = 4) -> RDBStorage:
     """Tried again, because another worker may be making the same tables at this moment."""
-    options = (
-        {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    )  # seconds for other writers
+    waiting = {"connect_args": {"timeout": 60}}  # seconds for other writers
+    options = waiting if url.startswith("sqlite") else {}
     try:
         return RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
     except Exception as error:  # what database drivers raise is of no common class
         if tries == 1:
-            shown = re.sub(r"//[^/@]*@", "//…@", url)  # without a password
-            raise ValueError(
+            message = (
                 "storage must be the path of an SQLite file, or the URL of a database that SQLAlchemy reaches with "
-                f"the drivers installed here, got {shown!r} ({type(error).__name__}: {error})"
-            ) from error
+                f"the drivers installed here, got {url!r} ({type(error).__name__}: {error})"
+            )
+            raise ValueError(re.sub(r"://\S*@", "://…@", message)) from error  # without a password
     time.sleep(0.25)
     return _connected(url, tries - 1)
