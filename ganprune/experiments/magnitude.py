@@ -78,14 +78,13 @@ class MagnitudeCurve:
         config = TrainConfig(
             steps=self.finetune_steps, learning_rate=self.finetune_learning_rate, seed=step_after(seed)
         )
-        state = train(TrainState(gan, config, masks), data.train)
-        yield {**row, "stage": "fine-tuned", **self._measure(state.gan.generator_ema, data)}
-        yield {**row, "stage": "fine-tuned, raw weights", **self._fid(state.gan.generator, data)}
+        train(TrainState(gan, config, masks), data.train)
+        report = self._measure(gan.generator_ema, data, discriminator=gan.discriminator, loss=config.loss)
+        yield {**row, "stage": "fine-tuned", **report}
+        yield {**row, "stage": "fine-tuned, raw weights", **self._fid(gan.generator, data)}
 
-    def _measure(
-        self, generator: Any, data: ImageData, metrics: str | tuple[str, ...] = "all"
-    ) -> dict[str, Any]:
-        report = evaluate(generator, data.validation, samples=self.samples, metrics=metrics).as_dict()
+    def _measure(self, generator: Any, data: ImageData, **options: Any) -> dict[str, Any]:
+        report = evaluate(generator, data.validation, samples=self.samples, **options).as_dict()
         report["latent_seed"] = report.pop("seed")
         return {key: value for key, value in report.items() if value is not None}
 
