@@ -190,7 +190,7 @@ class TestTrial:
         )
         gan.masks["discriminator"] = gp.prune(gan.discriminator, 0.5)
         gan.discriminator(torch.zeros(2, 1, 28, 28))
-        settings = config(score="taylor", finetune_steps=1)
+        settings = config(finetune_steps=1)
         made = build_trial(settings, gan, data, dict.fromkeys(parameter_space(settings, gan), 0.5))
         gp.check_mask(made.discriminator, gan.masks["discriminator"])
         assert set(made.masks) == {"generator", "discriminator"} and set(gan.masks) == {"discriminator"}
