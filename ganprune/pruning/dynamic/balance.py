@@ -99,8 +99,10 @@ class BalanceController:
     weights with the smallest effective magnitude. The density is that of the mask in force, so a resumed run goes on
     as if nothing had happened.
 
-    The paper's code measures on the batch just trained on and averages over many steps; here one measurement decides,
-    on as many ``samples`` as one likes.
+    The paper's code measures on the batch just trained on and averages the ratios of many steps; here one measurement
+    decides, on as many ``samples`` as one likes. There all layers compete for what grows and what goes, which is
+    ``allocation="global"``, after a first mask by ERK and at the generator's density. Band, increment, interval and
+    bounds are those of its relaxed variant; the strict one ends at 0.5, where it also moves the mask.
 
     Args:
         split: real samples, usually ``data.train``.
@@ -160,7 +162,7 @@ class BalanceController:
         self.allocation = one_of("allocation", allocation, ("erk", "uniform", "global"))
         self.density = self.bounds[1] if density is None else number("density", density, *self.bounds)
         self.end = None if end is None else integer("end", end, 1)
-        self.protect, self.seed = protect, seed
+        self.protect, self.seed = [protect] if isinstance(protect, str) else list(protect), seed
         self.rows: list[dict[str, Any]] = []
         self._before: tuple[nn.Module, int, dict[str, Tensor]] | None = None
 

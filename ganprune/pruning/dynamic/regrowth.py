@@ -45,8 +45,9 @@ def set_update(weights: Mapping[str, Tensor], mask: Mask, fraction: float, seed:
 
     Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
     network science" (sparse evolutionary training). Of n kept weights ⌊fraction · n⌋ are dropped, equal ones by
-    position, the earlier first. Everything that is not kept after dropping may grow, what was just dropped included,
-    as in RigL (:func:`rigl_update`); such a weight is as if it had never been touched.
+    position, the earlier first; the paper drops that share of the positive and of the negative weights apart, where
+    Evci et al. 2020 and others take magnitudes together, as here. Everything that is not kept after dropping may grow,
+    what was just dropped included, as in RigL (:func:`rigl_update`); such a weight is as if it had never been touched.
 
     Args:
         weights: weight name → weight, for every layer of the mask; of a network under spectral or weight norm the
@@ -123,7 +124,8 @@ class DynamicSparseTraining:
     Every ``interval`` steps the weakest of the kept weights are dropped and as many grow, layer by layer
     (:func:`rigl_update`, :func:`set_update`), so the number of kept weights is constant in each layer. Weights grow
     by the gradient of the step just made, which is let through unmasked for that one step; that step moves the
-    weights as any other. Weights that come back start with moments of zero, and the EMA copy gets the same zeros.
+    weights as any other (in algorithm 1 of Evci et al. 2020 the update stands in place of the step). Weights that come
+    back start with moments of zero, and the EMA copy gets the same zeros.
 
     The first mask is the one in force, if there is one, or else drawn at random by ``begin``. The discriminator may
     be sparse too; then its gradient is that of its last update (the last critic step).
@@ -174,10 +176,9 @@ class DynamicSparseTraining:
             raise ValueError(f"networks must name {' or '.join(NETWORKS)}, got none")
         for network in self.networks:
             one_of("networks", network, NETWORKS)
-        by_name = dict(sparsity) if isinstance(sparsity, Mapping) else dict.fromkeys(self.networks, sparsity)
-        strangers = sorted(set(by_name) - set(self.networks))
-        if strangers:
-            raise ValueError(f"sparsity is given for {', '.join(strangers)}, which is not among the networks")
+        if len(set(self.networks)) < len(self.networks):
+            raise ValueError(f"networks must name each network once, got {', '.join(self.networks)}")
+        by_name = self._by_network("sparsity", sparsity)
         self.sparsity = {
             network: check_sparsity(value, f"sparsity of the {network}")
             for network, value in by_name.items()
@@ -191,9 +192,21 @@ class DynamicSparseTraining:
         self.end = None if end is None else integer("end", end, 1)
         self.decay = one_of("decay", decay, DECAYS)
         self.new_values = one_of("new_values", new_values, NEW_VALUES)
-        self.protect = protect
+        shared = [protect] if isinstance(protect, str) else protect
+        names = self._by_network("protect", shared if isinstance(shared, Mapping) else tuple(shared))
+        self.protect = {
+            network: [one] if isinstance(one, str) else list(one) for network, one in names.items()
+        }
         self.seed = seed
         self.rows: list[dict[str, Any]] = []
+
+    def _by_network(self, name: str, value: Any) -> dict[str, Any]:
+        """The argument by network: as it is given, or the same for all."""
+        found = dict(value) if isinstance(value, Mapping) else dict.fromkeys(self.networks, value)
+        strangers = sorted(set(found) - set(self.networks))
+        if strangers:
+            raise ValueError(f"{name} is given for {', '.join(strangers)}, which is not among the networks")
+        return found
 
     def _end(self, state: TrainState) -> int:
         return int(0.75 * state.config.steps) if self.end is None else self.end
@@ -220,7 +233,7 @@ class DynamicSparseTraining:
             if network not in state.keepers:
                 if wanted is None:
                     raise ValueError(f"sparsity must be given for the {network}, which has no mask in force")
-                names = self.protect.get(network, ()) if isinstance(self.protect, Mapping) else self.protect
+                names = self.protect.get(network, ())
                 model = state.gan.networks()[network]
                 masks[network] = random_mask(
                     model, wanted, self.allocation, names, step_seed(self.seed, 0, f"mask {network}")
