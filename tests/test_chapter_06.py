@@ -70,6 +70,17 @@ def test_ten_lines_equal_torch(sparsity: float) -> None:
     assert gp.from_torch_prune(generator) == gp.Mask(mine)
 
 
+@pytest.mark.parametrize("factor", [0.25, 8.0])
+def test_lamp_draws_one_mask_for_a_generator_and_its_rescaled_twin(factor: float) -> None:
+    generator = small_generator()
+    twin = copy.deepcopy(generator)
+    with torch.no_grad():
+        twin.layers.deconv2.weight.mul_(factor)
+    scores = [gp.score(network, "magnitude") for network in (generator, twin)]
+    assert gp.allocate(scores[0], 0.8, "lamp") == gp.allocate(scores[1], 0.8, "lamp")
+    assert gp.allocate(scores[0], 0.8) != gp.allocate(scores[1], 0.8)
+
+
 # --- The exercises ------------------------------------------------------------------------------------------
 
 
