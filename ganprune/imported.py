@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ganprune.models import register_model_spec, sample_latents
-from ganprune.runtime import eval_mode
+from ganprune.runtime import eval_mode, keep_random_state
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _trusted: list[str] = []
@@ -80,7 +81,7 @@ class ImportedSpec:
             check_import_path(self.path)
         except ValueError as error:
             raise ValueError(f"path {error}") from None
-        if not isinstance(self.arguments, Mapping) or any(not isinstance(key, str) for key in self.arguments):
+        if not isinstance(self.arguments, Mapping) or not _has_names_for_keys(self.arguments):
             raise ValueError(f"arguments must be a mapping from names to values, got {self.arguments!r}")
         try:
             plain = json.loads(json.dumps(dict(self.arguments), allow_nan=False))
@@ -123,6 +124,13 @@ class ImportedSpec:
             ) from error
         network.spec = self  # type: ignore[assignment]
         return network
+
+
+def _has_names_for_keys(value: Any) -> bool:
+    """Whether every key in it is a string; JSON would silently turn others into strings."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_names_for_keys(inner) for key, inner in value.items())
+    return all(map(_has_names_for_keys, value)) if isinstance(value, (list, tuple)) else True
 
 
 def _described(error: BaseException) -> str:
@@ -202,9 +210,10 @@ def check_discriminator(
 
 
 def _tried(network: nn.Module, batch: Tensor, wanted: str) -> Tensor:
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
-        with eval_mode(network):
-            result = network(batch)
+        with eval_mode(network), keep_random_state(batch.device):
+            result = functional_call(network, buffers, (batch,))
     except Exception as error:
         raise ValueError(f"{wanted}; it failed with {_described(error)}") from error
     if not isinstance(result, Tensor):

@@ -1,8 +1,14 @@
-"""The record of what pruning before training keeps, at a small size."""
+"""The recorded experiments at a small size: what pruning before training keeps, and the dense runs they share."""
 
+import dataclasses
 from pathlib import Path
 
+import pytest
+import torch
+
+import ganprune as gp
 from ganprune import results
+from ganprune.experiments import magnitude
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.models import dcgan
 
@@ -35,3 +41,33 @@ def test_the_shipped_record_is_complete() -> None:
     assert len({row["seed"] for row in rows}) >= 5
     assert {row["score"] for row in rows} == set(experiment.scores)
     assert len(rows) == len({(row["seed"], row["score"], row["layer"]) for row in rows})
+
+
+def test_a_dense_run_is_kept_and_resumed_but_never_that_of_another_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path))
+    monkeypatch.setenv("GANPRUNE_DEVICE", "cpu")
+    monkeypatch.setenv("GANPRUNE_PRECISION", "float32")
+    steps, data = [], gp.mnist("cpu")
+    train = magnitude.train
+
+    def counted(state: gp.TrainState, *arguments: object) -> gp.TrainState:
+        steps.append(state.config.steps - state.step)
+        return train(state, *arguments)
+
+    monkeypatch.setattr(magnitude, "train", counted)
+    first = magnitude.dense_gan(2, 2, 0, data)
+    again = magnitude.dense_gan(2, 2, 0, data)
+    assert steps == [2, 0]
+    (kept,) = tmp_path.iterdir()
+    state = gp.TrainState.load(kept, "cpu")
+    other = gp.TrainState(
+        gp.dcgan(width=2, device="cpu"), dataclasses.replace(state.config, learning_rate=0.5)
+    )
+    train(other, data.train).save(kept)
+    anew = magnitude.dense_gan(2, 2, 0, data)
+    assert steps == [2, 0, 2]
+    for gan in (again, anew):
+        pairs = zip(gan.generator.parameters(), first.generator.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)

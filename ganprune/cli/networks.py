@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -14,6 +13,7 @@ from ganprune.checkpoints import PRETRAINED, load_network
 from ganprune.cli.arguments import UsageError
 from ganprune.cli.output import say
 from ganprune.imported import ImportedSpec, check_discriminator, check_generator
+from ganprune.runtime import keep_random_state
 
 ROLES = ("generator", "discriminator")
 
@@ -53,7 +53,7 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
         if (path := getattr(options, role)) is not None:
             own[role] = ImportedSpec(path, getattr(options, f"{role}_args") or {})
     if "generator" in own:
-        with torch.random.fork_rng(devices=[]):
+        with keep_random_state():
             image_shape = check_generator(own["generator"].build(), f"generator {options.generator}")
     shipped = None if len(own) == len(ROLES) else _shipped_spec(options, image_shape, "generator" in own)
     spec = gp.GANSpec(*(own.get(role) or getattr(shipped, role) for role in ROLES))

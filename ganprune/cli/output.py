@@ -52,6 +52,7 @@ def measure(
 
 
 def quick_fid(options: argparse.Namespace, gan: gp.GAN, data: gp.ImageData) -> float | None:
+    """The distance alone, of the EMA generator as it is now; None for ``--samples 0``."""
     if not options.samples:
         return None
     split = getattr(data, options.split)
@@ -60,16 +61,19 @@ def quick_fid(options: argparse.Namespace, gan: gp.GAN, data: gp.ImageData) -> f
 
 
 def say(text: str) -> None:
+    """Writes a line to standard error; standard output is for results."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def fail(code: int, text: str) -> int:
+    """Says why a command ends, and gives its exit code."""
     say(text)
     return code
 
 
 def sentence(error: BaseException) -> str:
+    """The message of an error on one line, or its name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -77,9 +81,9 @@ def losses(steps: int) -> gp.every:
     """Ten lines of progress for a log file, where no progress bar is drawn."""
 
     def report(state: gp.TrainState) -> None:
-        losses = state.history[-1] if state.history else {}
+        last = state.history[-1] if state.history else {}
         shown = ", ".join(
-            f"{key.replace('_', ' ')} {value:.3f}" for key, value in losses.items() if key != "step"
+            f"{key.replace('_', ' ')} {value:.3f}" for key, value in last.items() if key != "step"
         )
         say(f"step {state.step} of {steps}" + (f": {shown}" if shown else ""))
 
@@ -96,6 +100,7 @@ def plain(value: Any) -> Any:
 
 
 def as_json(row: dict[str, Any]) -> str:
+    """The row with ``--json``: one object on one line."""
     return json.dumps(plain(row), allow_nan=False, default=str) + "\n"
 
 

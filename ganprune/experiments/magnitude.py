@@ -99,12 +99,14 @@ def step_after(seed: int) -> int:
 
 
 def dense_gan(width: int, steps: int, seed: int, data: ImageData) -> GAN:
-    """A dense DCGAN trained on ``data.train``; kept in the cache folder, and resumed there after a stop."""
+    """A dense DCGAN trained on ``data.train``; kept in the cache folder, and resumed there after a stop.
+
+    A run that is kept there under another configuration, by an earlier version, is not taken for this one.
+    """
     finished = cache_dir() / f"dense-{data.name}-{width}-{steps}-{seed}.safetensors"
-    if finished.is_file():
-        state = TrainState.load(finished)
-    else:
-        config = TrainConfig(steps, learning_rate=1.5e-3, decay_from=0.25, ema_decay=0.999, seed=seed)
+    config = TrainConfig(steps, learning_rate=1.5e-3, decay_from=0.25, ema_decay=0.999, seed=seed)
+    state = TrainState.load(finished) if finished.is_file() else None
+    if state is None or dataclasses.replace(state.config, precision=config.precision) != config:
         state = TrainState(dcgan(width=width, seed=seed), config)
     train(state, data.train, [every(2_000, Checkpoint(finished))])
     return state.gan
