@@ -173,7 +173,8 @@ class MovementPhase:
         """Ends the phase with a last choice of the mask; the network is masked, the shadow weights are gone.
 
         Raises:
-            MaskError, ValueError: as :meth:`choose` does; the phase is still open then.
+            MaskError: as :meth:`choose` does; the phase is still open then.
+            ValueError: likewise.
         """
         mask = self.choose()
         self.detach()
