@@ -288,7 +288,7 @@ def test_a_schedule_longer_than_the_run_is_reported():
         ({"every": 0}, ValueError, "every must be an integer of at least 1, got 0"),
         ({"every": 2.5}, ValueError, "every must be an integer of at least 1, got 2.5"),
         ({"score": "luck"}, ValueError, "score must be one of .* got 'luck'"),
-        ({"score": "movement"}, ValueError, "use MovementPhase"),
+        ({"score": "movement"}, ValueError, "use MovementPruning with train"),
         ({"score": "taylor"}, ValueError, "score 'taylor' needs loss_fn"),
         ({"score": "wanda"}, ValueError, "score 'wanda' needs inputs"),
         ({"shade": 1}, TypeError, "score 'magnitude' knows no option shade"),

@@ -116,7 +116,7 @@ class TestRegistry:
             score(model, "snip")
         with pytest.raises(ValueError, match="score 'wanda' needs inputs"):
             score(model, "wanda")
-        with pytest.raises(ValueError, match="use MovementPhase"):
+        with pytest.raises(ValueError, match="use MovementPruning with train"):
             score(model, "movement")
         with pytest.raises(TypeError, match="score 'magnitude' knows no option rounds; its options: none"):
             score(model, "magnitude", rounds=3)

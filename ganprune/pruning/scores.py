@@ -78,7 +78,8 @@ def get_score(name: str) -> RegisteredScore:
     """
     if name == "movement":
         raise ValueError(
-            "score 'movement' is gathered while training: use MovementPhase, which hands over a Mask"
+            "score 'movement' is gathered while training: use MovementPruning with train, or MovementPhase in a "
+            "loop of your own"
         )
     if name not in SCORES:
         raise ValueError(f"score must be one of {', '.join(sorted(SCORES))}, got {name!r}")
