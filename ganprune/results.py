@@ -162,9 +162,9 @@ def interval(values: Sequence[float], confidence: float = 0.95, log: bool = Fals
         ValueError: if there is no value, or one is not finite, or not positive with ``log``.
     """
     array = np.asarray(values, dtype=float)
-    if array.size == 0 or not np.isfinite(array).all() or (log and (array <= 0).any()):
+    if array.size == 0 or array.ndim != 1 or not np.isfinite(array).all() or (log and (array <= 0).any()):
         raise ValueError(
-            f"values must be finite{' and positive' if log else ''}, at least one of them, got {values!r}"
+            f"values must be finite{' and positive' if log else ''}, at least one of them, in one list, got {values!r}"
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")

@@ -1031,6 +1031,37 @@ def test_a_stopped_search_for_an_early_bird_goes_on_to_the_same_bird(tmp_path, n
         find(tmp_path)
 
 
+def test_a_search_for_an_early_bird_stopped_at_any_write_goes_on_to_the_same_bird(tmp_path, monkeypatch):
+    options = {"window": 2, "threshold": 0.2, "every": 2, "show_progress": False}
+
+    def find(folder):
+        settings = {"folder": folder, "checkpoint_every": 3, **options}
+        return find_early_bird(plane(), Ring(), config(steps=20), 0.5, **settings)
+
+    (straight, seen), replace = find(None), os.replace
+    for number in itertools.count():
+        left = itertools.count()
+
+        def killing(source, target, left=left, number=number):
+            at = next(left)
+            if at == number and number % 2:
+                raise Killed
+            replace(source, target)
+            if at == number:
+                raise Killed
+
+        monkeypatch.setattr(os, "replace", killing)
+        try:
+            find(tmp_path / str(number))
+            break
+        except Killed:
+            monkeypatch.setattr(os, "replace", replace)
+        resumed, watcher = find(tmp_path / str(number))
+        assert watcher.rows == seen.rows and resumed.masks == straight.masks
+        assert differing(everything(resumed.rewound.state()), everything(straight.rewound.state())) == []
+    assert number >= 6  # the record, two states, three draws or more, the ticket
+
+
 def test_the_precision_of_a_stopped_search_for_an_early_bird_holds(tmp_path, monkeypatch):
     """Else the draws of before the kill would belong to another training than those after it."""
     options = {"window": 2, "threshold": 0.2, "every": 2, "show_progress": False}

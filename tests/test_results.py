@@ -179,7 +179,7 @@ def test_verdicts():
     assert gp.verdict(make(1.2, 1.4, n=3)) == "inconclusive (3)"
 
 
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")], [[1.0, 2.0], [3.0, 4.0]], 1.0])
 def test_bad_values_are_refused(values):
     with pytest.raises(ValueError, match="values must be finite"):
         gp.interval(values)

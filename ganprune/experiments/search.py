@@ -431,8 +431,8 @@ def final_test(
         trials: numbers of the trials; None for the Pareto front and the dense network.
 
     Returns:
-        The rows of :func:`trial_rows` for these trials, with the measurements on test under names that begin with
-        ``test_``.
+        The rows of :func:`trial_rows` for these trials, with the measurements on test, and when and with what they were
+        made, under names that begin with ``test_``.
 
     Raises:
         ValueError: if there are no such complete trials, a trial is running, or other trials were chosen for the test
@@ -478,7 +478,7 @@ def final_test(
                 raise RuntimeError(
                     f"trial {number} has another size when built again; test it where it was made"
                 )
-            study.set_user_attr(key, _measured(config, measure(made, data.test)))
+            study.set_user_attr(key, _measured(config, measure(made, data.test)) | provenance())
         tested.append({**rows[number], **{f"test_{k}": v for k, v in study.user_attrs[key].items()}})
     return tested
 
@@ -505,7 +505,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     storage, out, test = (options.pop(name) for name in ("storage", "out", "final_test"))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = SearchConfig(**options)
+    try:
+        config = SearchConfig(**options)
+    except ValueError as error:
+        parser.error(str(error))
     study = search(config, storage)
     rows = final_test(config, storage) if test else pareto_rows(study)
     origins = {trial.number: trial.user_attrs["provenance"] for trial in study.trials if trial.values}
