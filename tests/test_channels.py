@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import inspect
+import types
+import typing
 
 import pytest
 import torch
@@ -236,6 +239,18 @@ class PixelNorm(nn.Module):
         return x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
 
 
+class Halves(nn.Module):
+    """Swaps the halves of the channels: with an even number of channels gone it may look right."""
+
+    def forward(self, x):
+        return x.roll(x.shape[1] // 2, 1)
+
+
+class Recurrent(nn.GRU):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
 class Reused(nn.Module):
     def __init__(self):
         super().__init__()
@@ -267,6 +282,11 @@ class Skip(nn.Module):
         (nn.Softmax(1), "output is not that of the masked"),
         (Reused(), "middle.conv runs 2 times"),
         (nn.ChannelShuffle(2), "first"),
+        (Halves(), "output is not that of the masked"),
+        (
+            nn.Sequential(nn.Flatten(2), Recurrent(16, 16), nn.Unflatten(2, (4, 4))),
+            r"middle\.1 is a GRU, which cannot be",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
@@ -283,7 +303,7 @@ class Joined(nn.Sequential):
 
 
 @pytest.mark.parametrize(
-    "middle", [nn.Sigmoid(), nn.PReLU(6), nn.InstanceNorm2d(6, affine=True), Skip(), Joined()]
+    "middle", [nn.Sigmoid(), nn.PReLU(6), nn.PReLU(), nn.InstanceNorm2d(6, affine=True), Skip(), Joined()]
 )
 def test_layers_that_keep_channels_apart_are_followed(middle):
     torch.manual_seed(0)
@@ -317,6 +337,106 @@ def test_parameters_outside_layers_are_cut_too():
     small = shrink_channels(Constant(), 0.5)
     assert (small.constant.shape, small.strength.shape) == ((1, 3, 4, 4), (3, 1, 1))
     assert (small.scale.out_features, small.conv.in_channels) == (3, 3)
+
+
+class Gives(nn.Module):
+    """Two layers, and whatever a test makes of the second one's output."""
+
+    def __init__(self, give=lambda output: output, between=torch.relu):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.give, self.between = nn.Linear(3, 6), nn.Linear(6, 2), give, between
+
+    def forward(self, x):
+        return self.give(self.last(self.between(self.first(x))))
+
+
+@dataclasses.dataclass
+class Images:
+    images: torch.Tensor
+    name: str = "images"
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda y: (y, None),
+        lambda y: {"images": [y], "name": "some", "scale": 2.0},
+        Images,
+        lambda y: (y, y > 0),
+        lambda y: (y, y.argmax(1)),
+        torch.fft.fft,
+    ],
+    ids=["none", "mapping", "dataclass", "bool", "integer", "complex"],
+)
+def test_whatever_holds_the_outputs(give):
+    network, x = Gives(give), torch.randn(4, 3)
+    assert [g.prunable for g in channel_groups(network, x)] == [True, False]
+    small, masked = remove_channels(network, {"first": [1, 2]}, x), copy.deepcopy(network)
+    mask_channels(masked, {"first": [1, 2]}, x)
+    small.give = masked.give = lambda y: y
+    close(evaluated(small, x), evaluated(masked, x))
+
+
+def test_outputs_that_are_not_found_are_not_taken_for_equal():
+    network = Gives(lambda y: types.SimpleNamespace(images=y))
+    with pytest.raises(ChannelError, match="returns a SimpleNamespace, in which no tensor is found"):
+        remove_channels(network, {"last": [0]}, torch.randn(4, 3))
+
+
+class Together(Gives):
+    """Does something else once two layers have both become smaller, and its outputs are tiny."""
+
+    def __init__(self):
+        super().__init__()
+        self.middle = nn.Linear(6, 5)
+        self.last = nn.Linear(5, 2)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(1e-3)
+
+    def forward(self, x):
+        h = self.last(torch.relu(self.middle(torch.relu(self.first(x)))))
+        return -h if self.first.out_features < 6 and self.middle.out_features < 5 else h
+
+
+def test_what_goes_wrong_only_together_is_found_even_where_outputs_are_tiny():
+    network, x = Together(), torch.randn(4, 3)
+    for name in ("first", "middle"):
+        remove_channels(network, {name: [0]}, x)
+    with pytest.raises(ChannelError, match="channels of first, middle the network's output is not that"):
+        remove_channels(network, {"first": [0], "middle": [0]}, x)
+
+
+def test_a_module_with_two_names_is_one_and_stays_one():
+    network, x = Gives(), torch.randn(4, 3)
+    network.alias = network.first
+    small = remove_channels(network, {"first": [0]}, x)
+    assert small.alias is small.first
+    assert small.first.out_features == 5
+
+
+def test_around_it():
+    """Averages are unwrapped; autocast, the random state and the sum of gradients are the caller's own."""
+    generator = gp.dcgan(width=2, latent_dim=4, device="cpu").generator
+    averaged = torch.optim.swa_utils.AveragedModel(generator)
+    assert type(shrink_channels(averaged)) is type(generator)
+    for model in (generator, nn.Sequential(nn.Linear(3, 6), nn.Dropout(), nn.Linear(6, 2))):
+        inputs = None if model is generator else torch.randn(4, 3)
+        before = torch.get_rng_state()
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            shrink_channels(model, inputs=inputs)
+        assert torch.equal(torch.get_rng_state(), before)
+    local = nn.Sequential(nn.Conv2d(3, 6, 1), nn.LocalResponseNorm(3), nn.Conv2d(6, 1, 1))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ChannelError, match="output is not that"):
+        remove_channels(lively(local), {"0": [1]}, torch.randn(2, 3, 5, 5))  # rounding would hide it
+    with torch.inference_mode(), pytest.raises(ChannelError, match="inside torch.inference_mode"):
+        shrink_channels(generator)
+
+
+def test_inputs_that_do_not_fit_are_named():
+    with pytest.raises(ChannelError, match="Gives could not be followed on the inputs: mat1 and mat2"):
+        channel_groups(Gives(), torch.randn(4, 5))
 
 
 def test_a_network_without_prunable_weights_or_inputs_is_a_clear_error():
@@ -443,6 +563,11 @@ def test_a_masked_channel_under_spectral_norm_stays_normed():
         ({"layers.deconv1": [-1]}, ValueError, r"got \[-1\]"),
         ({"layers.deconv4": [0]}, ChannelError, "layers.deconv4 cannot be removed: these channels reach"),
         ({"layers.deconv3": range(4)}, ChannelError, "all 4 channels of layers.deconv3 would go"),
+        ({"layers.deconv1": [True, False]}, TypeError, "layers.deconv1 must be integers, got True"),
+        ({"layers.deconv1": torch.ones(16).bool()}, TypeError, "layers.deconv1 must be integers, got True"),
+        ({"layers.deconv1": [1.5]}, TypeError, "must be integers, got 1.5"),
+        ({"layers.deconv1": "12"}, TypeError, "must be integers, got '1'"),
+        (["layers.deconv1"], TypeError, "channels must map layers to indices of channels, got list"),
     ],
 )
 @pytest.mark.parametrize("function", [remove_channels, mask_channels])
@@ -553,6 +678,15 @@ def test_activations_are_measured_behind_the_activation_function():
     rows = torch.cat(outputs).movedim(1, 0).flatten(1)
     torch.testing.assert_close(found["activation"], rows.abs().mean(1))
     torch.testing.assert_close(found["apoz"], (rows > 0).float().mean(1))
+
+
+def test_no_batch_of_a_generator_is_lost():
+    network = course("generator")
+    batches = [torch.randn(4, 6), torch.randn(2, 6)]
+    listed, drawn = (channel_importance(network, "activation", x) for x in (batches, iter(batches)))
+    assert all(torch.equal(drawn[key], values) for key, values in listed.items())
+    plans = [plan_channels(network, 0.5, "activation", x) for x in (batches, iter(batches))]
+    assert plans[0] == plans[1]
 
 
 def test_random_importance_has_a_seed():
@@ -669,6 +803,9 @@ def test_rounding_protection_and_minimum():
         "layers.deconv1",
         "layers.deconv3",
     }
+    assert plan_channels(network, 0.9, minimum=3, round_to=2).kept == {
+        "layers.deconv1": 4, "layers.deconv2": 4, "layers.deconv3": 4,
+    }  # fmt: skip
     with pytest.raises(ChannelError, match="layers.deconv1: protected"):
         plan_channels(network, 0.5, protect=["layers"])
 
@@ -684,6 +821,29 @@ def test_a_share_of_the_multiply_accumulates_can_be_asked_for():
         assert macs(shrink_channels(network, macs_fraction=fraction)) == plan.macs
     with pytest.raises(ChannelError, match="macs_fraction 0.0001 cannot be reached"):
         plan_channels(network, macs_fraction=0.0001)
+
+
+def test_layers_that_are_called_by_keyword_are_counted():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.ConvTranspose2d(3, 6, 2), nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(input=x)))
+
+    network, x = Keyword(), torch.randn(2, 3, 5, 5)
+    assert plan_channels(network, 0.5, inputs=x).dense_macs == 3 * 6 * 4 * 25 + 6 * 2 * 36
+    shrink_channels(network, 0.5, inputs=x)
+
+
+def test_plan_and_shrink_take_the_same_arguments():
+    plan, shrink = (inspect.signature(function) for function in (plan_channels, shrink_channels))
+    assert plan.parameters == shrink.parameters
+    assert list(plan.parameters)[:3] == ["network", "channel_ratio", "importance"]
+    assert typing.get_type_hints(shrink_channels)["return"] is nn.Module
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ratio'"):
+        plan_channels(course("generator"), ratio=0.5)
 
 
 def test_nothing_removed_is_the_same_network():
@@ -771,6 +931,9 @@ def test_a_spec_that_the_package_does_not_know_is_refused():
         ),
         ({"importance": {"layers.deconv1": torch.ones(2)}}, ValueError, "must be 16 finite numbers"),
         ({"protect": ["nothing"]}, ValueError, "protect names nothing"),
+        ({"importance": 3}, ValueError, "importance must be one of"),
+        ({"importance": {"layers.deconv1": [1.0] * 16}}, TypeError, "must be a tensor, got list"),
+        ({"macs_fraction": "half"}, TypeError, r"macs_fraction must be a number in \(0, 1\]"),
     ],
 )
 def test_wrong_options_are_refused(options, error, message):

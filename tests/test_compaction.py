@@ -685,6 +685,10 @@ def changed_through_a_view(x):
     return x
 
 
+def other_bits(x):
+    return x.view(torch.int32).view(torch.float32)
+
+
 def part_of_the_channels(x):
     return torch.cat([x[:, :2], x[:, 2:]], 1)
 
@@ -700,6 +704,7 @@ class TestWhatCannotBeFollowed:
             (lambda x: x + torch.randn_like(x), "followed|no channel"),
             (lambda x: x * torch.arange(4.0), "no channel"),
             (part_of_the_channels, "takes a part"),
+            (other_bits, "view is not followed"),
             (lambda x: torch.cat(x.chunk(2, 1), 1), "counts channels"),
             (lambda x: functional.dropout(x, 0.5), "dropout is not followed"),
         ],
@@ -716,6 +721,18 @@ class TestWhatCannotBeFollowed:
         result = compact(network, samples(4, 3))
         assert result.removed == {}
         assert any("more than once" in reason for reason in row(result, "first")["reasons"])
+
+    def test_what_is_not_a_number_in_both_is_no_difference(self):
+        """The random inputs that it is compared on are negative as well."""
+
+        class Logarithm(Odd):
+            def forward(self, x):
+                return super().forward(x.log())
+
+        network = Logarithm(torch.tanh)
+        result = compact(network, samples(4, 3).abs() + 0.1)
+        assert result.removed == {"first": (0,)}
+        assert result.difference < 1e-5
 
     def test_an_output_that_holds_no_tensor(self):
         network = Odd(torch.tanh)

@@ -27,7 +27,7 @@ from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, rows_of, 
 from ganprune.pruning.channels.folding import unwrapped
 from ganprune.pruning.channels.graph import ChannelError, arguments_for
 from ganprune.pruning.channels.shadows import Untraceable, trace
-from ganprune.pruning.channels.surgery import outputs_of, remove_channels
+from ganprune.pruning.channels.surgery import difference, outputs_of, remove_channels
 from ganprune.runtime import seeded
 
 TOLERANCE = 1e-5
@@ -319,11 +319,9 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
         return CompactionResult(copy.deepcopy(network), mask, rows, {}, 0.0)
     plan, small = _taken_out(network, flow, arguments)
     _fold(small, plan)
-    difference = _difference(network, small, arguments)
+    left = _difference(network, small, arguments)
     removed = {key: tuple(indices) for key, indices in plan.removed().items()}
-    return CompactionResult(
-        small, _cut_mask(network, small, plan, mask), plan.report(outputs), removed, difference
-    )
+    return CompactionResult(small, _cut_mask(network, small, plan, mask), plan.report(outputs), removed, left)
 
 
 def _plan(flow: Dataflow, network: nn.Module, refused: dict[str, str]) -> _Plan:
@@ -417,15 +415,15 @@ def _difference(network: nn.Module, small: nn.Module, arguments: tuple[Any, ...]
                 raise CompactionError(
                     f"outputs have shape {tuple(other.shape)} instead of {tuple(one.shape)}"
                 )
-            scale = float(one.abs().max()) + torch.finfo(torch.float32).tiny
-            difference = float((one - other).abs().max()) / scale
+            apart, largest = difference(one, other)
+            relative = apart / (largest + torch.finfo(torch.float32).tiny)
             limit = max(TOLERANCE, 16 * torch.finfo(one.dtype).eps)
-            if not difference <= limit:
+            if not relative <= limit:
                 raise CompactionError(
-                    f"outputs of the compacted network differ by {difference:.3g} of the largest output, "
+                    f"outputs of the compacted network differ by {relative:.3g} of the largest output, "
                     f"more than {limit:.3g}"
                 )
-            worst = max(worst, difference)
+            worst = max(worst, relative)
     return worst
 
 

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
 
 from ganprune.masks import weight_slots
 from ganprune.runtime import eval_mode
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside a compiled or data-parallel one."""
+    """The network inside a compiled, data-parallel or averaged one."""
     while True:
         inner = getattr(network, "_orig_mod", None)
-        if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if inner is None and isinstance(
+            network, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+        ):
             inner = network.module
         if not isinstance(inner, nn.Module):
             return network

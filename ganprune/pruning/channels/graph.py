@@ -8,7 +8,8 @@ prunable only if a trial removal from a copy with random weights gives the outpu
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ganprune.masks import PRUNABLE_LAYERS, canonical_name, weight_slots
 from ganprune.models import latent_dim_of, sample_latents
 from ganprune.pruning.activation_scores import batches_of
-from ganprune.runtime import seeded
+from ganprune.runtime import keep_random_state, seeded
 
 MIXING = (nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention, nn.LSTM)
 """Layers that the dependency graph knows, but whose channels cannot be taken one by one."""
@@ -93,15 +94,31 @@ def merged(cuts: Iterable[Cut]) -> Cut:
     return total
 
 
-# --- Inputs and names -----------------------------------------------------------------------------
+# --- Inputs, outputs and names --------------------------------------------------------------------
+
+
+def tensors_in(item: Any) -> list[Tensor]:
+    """All tensors in lists, tuples, mappings and dataclasses, in order."""
+    if isinstance(item, Tensor):
+        return [item]
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        item = [getattr(item, field.name) for field in dataclasses.fields(item)]
+    if isinstance(item, Mapping):
+        item = list(item.values())
+    return [tensor for one in item for tensor in tensors_in(one)] if isinstance(item, (list, tuple)) else []
 
 
 def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
     """One batch of arguments on the network's device: the first of ``inputs``, or made from what the network says.
 
     Raises:
+        ChannelError: in inference mode, where no operation can be followed.
         ValueError: if ``inputs`` is None and the network has neither a spec nor a ``latent_dim``.
     """
+    if torch.is_inference_mode_enabled():
+        raise ChannelError(
+            "a network cannot be followed inside torch.inference_mode; leave it, or use no_grad"
+        )
     first = next(network.parameters())
     if inputs is not None:
         return next(batches_of(inputs, first.device))
@@ -157,7 +174,7 @@ def sizes_of(part: Any) -> dict[str, int]:
     if isinstance(part, (_BatchNorm, _InstanceNorm)):
         return {"both": part.num_features}
     if isinstance(part, nn.PReLU):
-        return {"both": part.num_parameters}
+        return {"both": part.num_parameters} if part.num_parameters > 1 else {}
     if isinstance(part, nn.Embedding):
         return {"both": part.embedding_dim}
     if isinstance(part, nn.Parameter):
@@ -215,11 +232,13 @@ def _frozen_layers(network: nn.Module) -> set[str]:
 
 
 def _shared_layers(network: nn.Module) -> set[str]:
+    """Modules that have a parameter in common; a module with two names is one."""
     owners: dict[int, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(canonical_name(name))
-    twice = [names for names in owners.values() if len(names) > 1]
-    return {name.rpartition(".")[0] for names in twice for name in names}
+    for name, module in network.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(canonical_name(name))
+    return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
 def _dependency_graph(
@@ -228,6 +247,9 @@ def _dependency_graph(
     """torch-pruning's graph, the layers in it by canonical name, and how often each ran."""
     import torch_pruning
 
+    for name, layer in folded.named_modules():  # each step in time would be a loop of its own in the graph
+        if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(layer, nn.LSTM):
+            raise ChannelError(f"{canonical_name(name)} is a {_kind(layer)}, which cannot be followed")
     network = copy.deepcopy(folded).eval().requires_grad_(True)
     runs: dict[str, int] = {}
     for name, layer in network.named_modules():
@@ -240,17 +262,25 @@ def _dependency_graph(
     for name, parameter in network.named_parameters():
         owner = network.get_submodule(name.rpartition(".")[0])
         dim = parameter_dim(parameter.shape)
-        if not sizes_of(owner) and not isinstance(owner, MIXING) and dim is not None:
+        if not sizes_of(owner) and not isinstance(owner, (*MIXING, nn.PReLU)) and dim is not None:
             loose.append((parameter, dim))
-    with torch.enable_grad(), torch.random.fork_rng():
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            network,
-            arguments,
-            forward_fn=lambda model, batch: model(*batch),
-            output_transform=_marked,
-            unwrapped_parameters=loose,
-            verbose=False,
-        )
+    device = next(network.parameters()).device
+    with torch.enable_grad(), keep_random_state(device), torch.autocast(device.type, enabled=False):
+        try:
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                network,
+                arguments,
+                forward_fn=lambda model, batch: model(*batch),
+                output_transform=_marked,
+                unwrapped_parameters=loose,
+                verbose=False,
+            )
+        except ChannelError:
+            raise
+        except Exception as error:
+            raise ChannelError(
+                f"{type(folded).__name__} could not be followed on the inputs: {error}"
+            ) from error
     _correct_shapes(graph)
     _separate_products(graph)
     kinds = torch_pruning.ops.OPTYPE
@@ -261,13 +291,21 @@ def _dependency_graph(
     return graph, names, runs
 
 
-def _marked(outputs: Any) -> Any:
-    """The outputs behind one more operation, by which the graph knows that they are outputs."""
-    if isinstance(outputs, Tensor):
-        return outputs * 1
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    return [_marked(output) for output in outputs]
+def _kind(layer: nn.Module) -> str:
+    """The name of torch's own class behind a layer."""
+    return next(kind.__name__ for kind in type(layer).__mro__ if kind.__module__.startswith("torch."))
+
+
+def _marked(outputs: Any) -> list[Tensor]:
+    """The outputs behind one more operation, by which the graph knows that they are outputs.
+
+    Raises:
+        ChannelError: if there is none.
+    """
+    found = tensors_in(outputs)
+    if not found:
+        raise ChannelError(f"the network returns a {type(outputs).__name__}, in which no tensor is found")
+    return [output * 1 for output in found]
 
 
 def _ungroup(layer: Any) -> None:
@@ -388,6 +426,8 @@ def _units(
             elif target in name_of:
                 sizes = sizes_of(target)
                 if not sizes:
+                    if isinstance(target, nn.PReLU):
+                        continue  # one slope for all
                     if any(True for _ in target.parameters()) or isinstance(target, MIXING):
                         reason = reason or (
                             f"{name_of[target]} ({type(target).__name__}) mixes its channels or is not supported"

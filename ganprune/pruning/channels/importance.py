@@ -7,7 +7,7 @@ slices that read it. Norms on weights are folded in first, so that w is what the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -62,6 +62,7 @@ def channel_importance(
         ValueError: if the name is unknown, ``loss_fn`` is missing, or as in :func:`channel_groups`.
     """
     check_importance(name, loss_fn)
+    inputs = repeatable(inputs)
     analysis = analyse(network, inputs)
     return importance_of(analysis, name, inputs, loss_fn, protect, seed)
 
@@ -76,6 +77,11 @@ def check_importance(name: Any, loss_fn: Any) -> None:
         raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}, got {name!r}")
     if name == "taylor" and loss_fn is None:
         raise ValueError("importance 'taylor' needs loss_fn, such as generator_loss(gan)")
+
+
+def repeatable(inputs: Any) -> Any:
+    """Inputs of which looking at the first batch takes none away, as it does from a generator."""
+    return list(inputs) if isinstance(inputs, Iterator) else inputs
 
 
 def prunable_groups(analysis: Analysis, protect: Iterable[str] = ()) -> dict[str, ChannelGroup]:

@@ -8,7 +8,7 @@ for shadows; a function without a rule makes nothing constant and binds the chan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ganprune.masks import WeightSlot, weight_slots
 from ganprune.pruning.activation_scores import functions_named
 from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, Shadow, rows_of
+from ganprune.pruning.channels.graph import tensors_in
 from ganprune.runtime import eval_mode
 
 _ELEMENTWISE = functions_named(
@@ -54,16 +55,6 @@ _SIZES = {
 
 class Untraceable(Exception):
     """The forward pass does something that shadows cannot follow; the message says what."""
-
-
-def _tensors(item: Any) -> Iterator[Tensor]:
-    if isinstance(item, Tensor):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for part in item:
-            yield from _tensors(part)
-    elif isinstance(item, dict):
-        yield from _tensors(list(item.values()))
 
 
 def _mapped(item: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -135,14 +126,14 @@ class _Tracer(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        taken = list({id(t): t for t in _tensors([args, kwargs])}.values())
-        if name in _SIZES and not list(_tensors(result := func(*args, **kwargs))):
+        taken = list({id(t): t for t in tensors_in([args, kwargs])}.values())
+        if name in _SIZES and not tensors_in(result := func(*args, **kwargs)):
             return result
         given = [self.get(tensor) for tensor in taken]
         result = func(*args, **kwargs)
         for shadow in given:
             shadow.uses += 1
-        made = list(_tensors(result))
+        made = tensors_in(result)
         changed = [s for s in given if s.tensor._version != s.version and s.tensor is not result]
         if not made and not changed and not all(bool(shadow.constant.all()) for shadow in given):
             raise Untraceable(f"the forward pass reads numbers out of tensors ({name})")
@@ -177,7 +168,7 @@ class _Tracer(TorchFunctionMode):
         return self.shadows[id(tensor)]
 
     def given(self, args: Any, kwargs: Any = None) -> list[Shadow]:
-        return [self.get_before(tensor) for tensor in _tensors([args, kwargs])]
+        return [self.get_before(tensor) for tensor in tensors_in([args, kwargs])]
 
     # --- rules: each returns whether it applied ---
 
@@ -239,6 +230,8 @@ class _Tracer(TorchFunctionMode):
 
     def reshape(self, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
         source = self.get_before(args[0])
+        if result.dtype != source.tensor.dtype:  # view(dtype) reads the bits as other numbers
+            return False
         constant, value, label = (
             t.reshape(result.shape) for t in (source.constant, source.value, source.label)
         )
@@ -266,7 +259,7 @@ class _Tracer(TorchFunctionMode):
         for shadow in self.given(args):
             self.found.channels.bind(shadow.label, f"{func.__name__} counts channels by number")
         constants, values = (self.rerun(what, func, args, kwargs) for what in ("constant", "value"))
-        for tensor, constant, value in zip(*map(_tensors, (result, constants, values)), strict=True):
+        for tensor, constant, value in zip(*map(tensors_in, (result, constants, values)), strict=True):
             self.set(tensor, constant, value)
         return True
 
@@ -459,11 +452,11 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> Dataflow:
             stack.callback(enter.remove)
             stack.callback(leave.remove)
         arguments = tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
-        for tensor in _tensors(arguments):
+        for tensor in tensors_in(arguments):
             tracer.unknown(tensor)
         with tracer:
             output = network(*arguments)
-    outputs = list(_tensors(output))
+    outputs = tensors_in(output)
     if not outputs:
         raise Untraceable(f"the network returns a {type(output).__name__}, in which no tensor is found")
     for tensor in outputs:

@@ -6,33 +6,39 @@ it out and keeps the promise.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from ganprune.masks import check_sparsity, pruned_count, weight_slots
-from ganprune.pruning.channels.graph import ChannelError, ChannelGroup, Cut, named_parts, sizes_of
+from ganprune.pruning.channels.graph import (
+    ChannelError,
+    ChannelGroup,
+    Cut,
+    named_parts,
+    sizes_of,
+    tensors_in,
+)
 from ganprune.pruning.channels.importance import (
     COMPARABLE,
     LossFn,
     check_importance,
     importance_of,
     prunable_groups,
+    repeatable,
 )
-from ganprune.pruning.channels.surgery import (
-    Analysis,
-    analyse,
-    cut_of,
-    finish,
-)
-from ganprune.runtime import eval_mode
+from ganprune.pruning.channels.surgery import Analysis, analyse, cut_of, finish
+from ganprune.runtime import eval_mode, keep_random_state
 
 CHANNEL_ALLOCATIONS = ("uniform", "global")
+Options = ParamSpec("Options")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -76,16 +82,17 @@ def _positions(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, int]
     handles = []
     for key, slot in weight_slots(network).items():
 
-        def after(layer: Any, given: tuple[Any, ...], output: Tensor, key: str = key) -> None:
+        def after(layer: Any, args: Any, kwargs: Any, output: Tensor, key: str = key) -> None:
             if isinstance(layer, _ConvTransposeNd):
-                count = given[0].numel() // layer.in_channels
+                count = tensors_in([args, kwargs])[0].numel() // layer.in_channels
             else:
                 count = output.numel() // (getattr(layer, "out_channels", 0) or layer.out_features)
             uses[key] = uses.get(key, 0) + count
 
-        handles.append(slot.layer.register_forward_hook(after))
+        handles.append(slot.layer.register_forward_hook(after, with_kwargs=True))
+    device = next(network.parameters()).device
     try:
-        with torch.no_grad(), eval_mode(network), torch.random.fork_rng():
+        with torch.no_grad(), eval_mode(network), keep_random_state(device):
             network(*arguments)
     finally:
         for handle in handles:
@@ -140,10 +147,9 @@ class _Sizes:
 
 
 def _rounded(kept: int, total: int, round_to: int, minimum: int) -> int:
-    """The multiple of ``round_to`` nearest to ``kept``, at least one such multiple; all where there are fewer."""
-    if round_to > 1:
-        kept = max(round_to * math.floor(kept / round_to + 0.5), round_to)
-    return min(max(kept, minimum), total)
+    """The multiple of ``round_to`` nearest to ``kept``, but not below ``minimum``; all where there are fewer."""
+    multiples = max(math.floor(kept / round_to + 0.5), math.ceil(minimum / round_to))
+    return min(multiples * round_to, total)
 
 
 def _keep_counts(
@@ -196,8 +202,11 @@ def _check_options(
     channel_ratio: Any, macs_fraction: Any, allocation: Any, round_to: Any, minimum: Any
 ) -> float:
     ratio = check_sparsity(channel_ratio, "channel_ratio")
-    if macs_fraction is not None and not 0.0 < float(macs_fraction) <= 1.0:
-        raise ValueError(f"macs_fraction must be in (0, 1] or None, got {macs_fraction!r}")
+    if macs_fraction is not None:
+        if isinstance(macs_fraction, bool) or not isinstance(macs_fraction, (int, float)):
+            raise TypeError(f"macs_fraction must be a number in (0, 1] or None, got {macs_fraction!r}")
+        if not 0.0 < macs_fraction <= 1.0:
+            raise ValueError(f"macs_fraction must be in (0, 1] or None, got {macs_fraction!r}")
     if allocation not in CHANNEL_ALLOCATIONS:
         raise ValueError(f"allocation must be one of {', '.join(CHANNEL_ALLOCATIONS)}, got {allocation!r}")
     for name, value in (("round_to", round_to), ("minimum", minimum)):
@@ -208,28 +217,30 @@ def _check_options(
 
 def _decide(
     network: nn.Module,
-    channel_ratio: float,
-    importance: str | Mapping[str, Tensor],
-    inputs: Any,
-    loss_fn: LossFn | None,
-    macs_fraction: float | None,
-    allocation: str,
-    round_to: int,
-    minimum: int,
-    protect: Iterable[str],
-    seed: int,
+    channel_ratio: float = 0.5,
+    importance: str | Mapping[str, Tensor] = "l1",
+    inputs: Any = None,
+    loss_fn: LossFn | None = None,
+    *,
+    macs_fraction: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    minimum: int = 1,
+    protect: Iterable[str] = (),
+    seed: int = 0,
 ) -> tuple[Analysis, ChannelPlan]:
     ratio = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
-    if isinstance(importance, str):
+    own = isinstance(importance, Mapping)
+    if not own:
         check_importance(importance, loss_fn)
     protect = [protect] if isinstance(protect, str) else list(protect)
+    inputs = repeatable(inputs)
     analysis = analyse(network, inputs)
-    groups = prunable_groups(analysis, protect)
-    comparable = not isinstance(importance, str) or importance in COMPARABLE
-    if isinstance(importance, str):
-        values = importance_of(analysis, importance, inputs, loss_fn, protect, seed)
+    if isinstance(importance, Mapping):
+        values = _own_importance(importance, prunable_groups(analysis, protect))
     else:
-        values = _own_importance(importance, groups)
+        values = importance_of(analysis, importance, inputs, loss_fn, protect, seed)
+    comparable = own or importance in COMPARABLE
     sizes = _Sizes.of(analysis)
 
     def plan(share: float) -> ChannelPlan:
@@ -260,6 +271,8 @@ def _own_importance(given: Mapping[str, Tensor], groups: Mapping[str, ChannelGro
     if unknown or not given:
         raise ValueError(f"importance must be keyed by some of {', '.join(groups)}, got {list(given)}")
     for key, values in given.items():
+        if not isinstance(values, Tensor):
+            raise TypeError(f"importance of {key} must be a tensor, got {type(values).__name__}")
         if tuple(values.shape) != (groups[key].channels,) or not bool(torch.isfinite(values).all()):
             raise ValueError(
                 f"importance of {key} must be {groups[key].channels} finite numbers, got {values!r}"
@@ -267,20 +280,22 @@ def _own_importance(given: Mapping[str, Tensor], groups: Mapping[str, ChannelGro
     return dict(given)
 
 
-def plan_channels(
-    network: nn.Module,
-    channel_ratio: float = 0.5,
-    importance: str | Mapping[str, Tensor] = "l1",
-    inputs: Any = None,
-    loss_fn: LossFn | None = None,
-    *,
-    macs_fraction: float | None = None,
-    allocation: str = "uniform",
-    round_to: int = 1,
-    minimum: int = 1,
-    protect: Iterable[str] = (),
-    seed: int = 0,
-) -> ChannelPlan:
+def _with_options_of(
+    inner: Callable[Options, Any],
+) -> Callable[[Callable[..., Result]], Callable[Options, Result]]:
+    """Gives a function that passes on all its arguments the signature of the function that takes them."""
+
+    def dressed(outer: Callable[..., Result]) -> Callable[Options, Result]:
+        hints = {**inner.__annotations__, "return": outer.__annotations__["return"]}
+        signature = inspect.signature(inner).replace(return_annotation=hints["return"])
+        outer.__annotations__, outer.__signature__ = hints, signature  # type: ignore[attr-defined]
+        return outer
+
+    return dressed
+
+
+@_with_options_of(_decide)
+def plan_channels(*arguments: Any, **options: Any) -> ChannelPlan:
     """What :func:`shrink_channels` would do with the same arguments; nothing is changed.
 
     Raises:
@@ -288,26 +303,11 @@ def plan_channels(
         ValueError: as :func:`shrink_channels` does.
         TypeError: as :func:`shrink_channels` does.
     """
-    return _decide(
-        network, channel_ratio, importance, inputs, loss_fn, macs_fraction, allocation, round_to, minimum,
-        protect, seed,
-    )[1]  # fmt: skip
+    return _decide(*arguments, **options)[1]
 
 
-def shrink_channels(
-    network: nn.Module,
-    channel_ratio: float = 0.5,
-    importance: str | Mapping[str, Tensor] = "l1",
-    inputs: Any = None,
-    loss_fn: LossFn | None = None,
-    *,
-    macs_fraction: float | None = None,
-    allocation: str = "uniform",
-    round_to: int = 1,
-    minimum: int = 1,
-    protect: Iterable[str] = (),
-    seed: int = 0,
-) -> nn.Module:
+@_with_options_of(_decide)
+def shrink_channels(*arguments: Any, **options: Any) -> nn.Module:
     """A smaller network without the least important channels; the original is left as it was.
 
     A ratio p takes about 1 − (1 − p)² of the weights between two layers that both lose channels. What comes out
@@ -334,7 +334,7 @@ def shrink_channels(
         allocation: "uniform" removes the ratio in every group; "global" compares all channels, after dividing
             "l1", "l2", "activation" and "apoz" by their mean in the group. "bn" with "global" is network
             slimming.
-        round_to: each group keeps a multiple of this many channels, the nearest and at least one multiple;
+        round_to: each group keeps a multiple of this many channels, the nearest that is at least ``minimum``;
             groups that are smaller stay whole.
         minimum: each group keeps at least so many.
         protect: layers whose output channels stay.
@@ -347,12 +347,9 @@ def shrink_channels(
         ChannelError: if no channels can be removed, with the reason for each group, or ``macs_fraction``
             cannot be reached.
         ValueError: if an argument is outside its range, or as in :func:`channel_groups`.
-        TypeError: if ``channel_ratio`` is not a number.
+        TypeError: if ``channel_ratio`` or ``macs_fraction`` is not a number, or an importance no tensor.
     """
-    analysis, plan = _decide(
-        network, channel_ratio, importance, inputs, loss_fn, macs_fraction, allocation, round_to, minimum,
-        protect, seed,
-    )  # fmt: skip
+    analysis, plan = _decide(*arguments, **options)
     small = finish(analysis, analysis.cut(plan.removed))
     parameters = sum(parameter.numel() for parameter in small.parameters())
     uses = _positions(small, analysis.arguments)
@@ -360,7 +357,7 @@ def shrink_channels(
     macs //= _batch_size(analysis.arguments)
     if (parameters, macs) != (plan.parameters, plan.macs):
         raise ChannelError(
-            f"{type(network).__name__} has {parameters} parameters and {macs} multiply-accumulates after removing "
+            f"{type(small).__name__} has {parameters} parameters and {macs} multiply-accumulates after removing "
             f"channels, where {plan.parameters} and {plan.macs} were promised; the number of channels changes "
             "what its code does"
         )

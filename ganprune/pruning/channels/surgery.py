@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +50,10 @@ from ganprune.pruning.channels.graph import (
     named_parts,
     parameter_dim,
     sizes_of,
+    tensors_in,
     trace_groups,
 )
-from ganprune.runtime import eval_mode, seeded
+from ganprune.runtime import eval_mode, keep_random_state, seeded
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
@@ -67,6 +69,9 @@ class Analysis:
     arguments: tuple[Any, ...]
     groups: tuple[ChannelGroup, ...]
 
+    randomised: nn.Module
+    """A copy with random weights, on which no mistake can hide."""
+
     def cut(self, channels: Mapping[str, Iterable[int]]) -> Cut:
         """What goes with output channels of layers; see :func:`remove_channels`."""
         return cut_of(self, _chosen(self, channels))
@@ -77,8 +82,9 @@ def analyse(network: nn.Module, inputs: Any) -> Analysis:
     arguments = arguments_for(unwrapped(network), inputs)
     folded = fold_norms(network)
     groups = trace_groups(folded, arguments)
-    random = _randomised(folded)
-    return Analysis(folded, arguments, tuple(_tried(random, arguments, group) for group in groups))
+    randomised = _randomised(folded)
+    tried = tuple(_tried(randomised, arguments, group) for group in groups)
+    return Analysis(folded, arguments, tried, randomised)
 
 
 def channel_groups(network: nn.Module, inputs: Any = None) -> tuple[ChannelGroup, ...]:
@@ -97,6 +103,7 @@ def channel_groups(network: nn.Module, inputs: Any = None) -> tuple[ChannelGroup
         The groups.
 
     Raises:
+        ChannelError: if the network cannot be followed on the inputs at all.
         ValueError: if no weight is prunable, or ``inputs`` is None and the network does not say what it takes.
     """
     return analyse(network, inputs).groups
@@ -104,7 +111,7 @@ def channel_groups(network: nn.Module, inputs: Any = None) -> tuple[ChannelGroup
 
 @torch.no_grad()
 def _randomised(network: nn.Module) -> nn.Module:
-    """A copy with random weights of a size at which signals neither vanish nor saturate: no mistake can hide."""
+    """A copy with random weights of a size at which signals neither vanish nor saturate."""
     network = copy.deepcopy(network)
     generator = seeded(0)
 
@@ -129,8 +136,10 @@ def _randomised(network: nn.Module) -> nn.Module:
 def _tried(network: nn.Module, arguments: tuple[Any, ...], group: ChannelGroup) -> ChannelGroup:
     if group.reason:
         return group
+    stay = group.channels // 2 | 1  # an odd number, so that code that halves channels shows
+    gone = torch.randperm(group.channels, generator=seeded(0))[stay:].tolist()
     try:
-        _removed(network, group.cut(range(0, group.channels, 2)), arguments, absolute=False)
+        _removed(network, group.cut(gone), arguments, absolute=False)
     except ChannelError as error:
         return dataclasses.replace(group, reason=str(error))
     return group
@@ -250,18 +259,29 @@ def _cut_convolution(layer: Any, role: str, kept: Tensor) -> None:
 @torch.no_grad()
 def outputs_of(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
     """All tensors that a network gives in evaluation mode, in exact arithmetic and with fixed random numbers."""
-
-    def tensors(value: Any) -> list[Tensor]:
-        if isinstance(value, Tensor):
-            return [value]
-        values = value.values() if isinstance(value, Mapping) else value
-        return [tensor for one in values for tensor in tensors(one)] if isinstance(values, Iterable) else []
-
     clones = tuple(one.clone() if isinstance(one, Tensor) else one for one in arguments)
-    exact = torch.backends.cudnn.flags(allow_tf32=False)
-    with eval_mode(network), torch.random.fork_rng(), exact:
+    device = next(network.parameters()).device
+    with (
+        eval_mode(network),
+        keep_random_state(device),
+        torch.autocast(device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+    ):
         torch.manual_seed(0)
-        return tensors(network(*clones))
+        return tensors_in(network(*clones))
+
+
+def difference(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """Largest absolute difference of two outputs of one shape, and the largest finite number in the first.
+
+    What is the same in both is no difference, be it infinite or NaN.
+    """
+    one, other = (t if t.is_floating_point() or t.is_complex() else t.double() for t in (one, other))
+    same = (one == other) | (one.isnan() & other.isnan())
+    apart = (one - other).abs()[~same]
+    sizes = one.abs()[one.isfinite()]
+    largest, size = (float(t.max()) if t.numel() else 0.0 for t in (apart, sizes))
+    return largest, size
 
 
 def _removed(network: nn.Module, cut: Cut, arguments: tuple[Any, ...], absolute: bool = True) -> nn.Module:
@@ -288,16 +308,20 @@ def _removed(network: nn.Module, cut: Cut, arguments: tuple[Any, ...], absolute:
             f"without some channels of {producers} the network does not run ({error}); does its code fix their "
             "number, as in view(-1, 8, 4, 4)?"
         ) from error
-    for one, other in zip(expected, found, strict=True):
-        largest = float(one.abs().max()) if one.numel() else 0.0
-        limit = max(1.0, largest) if absolute else 10 * largest
-        limit *= TOLERANCE.get(one.dtype, 2e-2) * (1 if one.device.type == "cpu" else 10)
-        if one.shape != other.shape or not bool(((one - other).abs() <= limit).all()):
-            raise ChannelError(
-                f"without some channels of {producers} the network's output is not that of the masked network; "
-                "something between the layers depends on how many channels there are"
-            )
+    if [one.shape for one in expected] != [one.shape for one in found] or not all(
+        _close(one, other, absolute) for one, other in zip(expected, found, strict=True)
+    ):
+        raise ChannelError(
+            f"without some channels of {producers} the network's output is not that of the masked network; "
+            "something between the layers depends on how many channels there are"
+        )
     return small
+
+
+def _close(one: Tensor, other: Tensor, absolute: bool) -> bool:
+    apart, largest = difference(one, other)
+    limit = max(1.0, largest) if absolute else 10 * largest
+    return apart <= limit * TOLERANCE.get(one.dtype, 2e-2) * (1 if one.device.type == "cpu" else 10)
 
 
 # --- Removing -------------------------------------------------------------------------------------
@@ -308,6 +332,7 @@ def _chosen(analysis: Analysis, channels: Mapping[str, Iterable[int]]) -> dict[s
 
     Raises:
         ChannelError: if a group is not prunable, only a part of a coupled channel is named, or none is left.
+        TypeError: if ``channels`` is no mapping, or an index no integer.
         ValueError: if there is no such layer or channel.
     """
     producers: dict[str, tuple[ChannelGroup, Member]] = {}
@@ -316,6 +341,8 @@ def _chosen(analysis: Analysis, channels: Mapping[str, Iterable[int]]) -> dict[s
             if member.role != "input":
                 producers[member.name] = (group, member)
         producers.setdefault(group.name, (group, Member(group.name, "output", ())))
+    if not isinstance(channels, Mapping):
+        raise TypeError(f"channels must map layers to indices of channels, got {type(channels).__name__}")
     chosen: dict[str, set[int]] = {}
     for key, indices in channels.items():
         name = canonical_name(key)
@@ -323,7 +350,7 @@ def _chosen(analysis: Analysis, channels: Mapping[str, Iterable[int]]) -> dict[s
         if name not in producers:
             raise ValueError(f"channels names {key!r}, which is no layer; layers: {', '.join(producers)}")
         group, member = producers[name]
-        wanted = {int(index) for index in indices}
+        wanted = {_index(name, index) for index in indices}
         if not wanted:
             continue
         if group.reason:
@@ -345,6 +372,15 @@ def _chosen(analysis: Analysis, channels: Mapping[str, Iterable[int]]) -> dict[s
                 f"all {group.channels} channels of {group.name} would go; one at least must stay"
             )
     return chosen
+
+
+def _index(name: str, value: Any) -> int:
+    """A channel's number; a flag per channel is none, though Python would take it for 0 or 1."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"channels of {name} must be integers, got {value!r}")
+    return operator.index(value)
 
 
 def cut_of(analysis: Analysis, chosen: Mapping[str, Iterable[int]]) -> Cut:
@@ -370,6 +406,7 @@ def remove_channels(
 
     Raises:
         ChannelError: if a layer's channels cannot be removed, with the reason.
+        TypeError: if ``channels`` is no mapping, or an index no integer (as a flag per channel).
         ValueError: if a layer or channel does not exist, or as in :func:`channel_groups`.
     """
     analysis = analyse(network, inputs)
@@ -377,6 +414,12 @@ def remove_channels(
 
 
 def finish(analysis: Analysis, cut: Cut) -> nn.Module:
+    """The network without what is cut out, and with its spec.
+
+    Raises:
+        ChannelError: if the result is not the masked network, with its own weights or with random ones.
+    """
+    _removed(analysis.randomised, cut, analysis.arguments, absolute=False)
     small = _removed(analysis.folded, cut, analysis.arguments)
     spec = getattr(small, "spec", None)
     if spec is not None:
@@ -434,6 +477,7 @@ def mask_channels(
 
     Raises:
         ChannelError: as in :func:`remove_channels`.
+        TypeError: as in :func:`remove_channels`.
         ValueError: as in :func:`remove_channels`.
     """
     analysis = analyse(network, inputs)
@@ -477,7 +521,7 @@ def keep_channels(
 
     Raises:
         ChannelError: as in :func:`remove_channels`.
-        TypeError: as in :func:`~ganprune.masks.keep_mask`.
+        TypeError: as in :func:`remove_channels` and :func:`~ganprune.masks.keep_mask`.
         ValueError: as in :func:`remove_channels` and :func:`~ganprune.masks.keep_mask`; then nothing is changed.
     """
     cut = analyse(network, inputs).cut(channels)
