@@ -208,6 +208,26 @@ def test_a_dense_ticket_goes_on_as_if_nothing_had_happened(network, step):
     assert differing(everything(straight), everything(found[0].state)) == []
 
 
+def test_what_callbacks_keep_in_the_state_is_rewound_too(tmp_path):
+    """A running sum of the weights: it must go on from what it was at the rewound step, as the weights do."""
+
+    def gather(state):
+        total = sum(p.detach().double().sum() for p in state.gan.generator.parameters())
+        state.extras["sum"] = state.extras.get("sum", torch.zeros((), dtype=torch.float64)) + total
+
+    options = {"rewind": "late", "rewind_step": 2, "callbacks": [gather]}
+    straight = train(gp.TrainState(plane(), config()), Ring(), [gather])
+    found = search(plane(), Ring(), config(), 1, folder=tmp_path, **options)
+    then = found[0].ticket.rewound.extras["sum"]
+    for one in search(plane(), Ring(), config(), 1, folder=tmp_path, **options):  # loaded from the folder
+        assert torch.equal(one.ticket.start().extras["sum"], then)
+        again = train(one.ticket.start(), Ring(), [gather])
+        assert torch.equal(again.extras["sum"], one.state.extras["sum"])
+        assert torch.equal(one.ticket.rewound.extras["sum"], then)
+    assert torch.equal(found[0].state.extras["sum"], straight.extras["sum"])
+    assert not reinitialised(found[1].ticket, 0).start().extras
+
+
 def test_a_ticket_trains_to_what_its_round_gave_and_stays_as_it_is():
     found = search(plane(), Ring(), config(), 2, rewind="late", rewind_step=2, networks=BOTH)
     for _ in range(2):

@@ -78,7 +78,8 @@ def find_tickets(
     Round 0 trains the dense GAN. Every later round prunes what the round before trained, so that the sparsity is
     1 − keep^round (to the nearest weight; masks are nested), rewinds, and trains again to ``config.steps`` with
     the masks kept. What is rewound is the whole state: generator, discriminator, batch-norm statistics, EMA, both
-    optimisers and the step. As batches depend on the seed and the step alone, the rewound run sees the same data.
+    optimisers, what callbacks keep in ``state.extras``, and the step. As batches depend on the seed and the step
+    alone, the rewound run sees the same data.
 
     With ``folder`` the run is kept there: ``ticket-03`` and ``trained-03`` of each round, and ``state``, the round
     and step where it is now, each one safetensors file that is replaced as a whole. A run that was killed at any

@@ -60,6 +60,7 @@ class Snapshot:
         history: rows of mean losses up to there.
         pending: losses that are not in the history yet.
         moments: per network, the state of its optimiser.
+        extras: tensors that callbacks kept.
     """
 
     gan: GAN
@@ -68,6 +69,7 @@ class Snapshot:
     history: Sequence[dict[str, float]] = ()
     pending: Sequence[Tensor] = ()
     moments: Mapping[str, dict[Any, Any]] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: TrainState) -> Snapshot:
@@ -77,7 +79,8 @@ class Snapshot:
             for name, optimizer in state.optimizers.items()
         }
         history, pending = copy.deepcopy(state.history), [losses.clone() for losses in state.pending]
-        return cls(copy_gan(state.gan), state.config, state.step, history, pending, moments)
+        extras = {key: value.clone() for key, value in state.extras.items()}
+        return cls(copy_gan(state.gan), state.config, state.step, history, pending, moments, extras)
 
     def state(self, config: TrainConfig | None = None) -> TrainState:
         """A state equal to that of the snapshot, bit for bit, but without a mask.
@@ -97,6 +100,7 @@ class Snapshot:
         state = TrainState(copy_gan(self.gan), config, masks={})
         state.step, state.history = self.step, [dict(row) for row in self.history]
         state.pending = [losses.clone() for losses in self.pending]
+        state.extras = {key: value.clone() for key, value in self.extras.items()}
         for name, entries in self.moments.items():
             optimizer = state.optimizers[name]
             groups = optimizer.state_dict()["param_groups"]
@@ -284,8 +288,9 @@ def reinitialised(
     """The control of Frankle & Carbin (2019): the same masks on fresh weights of the same distribution.
 
     The networks named get new weights, statistics and no moments (the generator's EMA with it); the others keep
-    what the ticket has, so that the part of each network's initialisation can be told apart. The step stays the
-    ticket's, so that all arms train equally long with the same learning rates.
+    what the ticket has, so that the part of each network's initialisation can be told apart. What callbacks kept in
+    the state is left out. The step stays the ticket's, so that all arms train equally long with the same learning
+    rates.
 
     Args:
         ticket: left as it is.
@@ -314,7 +319,7 @@ def reinitialised(
             )
         gan.networks()[name].load_state_dict(new)
     moments = {name: entries for name, entries in rewound.moments.items() if name not in chosen}
-    changed = dataclasses.replace(rewound, gan=gan, history=(), pending=(), moments=moments)
+    changed = dataclasses.replace(rewound, gan=gan, history=(), pending=(), moments=moments, extras={})
     return _control(ticket, "reinitialised", {"seed": seed}, rewound=changed)
 
 
