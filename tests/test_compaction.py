@@ -744,13 +744,13 @@ class TestWhatCannotBeFollowed:
         assert result.removed == {"first": (0,)}
 
     def test_parts_that_cannot_go_together_are_kept(self, monkeypatch):
-        def one_at_a_time(network, channels, inputs=None):
-            if len(channels) > 1:
+        def one_at_a_time(analysis, cut):
+            if sum(role == "output" for _, role in cut) > 1:
                 raise ChannelError("only one layer at a time")
-            return remove(network, channels, inputs)
+            return finish(analysis, cut)
 
-        remove = compaction.remove_channels
-        monkeypatch.setattr(compaction, "remove_channels", one_at_a_time)
+        finish = compaction.finish
+        monkeypatch.setattr(compaction, "finish", one_at_a_time)
         network, x = dense(), samples(16, 4)
         with torch.no_grad():
             network[3].weight[:, 0] = 0
@@ -778,18 +778,22 @@ class TestErrors:
         with pytest.raises(ValueError, match="inputs must be given"):
             compact(dense())
 
+    def test_inference_mode(self):
+        with torch.inference_mode(), pytest.raises(ChannelError, match="leave it, or use no_grad"):
+            compact(dense(), samples(4, 4))
+
     def test_nothing_prunable(self):
         with pytest.raises(ValueError, match="no prunable weight"):
             compact(nn.Sequential(nn.BatchNorm1d(3), nn.PReLU()), samples(4, 3))
 
     def test_a_difference_is_never_let_pass(self, monkeypatch):
-        def wrong(network, channels, inputs=None):
-            small = remove(network, channels, inputs)
+        def wrong(analysis, cut):
+            small = finish(analysis, cut)
             with torch.no_grad():
                 small.last.bias += 1e-3
             return small
 
-        remove = compaction.remove_channels
-        monkeypatch.setattr(compaction, "remove_channels", wrong)
+        finish = compaction.finish
+        monkeypatch.setattr(compaction, "finish", wrong)
         with pytest.raises(CompactionError, match="differ by"):
             compact(Odd(torch.tanh), samples(4, 3))

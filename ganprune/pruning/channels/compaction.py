@@ -15,6 +15,7 @@ from weights and constants in float64, and it counts as a bias where all positio
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, rows_of, 
 from ganprune.pruning.channels.folding import unwrapped
 from ganprune.pruning.channels.graph import ChannelError, arguments_for
 from ganprune.pruning.channels.shadows import Untraceable, trace
-from ganprune.pruning.channels.surgery import difference, outputs_of, remove_channels
+from ganprune.pruning.channels.surgery import analyse, difference, finish, outputs_of
 from ganprune.runtime import seeded
 
 TOLERANCE = 1e-5
@@ -301,6 +302,7 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
         MaskError: if a weight is not zero under the mask.
         TypeError: if ``mask`` is not a :class:`~ganprune.masks.Mask`.
         ValueError: if the mask does not fit, no weight is prunable, or inputs are needed and missing.
+        ChannelError: inside ``torch.inference_mode``.
         CompactionError: if outputs differ by more than 1e-5 of the largest on the inputs or on random ones
             of their kind.
     """
@@ -309,7 +311,7 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     if mask is not None:
         check_mask(network, mask)
     slots = weight_slots(network)
-    outputs = {key.removesuffix(".weight"): slot.outputs for key, slot in slots.items()}
+    outputs = {slot.name: slot.outputs for slot in slots.values()}
     arguments = arguments_for(network, inputs)
     try:
         flow = trace(network, arguments)
@@ -331,18 +333,23 @@ def _plan(flow: Dataflow, network: nn.Module, refused: dict[str, str]) -> _Plan:
 def _taken_out(network: nn.Module, flow: Dataflow, arguments: tuple[Any, ...]) -> tuple[_Plan, nn.Module]:
     """The plan and the network without its channels; layers from which none can be taken are left alone."""
     refused: dict[str, str] = {}
+    analysis = functools.cache(lambda: analyse(network, arguments))  # once, and only if anything goes
+
+    def without(channels: dict[str, list[int]]) -> nn.Module:
+        return finish(analysis(), analysis().cut(channels))
+
     while True:
         plan = _plan(flow, network, refused)
         removed = plan.removed()
         if not removed:
             return plan, copy.deepcopy(network)
         try:
-            return plan, remove_channels(network, removed, arguments)
+            return plan, without(removed)
         except ChannelError as error:
             before = len(refused)
             for unit in plan.units():
                 try:
-                    remove_channels(network, unit, arguments)
+                    without(unit)
                 except ChannelError as problem:
                     refused |= dict.fromkeys(unit, str(problem))
             if len(refused) == before:  # each part can go alone, but not all of them together
@@ -352,7 +359,7 @@ def _taken_out(network: nn.Module, flow: Dataflow, arguments: tuple[Any, ...]) -
 def _fold(small: nn.Module, plan: _Plan) -> None:
     """Adds to biases, or takes from running means, what the folded channels gave."""
     removed = plan.removed()
-    layers = {key.removesuffix(".weight"): slot.layer for key, slot in weight_slots(small).items()}
+    layers = {slot.name: slot.layer for slot in weight_slots(small).values()}
     for read, amount in plan.amounts():
         gone = set(removed.get(read.key, ()))
         kept = amount[[i for i in range(len(amount)) if i not in gone]]
@@ -381,7 +388,7 @@ def _cut_mask(network: nn.Module, small: nn.Module, plan: _Plan, mask: Mask | No
     inputs = {read.key: plan.kept_inputs(read) for read in plan.flow.reads}
     found = {}
     for key, kept in mask.items():
-        slot, name = slots[key], key.removesuffix(".weight")
+        slot, name = slots[key], slots[key].name
         rows = torch.ones(slot.outputs, dtype=torch.bool)
         rows[removed.get(name, [])] = False
         stay = per_output(slot, rows.to(slot.raw.device))

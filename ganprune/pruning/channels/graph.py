@@ -199,8 +199,8 @@ def trace_groups(folded: nn.Module, arguments: tuple[Any, ...]) -> list[ChannelG
     shared = _shared_layers(folded)
     groups: list[ChannelGroup] = []
     seen: set[str] = set()
-    for key, slot in weight_slots(folded).items():
-        name = key.removesuffix("weight").removesuffix(".")
+    for slot in weight_slots(folded).values():
+        name = slot.name
         if name in seen:
             continue
         if name not in names:

@@ -91,8 +91,8 @@ def prunable_groups(analysis: Analysis, protect: Iterable[str] = ()) -> dict[str
         ChannelError: if there is none.
         ValueError: if ``protect`` names no layer.
     """
-    keys = list(weight_slots(analysis.folded))
-    protected = {key.removesuffix("weight").removesuffix(".") for key in protected_keys(keys, protect)}
+    slots = weight_slots(analysis.folded)
+    protected = {slots[key].name for key in protected_keys(slots, protect)}
     groups = {g.name: g for g in analysis.groups if g.prunable and not protected & set(g.layers)}
     if not groups:
         reasons = "; ".join(f"{g.name}: {g.reason or 'protected'}" for g in analysis.groups)
@@ -119,8 +119,8 @@ def importance_of(
         return {key: _batch_norm_scale(analysis.folded, group) for key, group in groups.items()}
     if name in ("l1", "l2"):
         values = {
-            key: slot.raw.detach().abs() if name == "l1" else slot.raw.detach().square()
-            for key, slot in weight_slots(analysis.folded).items()
+            slot.name: slot.raw.detach().abs() if name == "l1" else slot.raw.detach().square()
+            for slot in weight_slots(analysis.folded).values()
         }
         sums = {key: _summed(analysis.folded, group, values) for key, group in groups.items()}
         return sums if name == "l1" else {key: total.sqrt() for key, total in sums.items()}
@@ -152,7 +152,7 @@ def _summed(
     values: Mapping[str, Tensor],
     roles: tuple[str, ...] = ("output", "both", "input"),
 ) -> Tensor:
-    """Sums numbers per weight over the weights that go with each coupled channel, each weight once."""
+    """Sums a layer's numbers per weight over the weights that go with each coupled channel, each weight once."""
     parts = named_parts(network)
     total = torch.zeros(group.channels, device=next(network.parameters()).device)
     tables: dict[str, Tensor] = {}
@@ -161,7 +161,7 @@ def _summed(
             continue
         name = member.name
         if name not in tables:
-            tables[name] = _table(parts[name], values[f"{name}.weight".lstrip(".")])
+            tables[name] = _table(parts[name], values[name])
         elif member.role != "both":  # a layer that makes what it reads: rows and columns cross
             (other,) = (m for m in group.members if m.name == name and m is not member)
             rows, columns = (member, other) if member.role == "output" else (other, member)
@@ -185,7 +185,7 @@ def _batch_norm_scale(network: nn.Module, group: ChannelGroup) -> Tensor:
 
 def _taylor(network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: LossFn) -> dict[str, Tensor]:
     network = copy.deepcopy(network).requires_grad_(True)  # in its present mode, as the score of that name
-    weights = {key: slot.raw for key, slot in weight_slots(network).items()}
+    weights = {slot.name: slot.raw for slot in weight_slots(network).values()}
     parts = named_parts(network)
     totals: dict[str, Tensor] = {}
     with torch.enable_grad():
@@ -211,16 +211,18 @@ def _taylor(network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: Los
 def _activation(
     analysis: Analysis, name: str, inputs: Any, groups: Mapping[str, ChannelGroup]
 ) -> dict[str, Tensor]:
-    wanted = {f"{layer}.weight".lstrip(".") for group in groups.values() for layer in group.layers}
-    others = [key for key in weight_slots(analysis.folded) if key not in wanted]
+    wanted = {layer for group in groups.values() for layer in group.layers}
+    slots = weight_slots(analysis.folded)
+    others = [key for key, slot in slots.items() if slot.name not in wanted]
     batches = analysis.arguments if inputs is None else inputs
-    scores = channel_scores(analysis.folded, name, batches, others)
+    by_weight = channel_scores(analysis.folded, name, batches, others)
+    scores = {slots[key].name: values for key, values in by_weight.items()}
     result = {}
     for key, group in groups.items():
         found = [
-            _per_channel(member, scores[weight])
+            _per_channel(member, scores[member.name])
             for member in group.members
-            if member.role != "input" and (weight := f"{member.name}.weight".lstrip(".")) in scores
+            if member.role != "input" and member.name in scores
         ]
         result[key] = torch.stack(found).sum(0)
     return result

@@ -375,11 +375,11 @@ class _Tracer(TorchFunctionMode):
             value = value + _along(self.get_before(bias).value, axis, result.shape)
         labels = self.connect(slot, source, axis)
         shadow = self.set(result, constant, value, _along(labels, axis, result.shape))
-        self.found.constant[slot.key.removesuffix(".weight")] = rows_of(constant, axis).all(1)
+        self.found.constant[slot.name] = rows_of(constant, axis).all(1)
         if int(getattr(layer, "groups", 1)) == 1:
             same = bool((source.value == source.value[:1]).all())
             shadow.maker = Read(
-                key=slot.key.removesuffix(".weight"),
+                key=slot.name,
                 slot=slot,
                 weight=weight,
                 constant=rows_of(source.constant, axis).all(1),
@@ -395,7 +395,7 @@ class _Tracer(TorchFunctionMode):
 
     def connect(self, slot: WeightSlot, source: Shadow, axis: int) -> Tensor:
         """Labels for the outputs of a layer, after noting what binds them to the inputs."""
-        channels, key = self.found.channels, slot.key.removesuffix(".weight")
+        channels, key = self.found.channels, slot.name
         inputs, labels = self.channel_labels(source, axis), torch.tensor(channels.new(key, slot.outputs))
         both = torch.cat([inputs, labels])
         groups = int(getattr(slot.layer, "groups", 1))

@@ -134,10 +134,7 @@ class _Sizes:
             own = scaled(name, parameter.numel(), ("both",))
             parameters += scaled(layer, own, roles) if layer in parts else own
         macs = sum(
-            self.uses.get(key, 0)
-            * scaled(
-                key.removesuffix("weight").removesuffix("."), slot.raw.numel(), ("output", "both", "input")
-            )
+            self.uses.get(key, 0) * scaled(slot.name, slot.raw.numel(), ("output", "both", "input"))
             for key, slot in weight_slots(self.network).items()
         )
         return parameters, macs // self.batch
@@ -188,11 +185,11 @@ def _least(values: Tensor, count: int) -> list[int]:
 def _plan(analysis: Analysis, sizes: _Sizes, chosen: Mapping[str, list[int]]) -> ChannelPlan:
     groups = {group.name: group for group in analysis.groups}
     cut = cut_of(analysis, chosen)
-    keys = set(weight_slots(analysis.folded))
+    layers = {slot.name for slot in weight_slots(analysis.folded).values()}
     removed = {
         name: tuple(sorted(indices))
         for (name, role), indices in cut.items()
-        if role != "input" and indices and f"{name}.weight".lstrip(".") in keys
+        if role != "input" and indices and name in layers
     }
     kept = {name: groups[name].channels - len(units) for name, units in chosen.items()}
     return ChannelPlan(removed, kept, *sizes.count(cut), *sizes.count({}))

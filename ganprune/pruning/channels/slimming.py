@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-__all__ = ["slim", "slimming_penalty"]
-
 
 def _scales(network: nn.Module) -> list[nn.Parameter]:
     found = [

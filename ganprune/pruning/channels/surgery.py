@@ -159,8 +159,7 @@ def _kept(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask | N
     parts = named_parts(network)
     weights: dict[str, Tensor] = {}
     for key, slot in weight_slots(network).items():
-        name = key.removesuffix("weight").removesuffix(".")
-        sizes = sizes_of(slot.layer)
+        name, sizes = slot.name, sizes_of(slot.layer)
         weights[key] = torch.ones_like(slot.raw, dtype=torch.bool)
         for role in ("output", "both", "input"):
             if (name, role) in cut and (role != "input" or consumers):
