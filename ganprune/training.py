@@ -161,6 +161,10 @@ class TrainState:
 
     def save(self, path: str | Path) -> None:
         """Writes the whole state to one safetensors file, atomically."""
+        checkpoints.write_safetensors(path, *self.packed())
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and the metadata of the file that :meth:`save` writes, for files that hold more than a state."""
         tensors = checkpoints.network_tensors(self.gan.networks(), self.masks)
         groups = {}
         for name, optimizer in self.optimizers.items():
@@ -178,7 +182,7 @@ class TrainState:
             "metadata": self.gan.metadata,
             "param_groups": groups,
         }
-        checkpoints.write_safetensors(path, tensors, metadata)
+        return tensors, metadata
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device | None = None) -> TrainState:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from ganprune.cli.output import losses, measure, plain, say
 from ganprune.cli.pruning import scoring
 from ganprune.pruning import SCORES
 from ganprune.pruning.lottery import Ticket, find_tickets, random_mask, reinitialised, shuffled
+from ganprune.runtime import replacing
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
     "reinitialised": reinitialised,
@@ -34,7 +34,7 @@ GROWS = ("rounds", "arm")
 
 def run_lottery(options: argparse.Namespace) -> dict[str, Any]:
     """Finds tickets and trains their controls; what is finished in the folder is not done again."""
-    begun = _begun(options)
+    begun = _has_begun(options)
     if options.checkpoint is None and options.generator is None:
         data = load_data(options, "mnist")
         gan = new_gan(options, data.image_shape)
@@ -42,9 +42,7 @@ def run_lottery(options: argparse.Namespace) -> dict[str, Any]:
         gan = load_gan(options)
         data = load_data(options, gan.metadata.get("data", "mnist"), gan)
     loss = loss_of(options, gan)
-    # the faster precision is measured, so a resumed run must not measure it again
-    precision = begun["precision"] if begun else gp.best_precision(gan.device)
-    config = dataclasses.replace(train_config(options, loss), precision=precision)
+    config = train_config(options, loss)
     gan.metadata = {"data": data.name, "request": request_of(options), "config": {"loss": loss}}
     found = find_tickets(
         gan,
@@ -63,8 +61,8 @@ def run_lottery(options: argparse.Namespace) -> dict[str, Any]:
         checkpoint_every=options.checkpoint_every,
     )
     if not begun:
-        note = json.dumps({"precision": precision, "request": request_of(options)}, indent=1)
-        _request_file(options).write_text(note + "\n", encoding="utf-8")
+        with replacing(_request_file(options)) as temporary:
+            temporary.write_text(json.dumps(request_of(options), indent=1) + "\n", encoding="utf-8")
     rows = []
     for one in found:
         say(f"round {one.number} of {options.rounds}: sparsity {one.ticket.sparsity:.4f}")
@@ -80,8 +78,8 @@ def _request_file(options: argparse.Namespace) -> Path:
     return options.out / "request.json"
 
 
-def _begun(options: argparse.Namespace) -> dict[str, Any] | None:
-    """What was asked for when the folder's run began; None for a new run.
+def _has_begun(options: argparse.Namespace) -> bool:
+    """Whether the folder holds a run that is to go on, begun with the same options.
 
     Raises:
         UsageError: if the folder cannot be used, or holds another run than the one that is to go on.
@@ -96,12 +94,12 @@ def _begun(options: argparse.Namespace) -> dict[str, Any] | None:
     if not _request_file(options).is_file():
         if options.resume:
             say("there is no unfinished run to resume; starting from the beginning")
-        return None
+        return False
     if not options.resume:
         raise UsageError(f"{where} {options.out} holds a run; add --resume to go on, or name another folder")
     begun = json.loads(_request_file(options).read_text(encoding="utf-8"))
-    check_request(options, begun["request"], f"the run in {options.out}", leave_out=GROWS)
-    return begun
+    check_request(options, begun, f"the run in {options.out}", leave_out=GROWS)
+    return True
 
 
 def _score(

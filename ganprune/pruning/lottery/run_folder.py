@@ -71,12 +71,9 @@ class RunFolder:
     def keep_state(self, name: str, state: TrainState, note: dict[str, Any]) -> None:
         """Saves a state with a note in the same file."""
         if (path := self.file(name)) is not None:
-            before = state.gan.metadata
-            state.gan.metadata = {**before, "note": note}
-            try:
-                state.save(path)
-            finally:
-                state.gan.metadata = before
+            tensors, metadata = state.packed()
+            metadata["metadata"] = {**metadata["metadata"], "note": note}
+            checkpoints.write_safetensors(path, tensors, metadata)
 
     def state(self, name: str) -> tuple[TrainState, dict[str, Any]] | None:
         path = self.file(name)

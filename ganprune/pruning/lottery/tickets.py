@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,11 +194,7 @@ class Ticket:
         Raises:
             CheckpointError: if a network has no spec, so that nothing could rebuild it.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            self.rewound.state().save(Path(folder) / path.name)
-            tensors, metadata = checkpoints.read_safetensors(Path(folder) / path.name)
+        tensors, metadata = self.rewound.state().packed()
         for name, mask in self.masks.items():
             tensors |= {f"ticket/{name}/{key}": kept for key, kept in mask.items()}
         metadata["ticket"] = {"arm": self.arm, "metadata": dict(self.metadata)}
