@@ -25,6 +25,7 @@ from ganprune.pruning.channels import (
     ChannelError,
     channel_groups,
     channel_importance,
+    compact,
     fold_norms,
     mask_channels,
     plan_channels,
@@ -432,6 +433,24 @@ def test_around_it():
         remove_channels(lively(local), {"0": [1]}, torch.randn(2, 3, 5, 5))  # rounding would hide it
     with torch.inference_mode(), pytest.raises(ChannelError, match="inside torch.inference_mode"):
         shrink_channels(generator)
+
+
+class Doubled(Gives):
+    """Changes its inputs in place, which come as the test has it."""
+
+    def forward(self, factor, given):
+        images = given["images"][0] if isinstance(given, dict) else given
+        return super().forward(images.mul_(2)) * factor
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"images": [x]}], ids=["tensor", "nested"])
+def test_inputs_may_be_nested_and_stay_as_they_are(wrap):
+    x, network = torch.randn(4, 3), Doubled()
+    before, inputs = x.clone(), (torch.tensor(2.0), wrap(x))
+    assert plan_channels(network, 0.5, inputs=inputs).dense_macs == 3 * 6 + 6 * 2
+    shrink_channels(network, 0.5, inputs=inputs)
+    compact(network, inputs)
+    assert torch.equal(x, before)
 
 
 def test_inputs_that_do_not_fit_are_named():

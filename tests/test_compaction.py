@@ -645,6 +645,23 @@ class TestUnseenNetworks:
         assert row(result, "two")["folded"] == 1
         assert_same(network, result, [x])
 
+    def test_padding_of_one_side_leaves_channels_apart(self):
+        class Padded(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.first, self.last = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+
+            def forward(self, x):
+                return self.last(functional.pad(torch.relu(self.first(x)), (1, 0)))
+
+        network, x = Padded(), samples(2, 3, 4, 4)
+        with torch.no_grad():
+            network.last.weight[:, 2] = 0
+        result = compact(network, x)
+        assert result.removed == {"first": (2,)}
+        assert_same(network, result, [x])
+
     def test_spectral_norm_of_both_kinds_is_folded(self):
         for norm in (spectral_norm, torch.nn.utils.spectral_norm):
             torch.manual_seed(0)

@@ -26,7 +26,7 @@ from ganprune.masks import Mask, check_mask, prunable_slots, weight_slots
 from ganprune.pruning.activation_scores import per_input, per_output
 from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, rows_of, shift
 from ganprune.pruning.channels.folding import unwrapped
-from ganprune.pruning.channels.graph import ChannelError, arguments_for
+from ganprune.pruning.channels.graph import ChannelError, arguments_for, mapped
 from ganprune.pruning.channels.shadows import Untraceable, trace
 from ganprune.pruning.channels.surgery import analyse, difference, finish, outputs_of
 from ganprune.runtime import seeded
@@ -409,14 +409,14 @@ def _difference(network: nn.Module, small: nn.Module, arguments: tuple[Any, ...]
     """
     generator = seeded(0)
 
-    def random(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+    def random(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
             return value
-        spread = value.float().std().nan_to_num(1.0).cpu() + 1e-3
+        spread = value.float().std(correction=0).nan_to_num(1.0).cpu() + 1e-3
         return (torch.randn(value.shape, generator=generator) * 2 * spread).to(value.device, value.dtype)
 
     worst = 0.0
-    for batch in (arguments, tuple(map(random, arguments))):
+    for batch in (arguments, mapped(arguments, random)):
         for one, other in zip(_outputs(network, batch), _outputs(small, batch), strict=True):
             if one.shape != other.shape:
                 raise CompactionError(

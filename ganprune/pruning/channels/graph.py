@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,22 @@ def tensors_in(item: Any) -> list[Tensor]:
     if isinstance(item, Mapping):
         item = list(item.values())
     return [tensor for one in item for tensor in tensors_in(one)] if isinstance(item, (list, tuple)) else []
+
+
+def mapped(item: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same lists, tuples and dicts with something else for each tensor."""
+    if isinstance(item, Tensor):
+        return change(item)
+    if type(item) in (list, tuple):
+        return type(item)(mapped(one, change) for one in item)
+    if isinstance(item, dict):
+        return {key: mapped(one, change) for key, one in item.items()}
+    return item
+
+
+def copied(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments that a forward pass may change in place."""
+    return mapped(arguments, lambda one: one.detach().clone())
 
 
 def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
@@ -269,7 +285,7 @@ def _dependency_graph(
         try:
             graph = torch_pruning.DependencyGraph().build_dependency(
                 network,
-                arguments,
+                copied(arguments),
                 forward_fn=lambda model, batch: model(*batch),
                 output_transform=_marked,
                 unwrapped_parameters=loose,

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ganprune.masks import WeightSlot, weight_slots
 from ganprune.pruning.activation_scores import functions_named
 from ganprune.pruning.channels.dataflow import OUTPUT, Dataflow, Read, Shadow, rows_of
-from ganprune.pruning.channels.graph import tensors_in
+from ganprune.pruning.channels.graph import copied, mapped, tensors_in
 from ganprune.runtime import eval_mode
 
 _ELEMENTWISE = functions_named(
@@ -55,16 +55,6 @@ _SIZES = {
 
 class Untraceable(Exception):
     """The forward pass does something that shadows cannot follow; the message says what."""
-
-
-def _mapped(item: Any, change: Callable[[Tensor], Any]) -> Any:
-    if isinstance(item, Tensor):
-        return change(item)
-    if isinstance(item, (tuple, list)):
-        return type(item)(_mapped(part, change) for part in item) if type(item) in (tuple, list) else item
-    if isinstance(item, dict):
-        return {key: _mapped(part, change) for key, part in item.items()}
-    return item
 
 
 def _along(row: Tensor, axis: int, shape: torch.Size) -> Tensor:
@@ -161,7 +151,7 @@ class _Tracer(TorchFunctionMode):
                 return shadow.constant.logical_not().double()
             return getattr(shadow, what).clone()
 
-        return func(*_mapped(args, shadow_of), **_mapped(kwargs, shadow_of))
+        return func(*mapped(args, shadow_of), **mapped(kwargs, shadow_of))
 
     def get_before(self, tensor: Tensor) -> Shadow:
         """The shadow from before a change in place."""
@@ -297,7 +287,7 @@ class _Tracer(TorchFunctionMode):
     def pad(self, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
         source = self.get_before(args[0])
         amounts = args[1] if len(args) > 1 else kwargs["pad"]
-        axis = source.tensor.ndim - 1 - len(amounts) // 2
+        axis = min(1, source.tensor.ndim - 1 - len(amounts) // 2)
         mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
         if mode == "constant":
             constant = functional.pad(source.constant.logical_not().double(), tuple(amounts)) == 0
@@ -451,7 +441,7 @@ def trace(network: nn.Module, inputs: tuple[Any, ...]) -> Dataflow:
             leave = layer.register_forward_hook(lambda *_: tracer.current.pop() and None)
             stack.callback(enter.remove)
             stack.callback(leave.remove)
-        arguments = tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
+        arguments = copied(inputs)
         for tensor in tensors_in(arguments):
             tracer.unknown(tensor)
         with tracer:

@@ -21,6 +21,7 @@ from ganprune.pruning.channels.graph import (
     ChannelError,
     ChannelGroup,
     Cut,
+    copied,
     named_parts,
     sizes_of,
     tensors_in,
@@ -93,7 +94,7 @@ def _positions(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, int]
     device = next(network.parameters()).device
     try:
         with torch.no_grad(), eval_mode(network), keep_random_state(device):
-            network(*arguments)
+            network(*copied(arguments))
     finally:
         for handle in handles:
             handle.remove()
@@ -101,7 +102,7 @@ def _positions(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, int]
 
 
 def _batch_size(arguments: tuple[Any, ...]) -> int:
-    return next(len(one) for one in arguments if isinstance(one, Tensor))
+    return next((len(one) for one in tensors_in(arguments) if one.ndim), 1)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from ganprune.pruning.channels.graph import (
     Cut,
     Member,
     arguments_for,
+    copied,
     merged,
     named_parts,
     parameter_dim,
@@ -258,7 +259,6 @@ def _cut_convolution(layer: Any, role: str, kept: Tensor) -> None:
 @torch.no_grad()
 def outputs_of(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
     """All tensors that a network gives in evaluation mode, in exact arithmetic and with fixed random numbers."""
-    clones = tuple(one.clone() if isinstance(one, Tensor) else one for one in arguments)
     device = next(network.parameters()).device
     with (
         eval_mode(network),
@@ -267,7 +267,7 @@ def outputs_of(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
         torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
     ):
         torch.manual_seed(0)
-        return tensors_in(network(*clones))
+        return tensors_in(network(*copied(arguments)))
 
 
 def difference(one: Tensor, other: Tensor) -> tuple[float, float]:
