@@ -174,6 +174,24 @@ def test_verdicts_follow_the_protocol(
     assert cells["lines"][0]["random / magnitude"] == pytest.approx(3 / 1.02)
 
 
+def test_a_seed_beyond_twelve_floors_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    for row in invented_rows(6):
+        if row["seed"] == 2:  # its control is poor, and its pruned arms look splendid beside it
+            row["digit_fid"] = 60.1 if row["score"] == "dense" else 10.0
+        gp.append_record("../results/magnitude.jsonl", row)
+    cells = run_cells(*RECORDED, plt=plt)
+    plt.close("all")
+    assert cells["deciding"] == [0, 1, 3, 4, 5]
+    assert cells["lines"][0]["random / magnitude"] == pytest.approx(3 / 1.02)
+    cells = run_cells(*RECORDED[:-1], plt=plt)
+    plt.close("all")
+    assert [line["verdict"] for line in cells["lines"]] == ["matches", "worse"]
+
+
 def test_missing_records_fail_with_the_command_that_makes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
