@@ -721,8 +721,13 @@ def test_importances_refuse_what_they_cannot_do():
         channel_importance(network, "size")
     with pytest.raises(ValueError, match="'taylor' needs loss_fn"):
         channel_importance(network, "taylor")
-    with pytest.raises(ValueError, match="loss_fn must yield"):
+    with pytest.raises(ValueError, match="loss_fn must yield at least one"):
         channel_importance(network, "taylor", loss_fn=lambda model: [])
+    images = batch_for(network)
+    with pytest.raises(ValueError, match=r"loss_fn must yield scalars, got a loss of shape \(5, 1, 28, 28\)"):
+        channel_importance(network, "taylor", loss_fn=lambda model: [model(images)])
+    with pytest.raises(ValueError, match="'taylor' is NaN or infinite in layers.deconv1, layers.deconv2"):
+        plan_channels(network, 0.5, "taylor", loss_fn=lambda model: [model(images).mean() * float("nan")])
     with pytest.raises(ChannelError, match="layers.linear1 is followed by no batch norm"):
         channel_importance(course("mlp generator"), "bn")
     with pytest.raises(ValueError, match="protect names nothing"):
@@ -1029,6 +1034,8 @@ def test_slimming_refuses_what_it_cannot_do():
             slim(network, strength, optimizer),
         ):
             pass
+    with pytest.raises(TypeError, match="optimizer must be a torch.optim.Optimizer, got NoneType"):
+        slim(network, 1.0, None).__enter__()
     other = torch.optim.SGD(course("generator").parameters(), lr=0.1)
     with pytest.raises(ValueError, match="optimizer does not hold"), slim(network, 1.0, other):
         pass

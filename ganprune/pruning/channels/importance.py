@@ -59,7 +59,8 @@ def channel_importance(
 
     Raises:
         ChannelError: if no group is prunable, or one has no batch norm for "bn".
-        ValueError: if the name is unknown, ``loss_fn`` is missing, or as in :func:`channel_groups`.
+        ValueError: if the name is unknown, ``loss_fn`` is missing or yields no scalars, a number is NaN or
+            infinite, or as in :func:`channel_groups`.
     """
     check_importance(name, loss_fn)
     inputs = repeatable(inputs)
@@ -109,7 +110,23 @@ def importance_of(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """:func:`channel_importance` of a network that has been analysed."""
-    groups = prunable_groups(analysis, protect)
+    found = _measured(analysis, prunable_groups(analysis, protect), name, inputs, loss_fn, seed)
+    bad = [key for key, values in found.items() if not bool(torch.isfinite(values).all())]
+    if bad:
+        raise ValueError(
+            f"importance {name!r} is NaN or infinite in {', '.join(bad)}; are weights or losses?"
+        )
+    return found
+
+
+def _measured(
+    analysis: Analysis,
+    groups: Mapping[str, ChannelGroup],
+    name: str,
+    inputs: Any,
+    loss_fn: LossFn | None,
+    seed: int,
+) -> dict[str, Tensor]:
     if name == "random":
         generator, device = seeded(seed), next(analysis.folded.parameters()).device
         return {
@@ -190,6 +207,8 @@ def _taylor(network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: Los
     totals: dict[str, Tensor] = {}
     with torch.enable_grad():
         for loss in loss_fn(network):
+            if loss.numel() != 1:
+                raise ValueError(f"loss_fn must yield scalars, got a loss of shape {tuple(loss.shape)}")
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             products = {
                 key: torch.zeros_like(weight) if gradient is None else (gradient * weight).detach()

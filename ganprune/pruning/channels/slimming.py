@@ -55,11 +55,14 @@ def slim(network: nn.Module, strength: float, optimizer: Optimizer) -> Iterator[
         optimizer: steps the network's parameters.
 
     Raises:
+        TypeError: if the optimiser is none of torch's.
         ValueError: if ``strength`` is not positive and finite, no batch norm has a scale that is trained, or
             the optimiser does not hold one of them.
     """
     if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength < math.inf:
         raise ValueError(f"strength must be a positive finite number, got {strength!r}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     scales = _scales(network)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if any(id(scale) not in held for scale in scales):
