@@ -1,9 +1,10 @@
 """Whole channels: what is coupled, how much it matters, and networks without it.
 
-``graph`` finds the channels that can only go together, ``importance`` ranks them, ``surgery`` masks, holds and removes them,
-``shrinking`` plans a removal and keeps its promise. ``slimming`` trains batch-norm scales towards zero.
-``compaction`` takes out what pruning single weights has left without effect; ``shadows`` finds the constants of a
-network, ``dataflow`` what its layers do with them. ``folding`` turns spectral and weight norm into plain weights.
+``graph`` finds the channels that can only go together, ``importance`` ranks them, ``surgery`` masks, holds
+and removes them, ``shrinking`` plans a removal and keeps its promise. ``slimming`` trains batch-norm scales
+towards zero. ``compaction`` takes out what pruning single weights has left without effect; ``shadows`` finds
+the constants of a network, ``dataflow`` what its layers do with them. ``folding`` turns spectral and weight
+norm into plain weights.
 """
 
 from __future__ import annotations
