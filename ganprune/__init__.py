@@ -28,7 +28,7 @@ _PUBLIC = {
     "pruning": (
         "score allocate prune prune_generator recalibrate_batchnorm register_score channel_scores "
         "SCORES MovementPhase get_schedule GradualPruning MovementPruning DynamicSparseTraining BalanceController "
-        "find_tickets Ticket shrink_channels compact"
+        "find_tickets Ticket shrink_channels mask_channels keep_channels compact"
     ),
     "metrics": "evaluate FidelityReport complexity ComplexityReport layer_report",
     "training": "TrainConfig TrainState train train_epoch DivergenceError",

@@ -88,6 +88,19 @@ def test_products_outside_layers_count_in_full() -> None:
     assert metrics.effective_macs(model, inputs) == 3 * 3 * 4
 
 
+def test_layers_may_be_called_by_keyword() -> None:
+    class Named(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self:
+                x = layer(input=x)
+            return x
+
+    layers = [nn.ConvTranspose2d(3, 4, 4, 2, 1), nn.Conv2d(4, 2, 3)]
+    x = torch.randn(1, 3, 5, 5)
+    found = [metrics.complexity(net(*layers), inputs=x) for net in (Named, nn.Sequential)]
+    assert found[0].effective_macs == found[1].effective_macs > 0
+
+
 def test_report_counts_zeros_per_layer_and_per_network() -> None:
     gan = models.dcgan(width=8, latent_dim=16, device="cpu")
     weights = masks.prunable_weights(gan.generator)

@@ -399,11 +399,14 @@ def _work(model: nn.Module, inputs: Inputs) -> _Work:
     samples = len(batch[0])
     work = _Work(0.0, 0.0, {})
 
-    def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    def count(
+        layer: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+    ) -> None:
         if isinstance(layer, nn.Linear):
             uses = output.numel() // layer.out_features
         else:
-            source = arguments[0] if isinstance(layer, _ConvTransposeNd) else output
+            given = arguments[0] if arguments else named["input"]
+            source = given if isinstance(layer, _ConvTransposeNd) else output
             spatial = source.shape[-len(layer.kernel_size) :]  # type: ignore[arg-type]
             uses = math.prod(spatial) * (source.shape[0] if source.dim() == len(spatial) + 2 else 1)
         weight: Tensor = layer.weight  # type: ignore[assignment]
@@ -412,7 +415,7 @@ def _work(model: nn.Module, inputs: Inputs) -> _Work:
         work.uses[key] = work.uses.get(key, 0.0) + uses / samples
 
     handles = [
-        layer.register_forward_hook(count)
+        layer.register_forward_hook(count, with_kwargs=True)
         for layer in model.modules()
         if isinstance(layer, masks.PRUNABLE_LAYERS)
     ]
