@@ -116,7 +116,7 @@ def main() -> None:
     """The command line of this module."""
     default = MagnitudeCurve()
     parser = argparse.ArgumentParser(description="Record the quality-sparsity curve of magnitude pruning.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--store", type=Path, default=Path("results/magnitude.jsonl"))
     for field in ("width", "dense_steps", "finetune_steps"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(default, field))
