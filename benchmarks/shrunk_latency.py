@@ -15,7 +15,7 @@ from ganprune.pruning.channels import fold_norms, plan_channels, remove_channels
 MINUTES = 3
 BATCH_SIZE = 64
 PASSES = 40
-"""In a row, so that each network finds the caches and the allocator as it leaves them itself, as in use."""
+"""In a row, so that each network finds the machine as it leaves it itself, as in use."""
 SPARSITY = 0.9
 BARS = {32: 2.5, 64: 4.0}
 LEFT = 0.1

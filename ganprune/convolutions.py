@@ -67,6 +67,7 @@ def _is_narrow(layer: Any) -> bool:
     return (
         isinstance(layer, nn.ConvTranspose2d)
         and layer.out_channels <= min(layer.in_channels, _NARROW)
+        and (layer.out_channels > 1 or layer.in_channels <= _NARROW)
         and layer.stride[0] == layer.stride[1] > 1
         and all(k % s == 0 for k, s in zip(layer.kernel_size, layer.stride, strict=True))
     )
@@ -100,11 +101,7 @@ def _conv_transpose2d(
     if x.shape[2:] == (1, 1) and layer.padding == (0, 0):
         maps = (x.flatten(1) @ _reformed(layer, made, _rows)).unflatten(1, (*kernel, layer.out_channels))
         maps = maps.permute(0, 3, 1, 2)
-    elif (
-        not torch.is_grad_enabled()
-        and _is_narrow(layer)
-        and (layer.out_channels > 1 or layer.in_channels <= _NARROW)
-    ):
+    elif not torch.is_grad_enabled() and _is_narrow(layer):
         stride = layer.stride[0]
         maps = _sub_pixels(
             x, _reformed(layer, made, partial(_per_pixel, stride=stride)), stride, layer.padding
@@ -148,7 +145,7 @@ class _ConvolutionOfGreyImages(torch.autograd.Function):
 
 
 _NARROW = 8
-"""Up to so many channels the other form was faster at every size tried: oneDNN's kernels work on 8 or 16 at once."""
+"""Channels, found by timing on one and two threads: beyond, the form per pixel does not pay for every layer."""
 
 _FORMS: dict[Any, Any] = {
     nn.Conv2d.forward: _conv2d,

@@ -459,7 +459,7 @@ def _rank_by_flow(
     target: float,
     rounds: int,
 ) -> Tensor:
-    """The scores of :func:`synflow`, flat; the work beside the passes is proportional to the weights left."""
+    """The scores of :func:`synflow`, flat; what is selected from shrinks with the weights left."""
     sizes = [weight.numel() for weight in weights.values()]
     with torch.no_grad():
         flat = torch.cat([weight.flatten() for weight in weights.values()])
@@ -477,7 +477,7 @@ def _rank_by_flow(
             output = network(*sample)
         outer.gradients(output.sum(), into=places)
         if left < 0.75 * len(alive):
-            stay = positions(values == values)  # those that are gone are NaN
+            stay = positions(~values.isnan())
             alive, values = alive.index_select(0, stay), values.index_select(0, stay)
         flow = buffer[: len(alive)]
         torch.index_select(gradient, 0, alive, out=flow)
@@ -492,15 +492,16 @@ def _rank_by_flow(
         count = left - (total - pruned_count(share, total))
         if count > 0:
             before, (leave, threshold) = threshold, _smallest(flow, count, guess)
+            # from round to round the threshold changes by nearly the same factor; a wrong guess costs time only
             guess = 1.02 * threshold * (threshold / before if before else 1.2)
             gone, rank = (part[total - left : total - left + count] for part in (order, ranks))
             torch.index_select(alive, 0, leave, out=gone)
             torch.index_select(flow, 0, leave, out=rank)
             rank.mul_(0.5 / max(threshold, torch.finfo(rank.dtype).tiny)).sub_(rounds - number + 1.0)
             flat.index_fill_(0, gone, 0.0)
-            values.index_fill_(0, leave, math.nan)
+            values.index_fill_(0, leave, math.nan)  # a mark: it is no candidate any more
             left -= count
-    stay = positions(values == values)
+    stay = positions(~values.isnan())
     torch.index_select(alive, 0, stay, out=order[total - left :])
     torch.index_select(flow, 0, stay, out=ranks[total - left :])
     return torch.empty_like(ranks).index_copy_(0, order, ranks)
