@@ -330,6 +330,21 @@ class Killed(BaseException):
     pass
 
 
+def kill_at(monkeypatch, number):
+    """Raises Killed at that replacement of a file: before it for odd numbers, after it for even ones."""
+    replace, counter = os.replace, itertools.count()
+
+    def killing(source, target):
+        at = next(counter)
+        if at == number and number % 2:
+            raise Killed
+        replace(source, target)
+        if at == number:
+            raise Killed
+
+    monkeypatch.setattr(os, "replace", killing)
+
+
 @pytest.mark.parametrize("rewind", ["late", "learning-rate"])
 def test_a_run_stopped_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch, rewind):
     """Before or after each replacement of a file, in every round: nothing else is ever on the disk."""
@@ -348,17 +363,7 @@ def test_a_run_stopped_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatc
         assert name in writes
     for number in range(0, len(writes), 1 if rewind == "late" else 3):
         folder = tmp_path / str(number)
-        left = itertools.count()
-
-        def killing(source, target, left=left, number=number):
-            at = next(left)
-            if at == number and number % 2:
-                raise Killed
-            replace(source, target)
-            if at == number:
-                raise Killed
-
-        monkeypatch.setattr(os, "replace", killing)
+        kill_at(monkeypatch, number)
         with pytest.raises(Killed):
             kept_search(folder, rewind)
         monkeypatch.setattr(os, "replace", replace)
@@ -1060,17 +1065,7 @@ def test_a_search_for_an_early_bird_stopped_at_any_write_goes_on_to_the_same_bir
 
     (straight, seen), replace = find(None), os.replace
     for number in itertools.count():
-        left = itertools.count()
-
-        def killing(source, target, left=left, number=number):
-            at = next(left)
-            if at == number and number % 2:
-                raise Killed
-            replace(source, target)
-            if at == number:
-                raise Killed
-
-        monkeypatch.setattr(os, "replace", killing)
+        kill_at(monkeypatch, number)
         try:
             find(tmp_path / str(number))
             break
