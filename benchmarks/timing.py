@@ -19,6 +19,16 @@ def clock(device: torch.device | str = "cpu") -> float:
     return time.perf_counter()
 
 
+def keep_freed_memory() -> None:
+    """Has the allocator keep large blocks that are freed, so that no arm pays for fetching them again.
+
+    glibc gives a large freed block back to the system, and its next use costs a page fault per 4 KiB. "Large"
+    is what exceeds the largest such block so far, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD): whether an arm
+    pays would depend on what its process did before.
+    """
+    torch.ones(31 * 2**20, dtype=torch.uint8)
+
+
 @dataclass(frozen=True)
 class Ratio:
     """A ratio of two times: the median over rounds with its 95% interval."""

@@ -3,10 +3,10 @@
 The first layer of a DCGAN generator sees maps of one pixel, and the last layer of its discriminator leaves
 maps of one pixel: there the sum over positions has one term, and the convolution *is* a matrix product. Next
 to a grey image there is one channel: a product over patches, added up where they overlap (``fold``), is all
-there is to do. And a transposed convolution to few channels, as in a pruned generator, is a convolution to
-stride² times as many, each for one of the pixels of a stride (Shi et al. 2016, "Is the deconvolution layer the
-same as a convolutional layer?"). On the CPU the general kernels are slow at these shapes, so training steps
-and sampling take the other form instead. The result is the same up to rounding.
+there is to do. And a transposed convolution to few channels, as in a pruned generator, is a convolution to more
+channels, each for one pixel of a block (Shi et al. 2016, "Is the deconvolution layer the same as a
+convolutional layer?"). On the CPU the general kernels are slow at these shapes, so training steps and sampling
+take the other form instead. The result is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _is_narrow(layer: Any) -> bool:
-    """Whether a transposed convolution has so few outputs that giving each pixel of a stride its own pays."""
+    """Whether a transposed convolution has so few channels that giving each pixel of a block its own pays."""
     return (
         isinstance(layer, nn.ConvTranspose2d)
         and layer.out_channels <= min(layer.in_channels, _NARROW)
@@ -71,6 +71,12 @@ def _is_narrow(layer: Any) -> bool:
         and layer.stride[0] == layer.stride[1] > 1
         and all(k % s == 0 for k, s in zip(layer.kernel_size, layer.stride, strict=True))
     )
+
+
+def _pairs_up(layer: Any, x: Tensor) -> bool:
+    """Whether two pixels of x, in height and width, become two strides of a grey image, in enough images to pay."""
+    sides = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
+    return len(x) >= _MANY and all(n % 2 == 0 and k == s + 2 * p for n, k, s, p in sides)
 
 
 def _reformed(layer: Any, made: dict[str, Any], form: Callable[[Tensor], Tensor]) -> Tensor:
@@ -101,11 +107,10 @@ def _conv_transpose2d(
     if x.shape[2:] == (1, 1) and layer.padding == (0, 0):
         maps = (x.flatten(1) @ _reformed(layer, made, _rows)).unflatten(1, (*kernel, layer.out_channels))
         maps = maps.permute(0, 3, 1, 2)
-    elif not torch.is_grad_enabled() and _is_narrow(layer):
-        stride = layer.stride[0]
-        maps = _sub_pixels(
-            x, _reformed(layer, made, partial(_per_pixel, stride=stride)), stride, layer.padding
-        )
+    elif (
+        not torch.is_grad_enabled() and _is_narrow(layer) and (layer.out_channels > 1 or _pairs_up(layer, x))
+    ):
+        return _by_blocks(layer, made, x)
     elif layer.out_channels == 1:
         sides: Any = zip(x.shape[2:], layer.stride, layer.padding, kernel, strict=True)
         size = [(n - 1) * s - 2 * p + k for n, s, p, k in sides]
@@ -144,8 +149,8 @@ class _ConvolutionOfGreyImages(torch.autograd.Function):
         return (*found, None, None)
 
 
-_NARROW = 8
-"""Channels, found by timing on one and two threads: beyond, the form per pixel does not pay for every layer."""
+_NARROW, _MANY = 16, 32
+"""Channels up to which, and grey images from which on, blocks pay on the CPU (``benchmarks/narrow_layers.py``)."""
 
 _FORMS: dict[Any, Any] = {
     nn.Conv2d.forward: _conv2d,
@@ -168,26 +173,40 @@ def _added_up(x: Tensor, weight: Tensor, size: Any, stride: Any, padding: Any) -
     return images.transpose(0, 1)
 
 
-def _per_pixel(weight: Tensor, stride: int) -> Tensor:
-    """Weight (C, C', k, k') of a transposed convolution as that of a convolution, (C' · s², C, k / s, k' / s).
+def _by_blocks(layer: nn.ConvTranspose2d, made: dict[str, Any], x: Tensor) -> Tensor:
+    """A transposed convolution as a convolution whose channels are the pixels of a block of the output.
 
-    Output pixel s · i + r sees the taps s · m + r of the pixels i − m: there is one kernel for each r.
+    A block is one stride in height and width; the outermost begin in the padding, which is cut off. Of a grey
+    image a block is two strides, without padding: with so few channels, more of them cost less than a cut.
     """
-    taps = weight.unflatten(3, (-1, stride)).unflatten(2, (-1, stride)).flip(2, 4)  # (C, C', m, r, m', r')
-    return taps.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+    stride, padding = layer.stride[0], layer.padding
+    group, cut = (1, padding) if layer.out_channels > 1 else (2, (0, 0))
+    left_out = [p - c for p, c in zip(padding, cut, strict=True)]
+    kernel = _reformed(layer, made, partial(_per_block, stride=stride, padding=left_out, group=group))
+    bias = None if layer.bias is None else layer.bias.repeat((group * stride) ** 2)
+    before = [(k - 1 - p) // stride for k, p in zip(layer.kernel_size, left_out, strict=True)]
+    blocks = functional.conv2d(x, kernel, bias, group, before).permute(0, 2, 3, 1)
+    blocks = blocks.unflatten(3, (group * stride, group * stride, layer.out_channels))
+    image = blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (N, H', W', C')
+    (top, left), (_, height, width, _) = cut, image.shape
+    return image[:, top : height - top, left : width - left].contiguous().permute(0, 3, 1, 2)
 
 
-def _sub_pixels(x: Tensor, kernel: Tensor, stride: int, padding: Any) -> Tensor:
-    """The transposed convolution of x with a weight in the form above."""
-    if len(kernel) == stride**2:
-        x = x.contiguous()  # with one channel there is nothing to keep together
-    layout = (
-        torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    )
-    edge = [side - 1 for side in kernel.shape[2:]]
-    maps = functional.pixel_shuffle(functional.conv2d(x, kernel, padding=edge), stride)
-    (top, left), (height, width) = padding, maps.shape[2:]
-    return maps[:, :, top : height - top, left : width - left].contiguous(memory_format=layout)
+def _per_block(weight: Tensor, stride: int, padding: Any, group: int) -> Tensor:
+    """Weight (C, C', k, k') of a transposed convolution as that of a convolution, (b · b · C', C, m, m').
+
+    A block of b = group · stride pixels begins at every ``group``-th pixel i of the input. Its pixel a sees the
+    input pixel i + d through tap a + padding − stride · d, for all d where there is such a tap.
+    """
+    pixel = torch.arange(group * stride)[:, None]
+    for axis in (3, 2):
+        pad, size = padding[axis - 2], weight.shape[axis]
+        first, last = -((size - 1 - pad) // stride), (group * stride - 1 + pad) // stride
+        tap = pixel + pad - stride * torch.arange(first, last + 1)
+        weight = weight.movedim(axis, -1)[..., tap.clamp(0, size - 1)]
+        weight = weight.masked_fill((tap < 0) | (tap >= size), 0.0)
+    kernel = weight.permute(4, 2, 1, 0, 5, 3).flatten(0, 2)  # from (C, C', a', d', a, d)
+    return kernel.contiguous(memory_format=torch.channels_last)
 
 
 def _patches(x: Tensor, size: Any, kernel: Any, stride: Any, padding: Any) -> Tensor:

@@ -112,7 +112,14 @@ def test_the_interval_of_the_median_covers_it():
 def test_every_benchmark_says_how_long_it_takes():
     found = load("__main__").discover()
     wanted = {"training_step", "time_to_quality", "masked_step", "notebook_memory", "build_times"}
-    wanted |= {"selection", "score_cost", "dynamic_sparse", "shrunk_latency", "width_scaling"}
+    wanted |= {
+        "selection",
+        "score_cost",
+        "dynamic_sparse",
+        "shrunk_latency",
+        "width_scaling",
+        "narrow_layers",
+    }
     assert wanted <= found.keys()
     minutes = [module.MINUTES for module in found.values()]
     assert minutes == sorted(minutes)
@@ -152,7 +159,15 @@ def test_a_benchmark_that_fails_does_not_lose_the_others(capsys, monkeypatch, tm
 
 @pytest.mark.parametrize(
     "name",
-    ["dynamic_sparse", "masked_step", "score_cost", "shrunk_latency", "training_step", "width_scaling"],
+    [
+        "dynamic_sparse",
+        "masked_step",
+        "narrow_layers",
+        "score_cost",
+        "shrunk_latency",
+        "training_step",
+        "width_scaling",
+    ],
 )
 def test_benchmarks_work_at_tiny_sizes(name):
     rows = list(load(name).measure(True))
