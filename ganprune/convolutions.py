@@ -117,7 +117,7 @@ def _conv_transpose2d(
         maps = _added_up(x, layer.weight, size, layer.stride, layer.padding)
     else:
         return nn.ConvTranspose2d.forward(layer, x)
-    return maps if layer.bias is None else maps + layer.bias[:, None, None]
+    return maps if layer.bias is None else maps + layer.bias[:, None, None].to(maps.dtype)
 
 
 class _ConvolutionOfGreyImages(torch.autograd.Function):
@@ -162,25 +162,25 @@ def _added_up(x: Tensor, weight: Tensor, size: Any, stride: Any, padding: Any) -
     """The transposed convolution of x (N, C, H, W) with weight (C, 1, k, k): grey images of that size.
 
     Each position of x gives one patch; the patches are added up where they overlap, in float32 at least. The
-    images take the place of the channels of ``fold``, which works through channels in parallel.
+    images take the place of the channels of ``fold``: that saves a copy.
     """
-    patches = weight.flatten(1).T @ x.flatten(2)  # (N, k · k, H · W)
-    if patches.dtype == torch.bfloat16:
-        patches = patches.float()
+    product = weight.flatten(1).T @ x.flatten(2)  # (N, k · k, H · W)
+    patches = product.float() if product.dtype == torch.bfloat16 else product
     images = functional.fold(
         patches.reshape(1, -1, patches.shape[2]), size, weight.shape[2:], 1, padding, stride
     )
-    return images.transpose(0, 1)
+    return images.transpose(0, 1).to(product.dtype)
 
 
-def _by_blocks(layer: nn.ConvTranspose2d, made: dict[str, Any], x: Tensor) -> Tensor:
+def _by_blocks(layer: Any, made: dict[str, Any], x: Tensor) -> Tensor:
     """A transposed convolution as a convolution whose channels are the pixels of a block of the output.
 
     A block is one stride in height and width; the outermost begin in the padding, which is cut off. Of a grey
     image a block is two strides, without padding: with so few channels, more of them cost less than a cut.
     """
     stride, padding = layer.stride[0], layer.padding
-    group, cut = (1, padding) if layer.out_channels > 1 else (2, (0, 0))
+    group = 1 if layer.out_channels > 1 else 2
+    cut = padding if group == 1 else (0, 0)
     left_out = [p - c for p, c in zip(padding, cut, strict=True)]
     kernel = _reformed(layer, made, partial(_per_block, stride=stride, padding=left_out, group=group))
     bias = None if layer.bias is None else layer.bias.repeat((group * stride) ** 2)
@@ -188,11 +188,11 @@ def _by_blocks(layer: nn.ConvTranspose2d, made: dict[str, Any], x: Tensor) -> Te
     blocks = functional.conv2d(x, kernel, bias, group, before).permute(0, 2, 3, 1)
     blocks = blocks.unflatten(3, (group * stride, group * stride, layer.out_channels))
     image = blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (N, H', W', C')
-    (top, left), (_, height, width, _) = cut, image.shape
+    (top, left), (height, width) = cut, image.shape[1:3]
     return image[:, top : height - top, left : width - left].contiguous().permute(0, 3, 1, 2)
 
 
-def _per_block(weight: Tensor, stride: int, padding: Any, group: int) -> Tensor:
+def _per_block(weight: Tensor, stride: Any, padding: Any, group: int) -> Tensor:
     """Weight (C, C', k, k') of a transposed convolution as that of a convolution, (b · b · C', C, m, m').
 
     A block of b = group · stride pixels begins at every ``group``-th pixel i of the input. Its pixel a sees the

@@ -153,6 +153,10 @@ def test_in_bfloat16_it_differs_by_rounding_alone() -> None:
         (nn.Conv2d(8, 1, 4), torch.randn(4, 8, 4, 4)),
     ):
         x.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = layer(x)
+            with fast_convolutions(layer):
+                assert layer(x).dtype == expected.dtype == torch.bfloat16
         exact = results(copy.deepcopy(layer).double(), x.detach().double().requires_grad_())
         with torch.autocast("cpu", torch.bfloat16), fast_convolutions(layer):
             found = results(layer, x)
