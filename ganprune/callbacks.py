@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ganprune.checks import check_integer
 from ganprune.metrics import evaluate
 from ganprune.training import TrainState
 
@@ -23,9 +24,8 @@ class every:
     """
 
     def __init__(self, interval: int, function: Callable[[TrainState], Any], at_end: bool = True) -> None:
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval must be an integer of at least 1, got {interval!r}")
-        self.interval, self.function, self.at_end = interval, function, at_end
+        self.interval = check_integer("interval", interval, 1)
+        self.function, self.at_end = function, at_end
         self.order = getattr(function, "order", LOG)
         if hasattr(function, "begin"):
             self.begin = function.begin

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ganprune.imported  # noqa: F401  (makes specs of one's own known, and what to do about them)
+from ganprune.checks import check_choice
 from ganprune.masks import Mask, check_mask
 from ganprune.models import GAN, GANSpec, spec_from_dict, spec_to_dict
 from ganprune.runtime import as_device, replacing
@@ -187,6 +188,5 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> GAN:
     Raises:
         ValueError: if there is no such GAN.
     """
-    if name not in PRETRAINED:
-        raise ValueError(f"name must be one of {', '.join(PRETRAINED)}, got {name!r}")
+    check_choice("name", name, PRETRAINED)
     return load(_PRETRAINED_FOLDER / f"{name}.safetensors", device)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganprune.checks import check_integer
 from ganprune.runtime import as_device, cache_dir, seeded, step_seed
 
 SPLIT_SEED = 20_260_101
@@ -69,8 +70,7 @@ class Split:
         Returns:
             float32, shape (batch_size, C, H, W), values in [-1, 1], on the split's device.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+        check_integer("batch_size", batch_size, 1)
         generator = seeded(step_seed(seed, step, "batch"))
         rows = torch.randint(len(self), (batch_size,), generator=generator).to(self.device)
         return _to_float(self.images[rows])
@@ -178,8 +178,7 @@ def gaussian_ring(n: int, seed: int, modes: int = 8, radius: float = 2.0, std: f
     Returns:
         float32, shape (n, 2).
     """
-    if modes < 1:
-        raise ValueError(f"modes must be at least 1, got {modes!r}")
+    check_integer("modes", modes, 1)
     generator = seeded(seed)
     angles = torch.randint(modes, (n,), generator=generator) * (2 * math.pi / modes)
     centres = radius * torch.stack([angles.cos(), angles.sin()], dim=1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from ganprune.checks import check_choice, check_integer
 from ganprune.models import GAN, latent_dim_of, sample_latents
 from ganprune.runtime import eval_mode, seeded, step_seed
 
@@ -80,8 +81,7 @@ def get_loss(name: str | Loss) -> Loss:
     """
     if isinstance(name, Loss):
         return name
-    if name not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")
+    check_choice("loss", name, LOSSES)
     return LOSSES[name]
 
 
@@ -148,8 +148,7 @@ def generator_loss(
         seed: determines the latents.
     """
     chosen = get_loss(loss)
-    if batches < 1:
-        raise ValueError(f"batches must be at least 1, got {batches!r}")
+    check_integer("batches", batches, 1)
 
     def loss_fn(generator: nn.Module) -> Iterator[Tensor]:
         device = next(generator.parameters()).device
@@ -173,8 +172,7 @@ def discriminator_loss(
 ) -> LossFn:
     """A closure that yields the discriminator's loss, batch by batch; the counterpart of :func:`generator_loss`."""
     chosen = get_loss(loss)
-    if batches < 1:
-        raise ValueError(f"batches must be at least 1, got {batches!r}")
+    check_integer("batches", batches, 1)
 
     def loss_fn(discriminator: nn.Module) -> Iterator[Tensor]:
         device = next(discriminator.parameters()).device

@@ -21,6 +21,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim import Optimizer
 
+from ganprune.checks import check_choice, check_number
 from ganprune.runtime import eval_mode
 
 PRUNABLE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -40,12 +41,7 @@ def check_sparsity(sparsity: Any, name: str = "sparsity") -> float:
         TypeError: if it is not a number.
         ValueError: if it is not in [0, 1); NaN is not.
     """
-    if isinstance(sparsity, bool) or not hasattr(sparsity, "__float__"):
-        raise TypeError(f"{name} must be a number in [0, 1), got {sparsity!r}")
-    value = float(sparsity)
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1), got {sparsity!r}")
-    return value
+    return check_number(name, sparsity, "[0, 1)")
 
 
 # --- Which weights --------------------------------------------------------------------------------
@@ -628,8 +624,7 @@ class MaskKeeper:
 
     @gradients.setter
     def gradients(self, mode: str) -> None:
-        if mode not in GRADIENT_MODES:
-            raise ValueError(f"gradients must be one of {', '.join(GRADIENT_MODES)}, got {mode!r}")
+        check_choice("gradients", mode, GRADIENT_MODES)
         self._gradients = mode
 
     def _watch_gradient(self, index: int, weight: nn.Parameter) -> Any:
@@ -789,8 +784,7 @@ def keep_mask(
         raise ValueError(
             "optimizer must not be LBFGS: it evaluates the loss between its own steps, where no mask holds"
         )
-    if gradients not in GRADIENT_MODES:
-        raise ValueError(f"gradients must be one of {', '.join(GRADIENT_MODES)}, got {gradients!r}")
+    check_choice("gradients", gradients, GRADIENT_MODES)
     both = sorted(set(others or ()) & set(mask))
     if both:
         raise ValueError(f"others must name what the mask does not, got {', '.join(both)}")

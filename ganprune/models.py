@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.convolutions import fast_convolutions
 from ganprune.runtime import as_device, eval_mode, seeded, step_seed
 
@@ -52,8 +53,7 @@ def spec_from_dict(values: dict[str, Any]) -> Any:
     """
     fields = dict(values)
     name = fields.pop("model", None)
-    if name not in MODEL_SPECS:
-        raise ValueError(f"model must be one of {', '.join(sorted(MODEL_SPECS))}, got {name!r}")
+    check_choice("model", name, sorted(MODEL_SPECS))
     try:
         return MODEL_SPECS[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
     except TypeError as error:
@@ -76,8 +76,7 @@ def _check_positive(name: str, values: tuple[int, ...], length: int | None = Non
 
 
 def _check_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check_choice("norm", norm, NORMS)
 
 
 @register_model_spec
@@ -124,8 +123,7 @@ class DCGANDiscriminatorSpec:
     logit_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.logit_gain < float("inf"):
-            raise ValueError(f"logit_gain must be positive and finite, got {self.logit_gain!r}")
+        check_number("logit_gain", self.logit_gain, "(0, inf)")
         _check_positive("channels", self.channels, 3)
         _strides(self.image_shape, "image_shape")
         _check_norm(self.norm)
@@ -451,8 +449,7 @@ def latent_dim_of(generator: nn.Module) -> int:
 
 def sample_latents(n: int, latent_dim: int, seed: int = 0, device: str | torch.device = "cpu") -> Tensor:
     """Standard normal latents, float32, shape (n, latent_dim); drawn on the CPU so that all devices agree."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n!r}")
+    check_integer("n", n, 1)
     return torch.randn(n, latent_dim, generator=seeded(step_seed(seed, 0, LATENT_STREAM))).to(device)
 
 

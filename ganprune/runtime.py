@@ -19,6 +19,8 @@ from torch import nn
 from tqdm.auto import tqdm as notebook_tqdm
 from tqdm.std import tqdm as console_tqdm
 
+from ganprune.checks import check_choice
+
 PROFILES = ("smoke", "laptop", "gpu")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -85,9 +87,7 @@ def profile(name: str | None = None, device: str | torch.device | None = None) -
     Raises:
         ValueError: if the name is none of the three.
     """
-    chosen = name or os.environ.get("GANPRUNE_PROFILE") or "laptop"
-    if chosen not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {chosen!r}")
+    chosen = check_choice("profile", name or os.environ.get("GANPRUNE_PROFILE") or "laptop", PROFILES)
     return Profile(chosen, as_device(device))
 
 

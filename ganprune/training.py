@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganprune import checkpoints
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.convolutions import fast_convolutions
 from ganprune.losses import frozen, get_loss, gradient_penalty, r1_penalty
 from ganprune.masks import Mask, MaskKeeper, apply_mask, keep_mask
@@ -82,19 +83,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "critic_steps", "log_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate!r}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}")
-        if not 0 <= self.decay_from <= 1:
-            raise ValueError(f"decay_from must be in [0, 1], got {self.decay_from!r}")
+            check_integer(name, getattr(self, name), 1)
+        check_number("learning_rate", self.learning_rate, "(0, inf)")
+        check_number("ema_decay", self.ema_decay, "[0, 1)")
+        check_number("decay_from", self.decay_from, "[0, 1]")
         for name, allowed in (("optimizer", OPTIMIZERS), ("penalty", PENALTIES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be positive or None, got {self.clip!r}")
+            check_choice(name, getattr(self, name), allowed)
+        if self.clip is not None:
+            check_number("clip", self.clip, "(0, inf)", " or None")
         get_loss(self.loss)
         object.__setattr__(self, "betas", tuple(self.betas))
 

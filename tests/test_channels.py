@@ -1030,7 +1030,7 @@ def test_slimming_refuses_what_it_cannot_do():
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for strength in (0, -1.0, float("nan"), "much"):
         with (
-            pytest.raises(ValueError, match="strength must be a positive finite number"),
+            pytest.raises((TypeError, ValueError), match=r"strength must be (a number )?in \(0, inf\), got"),
             slim(network, strength, optimizer),
         ):
             pass

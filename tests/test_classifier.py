@@ -175,7 +175,7 @@ def test_bad_arguments_are_named(data: ImageData) -> None:
         metrics.ImageClassifier((1, 4, 28), 10)
     with pytest.raises(ValueError, match="num_classes must be at least 2"):
         metrics.ImageClassifier((1, 28, 28), 1)
-    with pytest.raises(ValueError, match="epochs must be at least 1"):
+    with pytest.raises(ValueError, match="epochs must be an integer of at least 1"):
         metrics.ClassifierConfig(epochs=0)
     with pytest.raises(ValueError, match=r"images must have shape \(N, 1, >=28, >=28\)"):
         metrics.load_digit_classifier("cpu").features(torch.zeros(2, 3, 28, 28))

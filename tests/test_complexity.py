@@ -198,7 +198,7 @@ def test_measuring_changes_no_state() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="inputs must be given, because Linear"):
         metrics.macs(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="batch_size and repeats must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         metrics.latency(Noisy(), batch_size=0)
     with pytest.raises(ValueError, match="no prunable weight"):
         metrics.sparsity(nn.BatchNorm1d(3))

@@ -88,7 +88,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(mnist, seed, step, size):
 def test_batches_differ_between_steps_and_cover_the_split(mnist):
     assert not torch.equal(mnist.train.batch(64, 0, 0), mnist.train.batch(64, 0, 1))
     assert not torch.equal(mnist.train.batch(64, 0, 0), mnist.train.batch(64, 1, 0))
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         mnist.train.batch(0, 0, 0)
 
 
@@ -186,5 +186,5 @@ def test_ring_has_its_modes_where_they_belong():
     assert (angles - angles.round()).abs().max() < 0.05
     assert angles.round().remainder(8).long().bincount(minlength=8).min() > 400
     assert torch.equal(points, gp.gaussian_ring(4_000, seed=0, std=0.01))
-    with pytest.raises(ValueError, match="modes must be at least 1"):
+    with pytest.raises(ValueError, match="modes must be an integer of at least 1"):
         gp.gaussian_ring(10, seed=0, modes=0)

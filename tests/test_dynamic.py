@@ -877,7 +877,7 @@ def test_a_controller_that_was_not_begun_says_so():
         ({"increment": 2}, ValueError, r"increment must be in \[0, 1\], got 2"),
         ({"bounds": (0, 1)}, ValueError, "bounds must be above 0"),
         ({"bounds": (0.5, 1.5)}, ValueError, r"bounds must be in \[0, 1\], got 1.5"),
-        ({"density": 0.01}, ValueError, r"density must be in \[0.05, 1\], got 0.01"),
+        ({"density": 0.01}, ValueError, r"density must be in \[0.05, 1.0\], got 0.01"),
         ({"interval": 0}, ValueError, "interval must be an integer of at least 1, got 0"),
         ({"samples": 0}, ValueError, "samples must be an integer of at least 1, got 0"),
         ({"grow": "magnitude"}, ValueError, "grow must be one of gradient, random, got 'magnitude'"),

@@ -377,7 +377,7 @@ def test_bad_arguments_are_named(part: Split, gan: models.GAN) -> None:
             metrics.evaluate(gan.generator, part, samples=samples)
     with pytest.raises(ValueError, match='metrics must be "all" or some of'):
         metrics.evaluate(gan.generator, part, metrics="inception")
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         metrics.evaluate(gan.generator, part, samples=20, batch_size=0)
     with pytest.raises(ValueError, match="loss must be one of"):
         metrics.evaluate(gan.generator, part, loss="square")

@@ -15,7 +15,7 @@ import ganprune as gp
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ganprune"
 LAYERS = {
-    0: ["ganprune", "runtime"],
+    0: ["checks", "ganprune", "runtime"],
     1: ["convolutions", "data", "imported", "losses", "masks", "models"],
     2: ["checkpoints"],
     3: ["metrics", "training"],

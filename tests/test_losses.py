@@ -136,5 +136,5 @@ def test_generator_loss_reaches_the_generator_and_not_the_discriminator():
     "factory", [gp.generator_loss, lambda gan, batches: gp.discriminator_loss(gan, None, batches)]
 )
 def test_no_batches_are_refused(factory):
-    with pytest.raises(ValueError, match="batches must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batches must be an integer of at least 1, got 0"):
         factory(gp.dcgan(width=4, device="cpu"), batches=0)

@@ -170,7 +170,7 @@ def test_sampling_is_seeded_and_changes_nothing():
 def test_latents_are_standard_normal():
     z = gp.sample_latents(20_000, 8, seed=1)
     assert z.mean().abs() < 0.02 and (z.std() - 1).abs() < 0.02
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         gp.sample_latents(0, 8)
 
 

@@ -221,7 +221,7 @@ def test_what_it_refuses():
         MovementPhase(model, torch.optim.LBFGS(model.parameters()), 0.5)
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 1"):
         MovementPhase(model, optimizer, 1)
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every must be an integer of at least 1, got 0"):
         MovementPhase(model, optimizer, 0.5, every=0)
     with pytest.raises(ValueError, match="optimizer does not hold weight"):
         MovementPhase(nn.Linear(2, 2), optimizer, 0.5)

@@ -72,7 +72,7 @@ def test_a_schedule_by_name_or_by_function_depends_on_the_step_alone():
         (lambda: one_shot(-1, final=0.5), "step must be an integer of at least 0, got -1"),
         (lambda: one_shot(0.5, final=0.5), "step must be an integer"),
         (lambda: geometric(1, 0.0), r"keep must be in \(0, 1\], got 0.0"),
-        (lambda: geometric(1, every=0), "every must be at least 1"),
+        (lambda: geometric(1, every=0), "every must be an integer of at least 1"),
         (lambda: cubic(0, start=5, end=5, final=0.5), "end must be after start, 5, got 5"),
         (lambda: cubic(0, start=0, end=5, final=0.2, initial=0.3), "final must be at least initial"),
         (lambda: cubic(0, start=0, end=5, final=float("nan")), r"final must be in \[0, 1\), got nan"),

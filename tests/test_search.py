@@ -103,7 +103,7 @@ class TestConfig:
             ({"score": "size"}, "score must be one of"),
             ({"score": "wanda"}, "score must need no inputs, got 'wanda'"),
             ({"loss": "l2"}, "loss must be one of"),
-            ({"finetune_learning_rate": 0}, "learning_rate must be positive, got 0"),
+            ({"finetune_learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
             ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ],
     )

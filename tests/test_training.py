@@ -255,14 +255,14 @@ def test_train_epoch_makes_one_pass(data):
     [
         ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
-        ({"learning_rate": -1}, "learning_rate must be positive, got -1"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"learning_rate": -1}, r"learning_rate must be in \(0, inf\), got -1"),
+        ({"learning_rate": float("nan")}, r"learning_rate must be in \(0, inf\), got nan"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"decay_from": 2}, r"decay_from must be in \[0, 1\], got 2"),
         ({"optimizer": "lbfgs"}, "optimizer must be one of .*, got 'lbfgs'"),
         ({"penalty": "l1"}, "penalty must be one of .*, got 'l1'"),
         ({"precision": "float8"}, "precision must be one of .*, got 'float8'"),
-        ({"clip": 0}, "clip must be positive or None, got 0"),
+        ({"clip": 0}, r"clip must be in \(0, inf\) or None, got 0"),
         ({"loss": "l2"}, "loss must be one of"),
     ],
 )

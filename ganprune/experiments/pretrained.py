@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ganprune import checkpoints, metrics
 from ganprune.callbacks import Checkpoint, every
+from ganprune.checks import check_choice
 from ganprune.data import mnist
 from ganprune.models import (
     GAN,
@@ -77,8 +78,7 @@ def make(name: str, seed: int = 0, folder: str | Path | None = None) -> Path:
         seed: determines weights, batches and latents.
         folder: where the checkpoint goes; None for the package's own assets.
     """
-    if name not in RECIPES:
-        raise ValueError(f"name must be one of {', '.join(RECIPES)}, got {name!r}")
+    check_choice("name", name, RECIPES)
     recipe, data = RECIPES[name], mnist()
     partial = cache_dir() / f"{name}-{seed}.partial.safetensors"
     if partial.is_file():

@@ -25,6 +25,7 @@ from optuna.trial import Trial, TrialState
 from torch import Tensor
 
 from ganprune import checkpoints, metrics, pruning
+from ganprune.checks import check_choice, check_integer
 from ganprune.data import ImageData, Split, mnist
 from ganprune.experiments.studies import SAMPLERS, SeededByTrial, open_storage, quiet
 from ganprune.losses import generator_loss
@@ -89,12 +90,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for field, allowed in (("space", SPACES), ("sampler", SAMPLERS), ("measure", MEASURES)):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
+            check_choice(field, getattr(self, field), allowed)
         for field, least in (("trials", 1), ("finetune_steps", 0), ("samples", 2)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field} must be an integer of at least {least}, got {value!r}")
+            check_integer(field, getattr(self, field), least)
         check_sparsity(self.max_sparsity, "max_sparsity")
         if "inputs" in pruning.get_score(self.score).parameters:
             raise ValueError(f"score must need no inputs, got {self.score!r}")

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from ganprune.checks import check_choice
 from ganprune.runtime import cache_dir, step_seed
 
 SAMPLERS = ("tpe", "nsga2")
@@ -43,8 +44,7 @@ class SeededByTrial(BaseSampler):
     """
 
     def __init__(self, kind: str, seed: int) -> None:
-        if kind not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {kind!r}")
+        check_choice("sampler", kind, SAMPLERS)
         self.kind, self.seed = kind, seed
         self._inner = self._fresh(0)
 

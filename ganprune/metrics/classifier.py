@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ganprune import runtime
+from ganprune.checks import check_integer
 from ganprune.data import ImageData, Split
 
 FEATURES = 128
@@ -149,11 +150,8 @@ class ClassifierConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ValueError(
-                "epochs must be at least 1 and batch_size at least 2, "
-                f"got {self.epochs!r} and {self.batch_size!r}"
-            )
+        check_integer("epochs", self.epochs, 1)
+        check_integer("batch_size", self.batch_size, 2)
 
 
 @dataclass(frozen=True)

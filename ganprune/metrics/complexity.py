@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from ganprune import masks, models, runtime
+from ganprune.checks import check_integer
 
 __all__ = [
     "ComplexityReport",
@@ -271,11 +272,12 @@ def latency(
         ValueError: If a number is outside its range, or ``inputs`` is missing and the model does not say what
             it takes.
     """
-    if batch_size < 1 or repeats < 1 or warmup < 0:
-        raise ValueError(
-            "batch_size and repeats must be at least 1 and warmup at least 0, "
-            f"got {batch_size!r}, {repeats!r} and {warmup!r}"
-        )
+    for name, number, least in (
+        ("batch_size", batch_size, 1),
+        ("repeats", repeats, 1),
+        ("warmup", warmup, 0),
+    ):
+        check_integer(name, number, least)
     batch = _arguments(model, batch_size, inputs)
     device = batch[0].device
     times = []

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ganprune import losses, masks, models, runtime
+from ganprune.checks import check_integer
 from ganprune.data import ImageData, Split
 from ganprune.metrics.classifier import Extractor, full_precision, load_extractor
 
@@ -191,8 +192,7 @@ def evaluate(
             fit.
         MaskError: If a weight that the mask prunes is not zero.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-        raise ValueError(f"samples must be an integer of at least 2, got {samples!r}")
+    check_integer("samples", samples, 2)
     for checked in (mask, getattr(generator, "mask", None)):
         if isinstance(checked, masks.Mask):
             masks.check_mask(generator, checked)
@@ -436,9 +436,7 @@ def _batch(batch_size: int | None, device: torch.device) -> int:
     if batch_size is None:
         on_cpu = min(_CPU_BATCH * torch.get_num_threads(), _ACCELERATOR_BATCH)
         return on_cpu if device.type == "cpu" else _ACCELERATOR_BATCH
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
-    return batch_size
+    return check_integer("batch_size", batch_size, 1)
 
 
 def _chosen(metrics: str | Iterable[str]) -> set[str]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ganprune.checks import check_choice, check_number
 from ganprune.masks import Mask, apply_mask, check_sparsity, protected_keys, pruned_count
 from ganprune.pruning.scores import get_score, score
 
@@ -307,8 +308,7 @@ def allocate(
     layers = _scored_layers(scores, protect)
     candidates = _candidates(layers, within)
     dims = dict(output_dims or getattr(scores, "output_dims", {}))
-    if allocation not in ALLOCATION_NAMES:
-        raise ValueError(f"allocation must be one of {', '.join(ALLOCATION_NAMES)}, got {allocation!r}")
+    check_choice("allocation", allocation, ALLOCATION_NAMES)
     if (allocation in PATTERNS or allocation == "per-output") and any(key not in dims for key in layers):
         raise ValueError(
             f"allocation {allocation!r} needs output_dims: pass what score() returned, or give them"
@@ -392,11 +392,8 @@ def _check_room(keep: int, candidates: Mapping[str, Tensor], total: int) -> None
 
 
 def _above(layers: Mapping[str, Tensor], candidates: Mapping[str, Tensor], threshold: Any) -> Mask:
-    if isinstance(threshold, bool) or not hasattr(threshold, "__float__"):
-        raise TypeError(f"threshold must be a finite number, got {threshold!r}")
-    if not math.isfinite(float(threshold)):
-        raise ValueError(f"threshold must be a finite number, got {threshold!r}")
-    mask = Mask({key: (value >= float(threshold)) & candidates[key] for key, value in layers.items()})
+    least = check_number("threshold", threshold, "(-inf, inf)")
+    mask = Mask({key: (value >= least) & candidates[key] for key, value in layers.items()})
     if mask.kept == 0:
         largest = max(float(value.max()) for value in layers.values())
         raise ValueError(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ganprune.checks import check_integer
 from ganprune.masks import WeightSlot, check_sparsity, prunable_slots, pruned_count, weight_slots
 from ganprune.pruning.activation_scores import functions_named
 from ganprune.pruning.allocation import keep_largest, kth_smallest, positions, positions_up_to
@@ -391,8 +392,7 @@ def synflow(
         Scores of at least 0 for what the last round scored; what round k removed has −(n − k) − 1 plus a
         number in [0, 1) that keeps the order within its round.
     """
-    if isinstance(rounds, bool) or int(rounds) != rounds or rounds < 1:
-        raise ValueError(f"rounds must be an integer of at least 1, got {rounds!r}")
+    rounds = check_integer("rounds", rounds, 1)
     target = 0.0 if sparsity is None else check_sparsity(sparsity)
     original = prunable_slots(model, protect)
     network, slots, copies = _linearised_copy(model, linearise)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ganprune.checks import check_choice, check_integer
 from ganprune.masks import (
     Mask,
     MaskError,
@@ -79,12 +80,8 @@ class MovementPhase:
             raise TypeError(
                 f"optimizer must be a torch optimiser other than LBFGS, got {type(optimizer).__name__}"
             )
-        if allocation not in ALLOCATIONS:
-            raise ValueError(
-                f"allocation must be one of {', '.join(ALLOCATIONS)} for movement, got {allocation!r}"
-            )
-        if every is not None and every < 1:
-            raise ValueError(f"every must be at least 1, got {every!r}")
+        check_choice("allocation", allocation, ALLOCATIONS, " for movement")
+        every = None if every is None else check_integer("every", every, 1)
         self.model, self.optimizer, self.allocation, self.every = model, optimizer, allocation, every
         self.sparsity = sparsity
         self._slots = prunable_slots(model, protect)

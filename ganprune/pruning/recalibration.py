@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ganprune.checks import check_integer
 from ganprune.models import latent_dim_of, sample_latents
 from ganprune.runtime import eval_mode, step_seed
 
@@ -38,10 +39,8 @@ def recalibrate_batchnorm(
     Raises:
         ValueError: if a number is too small, or the length of the latents is unknown.
     """
-    if batches < 1:
-        raise ValueError(f"batches must be at least 1, got {batches!r}")
-    if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2, got {batch_size!r}")
+    check_integer("batches", batches, 1)
+    check_integer("batch_size", batch_size, 2)
     norms = [
         m
         for m in generator.modules()

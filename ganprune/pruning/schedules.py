@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.masks import check_sparsity
 
 Schedule = Callable[[int], float]
@@ -20,7 +21,7 @@ _LARGEST = 1.0 - 2.0**-53  # the largest number below 1
 
 def one_shot(step: int, *, final: float, start: int = 0) -> float:
     """0 before ``start``, ``final`` from then on."""
-    _check_step(step)
+    check_integer("step", step, 0)
     return check_sparsity(final, "final") if step >= start else 0.0
 
 
@@ -42,11 +43,9 @@ def geometric(
     Raises:
         ValueError: if an argument is out of range.
     """
-    _check_step(step)
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep must be in (0, 1], got {keep!r}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every!r}")
+    check_integer("step", step, 0)
+    check_number("keep", keep, "(0, 1]")
+    check_integer("every", every, 1)
     sparsity = 1.0 - keep ** (max(0, step - start) // every)
     limit = check_sparsity(final, "final") if final is not None else _LARGEST
     return min(sparsity, limit)
@@ -69,7 +68,7 @@ def cubic(step: int, *, start: int, end: int, final: float, initial: float = 0.0
     Raises:
         ValueError: if an argument is out of range.
     """
-    _check_step(step)
+    check_integer("step", step, 0)
     low, high = check_sparsity(initial, "initial"), check_sparsity(final, "final")
     if low > high:
         raise ValueError(f"final must be at least initial, {initial!r}, got {final!r}")
@@ -91,7 +90,7 @@ def piecewise(step: int, *, points: Mapping[int, float]) -> float:
     Raises:
         ValueError: if there is no point, or one is out of range.
     """
-    _check_step(step)
+    check_integer("step", step, 0)
     if not points:
         raise ValueError("points must have at least one step, got none")
     checked = {at: check_sparsity(value, f"points[{at}]") for at, value in points.items()}
@@ -120,15 +119,7 @@ def get_schedule(schedule: str | Schedule, **options: Any) -> Schedule:
     if callable(schedule):
         own = partial(schedule, **options)
         return lambda step: check_sparsity(own(step), "the schedule's sparsity")
-    if schedule not in SCHEDULES:
-        raise ValueError(
-            f"schedule must be one of {', '.join(SCHEDULES)} or a function of the step, got {schedule!r}"
-        )
+    check_choice("schedule", schedule, SCHEDULES, " or a function of the step")
     chosen = partial(SCHEDULES[schedule], **options)
     chosen(0)  # wrong options are reported here, not at some step in the middle of a run
     return chosen
-
-
-def _check_step(step: int) -> None:
-    if isinstance(step, bool) or int(step) != step or step < 0:
-        raise ValueError(f"step must be an integer of at least 0, got {step!r}")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganprune.checks import check_choice
 from ganprune.masks import effective_weights, prunable_slots, prunable_weights
 
 ScoreFunction = Callable[..., Mapping[str, Tensor]]
@@ -81,8 +82,7 @@ def get_score(name: str) -> RegisteredScore:
             "score 'movement' is gathered while training: use MovementPruning with train, or MovementPhase in a "
             "loop of your own"
         )
-    if name not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(sorted(SCORES))}, got {name!r}")
+    check_choice("score", name, sorted(SCORES))
     return SCORES[name]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from ganprune.checks import check_choice
 from ganprune.masks import PRUNABLE_LAYERS, protected_keys, weight_slots
 from ganprune.pruning.activation_scores import channel_scores
 from ganprune.pruning.channels.graph import ChannelError, ChannelGroup, Member, named_parts
@@ -74,8 +75,7 @@ def check_importance(name: Any, loss_fn: Any) -> None:
     Raises:
         ValueError: otherwise.
     """
-    if name not in IMPORTANCES:
-        raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}, got {name!r}")
+    check_choice("importance", name, IMPORTANCES)
     if name == "taylor" and loss_fn is None:
         raise ValueError("importance 'taylor' needs loss_fn, such as generator_loss(gan)")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.masks import check_sparsity, pruned_count, weight_slots
 from ganprune.pruning.channels.graph import (
     ChannelError,
@@ -201,15 +202,10 @@ def _check_options(
 ) -> float:
     ratio = check_sparsity(channel_ratio, "channel_ratio")
     if macs_fraction is not None:
-        if isinstance(macs_fraction, bool) or not isinstance(macs_fraction, (int, float)):
-            raise TypeError(f"macs_fraction must be a number in (0, 1] or None, got {macs_fraction!r}")
-        if not 0.0 < macs_fraction <= 1.0:
-            raise ValueError(f"macs_fraction must be in (0, 1] or None, got {macs_fraction!r}")
-    if allocation not in CHANNEL_ALLOCATIONS:
-        raise ValueError(f"allocation must be one of {', '.join(CHANNEL_ALLOCATIONS)}, got {allocation!r}")
-    for name, value in (("round_to", round_to), ("minimum", minimum)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_number("macs_fraction", macs_fraction, "(0, 1]", " or None")
+    check_choice("allocation", allocation, CHANNEL_ALLOCATIONS)
+    check_integer("round_to", round_to, 1)
+    check_integer("minimum", minimum, 1)
     return ratio
 
 

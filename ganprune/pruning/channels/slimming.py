@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+
+from ganprune.checks import check_number
 
 
 def _scales(network: nn.Module) -> list[nn.Parameter]:
@@ -55,12 +56,11 @@ def slim(network: nn.Module, strength: float, optimizer: Optimizer) -> Iterator[
         optimizer: steps the network's parameters.
 
     Raises:
-        TypeError: if the optimiser is none of torch's.
+        TypeError: if ``strength`` is not a number or the optimiser none of torch's.
         ValueError: if ``strength`` is not positive and finite, no batch norm has a scale that is trained, or
             the optimiser does not hold one of them.
     """
-    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength < math.inf:
-        raise ValueError(f"strength must be a positive finite number, got {strength!r}")
+    strength = check_number("strength", strength, "(0, inf)")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     scales = _scales(network)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ganprune.callbacks import PRUNE
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.masks import (
     Mask,
     MaskError,
@@ -23,10 +24,7 @@ from ganprune.pruning.dynamic.common import (
     check_layers,
     dense_gradients,
     effective,
-    integer,
     mask_in_force,
-    number,
-    one_of,
     pair,
     random_mask,
     release_gradients,
@@ -150,18 +148,20 @@ class BalanceController:
                 f"split must have a method batch(batch_size, seed, step), got {type(split).__name__}"
             )
         self.split = split
-        self.band = pair("band", band, -math.inf, math.inf)
-        self.increment = number("increment", increment, 0, 1)
+        self.band = pair("band", band, "[-inf, inf]")
+        self.increment = check_number("increment", increment, "[0, 1]")
         if self.increment == 0:
             raise ValueError("increment must be above 0, got 0: the density would never change")
-        self.bounds = pair("bounds", bounds, 0, 1)
+        self.bounds = pair("bounds", bounds, "[0, 1]")
         if self.bounds[0] == 0:
             raise ValueError("bounds must be above 0: a discriminator without weights tells nothing apart")
-        self.interval, self.samples = integer("interval", interval, 1), integer("samples", samples, 1)
-        self.grow = one_of("grow", grow, GROWTHS)
-        self.allocation = one_of("allocation", allocation, ("erk", "uniform", "global"))
-        self.density = self.bounds[1] if density is None else number("density", density, *self.bounds)
-        self.end = None if end is None else integer("end", end, 1)
+        self.interval = check_integer("interval", interval, 1)
+        self.samples = check_integer("samples", samples, 1)
+        self.grow = check_choice("grow", grow, GROWTHS)
+        self.allocation = check_choice("allocation", allocation, ("erk", "uniform", "global"))
+        low, high = self.bounds
+        self.density = high if density is None else check_number("density", density, f"[{low!r}, {high!r}]")
+        self.end = None if end is None else check_integer("end", end, 1)
         self.protect, self.seed = [protect] if isinstance(protect, str) else list(protect), seed
         self.rows: list[dict[str, Any]] = []
         self._before: tuple[nn.Module, int, dict[str, Tensor]] | None = None

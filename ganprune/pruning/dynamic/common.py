@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ganprune.checks import check_number
 from ganprune.masks import (
     Mask,
     MaskError,
@@ -22,30 +23,10 @@ from ganprune.training import TrainState
 NETWORKS = ("generator", "discriminator")
 
 
-def one_of(name: str, value: Any, allowed: Sequence[str]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    return value
-
-
-def integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return value
-
-
-def number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
-    return float(value)
-
-
-def pair(name: str, values: Any, low: float, high: float) -> tuple[float, float]:
+def pair(name: str, values: Any, interval: str) -> tuple[float, float]:
     if not isinstance(values, Sequence) or len(values) != 2 or isinstance(values, str):
         raise TypeError(f"{name} must be (lower, upper), got {values!r}")
-    lower, upper = (number(name, value, low, high) for value in values)
+    lower, upper = (check_number(name, value, interval) for value in values)
     if not lower < upper:
         raise ValueError(f"{name} must be (lower, upper) with lower < upper, got {values!r}")
     return lower, upper

@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ganprune.checks import check_choice
 from ganprune.masks import Mask, protected_keys, prunable_slots, pruned_count
 from ganprune.pruning.allocation import ALLOCATION_NAMES, PATTERNS, allocate
-from ganprune.pruning.dynamic.common import one_of, set_mask
+from ganprune.pruning.dynamic.common import set_mask
 from ganprune.pruning.dynamic.scheduled import ScheduledPruning
 from ganprune.pruning.schedules import Schedule
 from ganprune.pruning.scores import get_score, score
@@ -80,7 +81,7 @@ class GradualPruning(ScheduledPruning):
             raise ValueError(
                 f"allocation {self.allocation!r} has one sparsity; prune to it at once, with prune()"
             )
-        one_of("allocation", self.allocation, ALLOCATION_NAMES)
+        check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         given = {"loss_fn": loss_fn, "inputs": inputs}
         needed = [
             name

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ganprune.checks import check_choice
 from ganprune.masks import prunable_weights
-from ganprune.pruning.dynamic.common import one_of, set_mask
+from ganprune.pruning.dynamic.common import set_mask
 from ganprune.pruning.dynamic.scheduled import ScheduledPruning
 from ganprune.pruning.movement import ALLOCATIONS, MovementPhase, running_phase
 from ganprune.pruning.schedules import Schedule
@@ -67,7 +68,7 @@ class MovementPruning(ScheduledPruning):
         super().__init__(network, sparsity, schedule, start, end, every, protect, schedule_options)
         if self.end == self.start:
             raise ValueError(f"end must be after start, {self.start}, got {self.end}")
-        self.allocation = one_of("allocation", allocation, ALLOCATIONS)
+        self.allocation = check_choice("allocation", allocation, ALLOCATIONS)
         self._phase: MovementPhase | None = None
 
     def sparsity_at(self, step: int) -> float:

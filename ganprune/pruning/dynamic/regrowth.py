@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ganprune.callbacks import PRUNE
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.masks import (
     Mask,
     WeightSlot,
@@ -24,10 +25,7 @@ from ganprune.pruning.dynamic.common import (
     check_layers,
     dense_gradients,
     effective,
-    integer,
     mask_in_force,
-    number,
-    one_of,
     random_mask,
     release_gradients,
     set_mask,
@@ -100,7 +98,7 @@ def rigl_update(
 def _update(
     weights: Mapping[str, Tensor], mask: Mask, fraction: float, growth: Callable[[str, Tensor], Tensor]
 ) -> Mask:
-    number("fraction", fraction, 0, 1)
+    check_number("fraction", fraction, "[0, 1]")
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a Mask, got {type(mask).__name__}")
     check_layers("weights", weights, mask)
@@ -170,12 +168,12 @@ class DynamicSparseTraining:
         protect: Iterable[str] | Mapping[str, Iterable[str]] = (),
         seed: int = 0,
     ) -> None:
-        self.method = one_of("method", method, METHODS)
+        self.method = check_choice("method", method, METHODS)
         self.networks = tuple([networks] if isinstance(networks, str) else networks)
         if not self.networks:
             raise ValueError(f"networks must name {' or '.join(NETWORKS)}, got none")
         for network in self.networks:
-            one_of("networks", network, NETWORKS)
+            check_choice("networks", network, NETWORKS)
         if len(set(self.networks)) < len(self.networks):
             raise ValueError(f"networks must name each network once, got {', '.join(self.networks)}")
         by_name = self._by_network("sparsity", sparsity)
@@ -184,14 +182,14 @@ class DynamicSparseTraining:
             for network, value in by_name.items()
             if value is not None
         }
-        self.allocation = one_of("allocation", allocation, ("erk", "uniform", "global"))
-        self.fraction = number("fraction", fraction, 0, 1)
+        self.allocation = check_choice("allocation", allocation, ("erk", "uniform", "global"))
+        self.fraction = check_number("fraction", fraction, "[0, 1]")
         if self.fraction == 0:
             raise ValueError("fraction must be above 0, got 0: no weight would ever move")
-        self.interval = integer("interval", interval, 1)
-        self.end = None if end is None else integer("end", end, 1)
-        self.decay = one_of("decay", decay, DECAYS)
-        self.new_values = one_of("new_values", new_values, NEW_VALUES)
+        self.interval = check_integer("interval", interval, 1)
+        self.end = None if end is None else check_integer("end", end, 1)
+        self.decay = check_choice("decay", decay, DECAYS)
+        self.new_values = check_choice("new_values", new_values, NEW_VALUES)
         shared = [protect] if isinstance(protect, str) else protect
         names = self._by_network("protect", shared if isinstance(shared, Mapping) else tuple(shared))
         self.protect = {

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ganprune.callbacks import PRUNE
+from ganprune.checks import check_choice, check_integer
 from ganprune.masks import Mask, check_sparsity
-from ganprune.pruning.dynamic.common import NETWORKS, integer, one_of
+from ganprune.pruning.dynamic.common import NETWORKS
 from ganprune.pruning.schedules import Schedule, get_schedule
 from ganprune.training import TrainState
 
@@ -47,8 +48,8 @@ class ScheduledPruning:
         protect: Iterable[str],
         schedule_options: Mapping[str, Any] | None,
     ) -> None:
-        self.network = one_of("network", network, NETWORKS)
-        self.start, self.every = integer("start", start, 0), integer("every", every, 1)
+        self.network = check_choice("network", network, NETWORKS)
+        self.start, self.every = check_integer("start", start, 0), check_integer("every", every, 1)
         self.protect = tuple([protect] if isinstance(protect, str) else protect)
         self._plan(sparsity, schedule, end, dict(schedule_options or {}))
         self.rows: list[dict[str, Any]] = []
@@ -76,7 +77,7 @@ class ScheduledPruning:
         self._schedule = get_schedule(schedule, **options)
         if end is None:
             raise ValueError(f"end must be given for the schedule {schedule!r}, got None")
-        self.end = integer("end", end, self.start)
+        self.end = check_integer("end", end, self.start)
         values = [self._schedule(step) for step in (*range(self.start, self.end, self.every), self.end)]
         if any(later < earlier for earlier, later in zip(values, values[1:], strict=False)):
             raise ValueError(f"schedule must not fall between start {self.start} and end {self.end}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ganprune import checkpoints
 from ganprune.callbacks import LOG
+from ganprune.checks import check_integer, check_number
 from ganprune.masks import Mask, check_sparsity, prunable_weights
 from ganprune.models import GAN
 from ganprune.pruning.allocation import allocate
@@ -18,9 +19,7 @@ from ganprune.pruning.lottery.run_folder import Callback, Measured, RunFolder, s
 from ganprune.pruning.lottery.tickets import (
     Snapshot,
     Ticket,
-    check_count,
     check_networks,
-    check_number,
     copy_gan,
 )
 from ganprune.pruning.scores import score
@@ -83,10 +82,8 @@ class EarlyBird:
     ) -> None:
         check_networks([network])
         self.network, self.sparsity = network, check_sparsity(sparsity)
-        self.window, self.every = check_count("window", window), check_count("every", every)
+        self.window, self.every = check_integer("window", window, 1), check_integer("every", every, 1)
         self.threshold = check_number("threshold", threshold, "(0, 1]")
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold must be in (0, 1], got {threshold!r}")
         self.protect = [protect] if isinstance(protect, str) else list(protect)
         self.stop, self.path = stop, None if path is None else Path(path)
         self.rows: list[dict[str, Any]] = []
@@ -191,7 +188,7 @@ def find_early_bird(
         ValueError: if an argument is out of range, the GAN has masks already, or the folder holds another run.
         CheckpointError: if there is a folder, and a network has no spec or a file in it is damaged.
     """
-    check_count("checkpoint_every", checkpoint_every)
+    checkpoint_every = check_integer("checkpoint_every", checkpoint_every, 1)
     if gan.masks:
         raise ValueError(f"gan must be dense, got one with masks of {', '.join(gan.masks)}")
     settings: dict[str, Any] = {"window": window, "threshold": threshold, "every": every}

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ganprune import checkpoints
+from ganprune.checks import check_choice, check_integer, check_number
 from ganprune.masks import Mask
 from ganprune.models import GAN
 from ganprune.pruning.allocation import ALLOCATION_NAMES, PATTERNS, allocate
@@ -22,9 +23,7 @@ from ganprune.pruning.lottery.run_folder import Callback, Measured, RunFolder, T
 from ganprune.pruning.lottery.tickets import (
     Snapshot,
     Ticket,
-    check_count,
     check_networks,
-    check_number,
     copy_gan,
 )
 from ganprune.pruning.schedules import geometric
@@ -120,10 +119,9 @@ def find_tickets(
         CheckpointError: if there is a folder, and a network has no spec or a file in it is damaged.
     """
     chosen = check_networks(networks)
-    check_count("rounds", rounds)
-    check_count("checkpoint_every", checkpoint_every)
-    if not 0 < check_number("keep", keep, "(0, 1)") < 1:
-        raise ValueError(f"keep must be in (0, 1), got {keep!r}")
+    rounds = check_integer("rounds", rounds, 1)
+    checkpoint_every = check_integer("checkpoint_every", checkpoint_every, 1)
+    keep = check_number("keep", keep, "(0, 1)")
     if gan.masks:
         raise ValueError(f"gan must be dense, got one with masks of {', '.join(gan.masks)}")
     start = _check_rewind(rewind, rewind_step, config)
@@ -146,8 +144,7 @@ def find_tickets(
 
 
 def _check_rewind(rewind: str, rewind_step: int | None, config: TrainConfig) -> int:
-    if rewind not in REWINDINGS:
-        raise ValueError(f"rewind must be one of {', '.join(REWINDINGS)}, got {rewind!r}")
+    check_choice("rewind", rewind, REWINDINGS)
     least, most = {"init": (0, 0), "late": (1, config.steps - 1), "learning-rate": (0, config.steps - 1)}[
         rewind
     ]
@@ -175,8 +172,7 @@ def _check_method(score: str | ScoreOfState, allocation: str) -> None:
     elif not callable(score):
         raise TypeError(f"score must be a name or a function of (state, network), got {score!r}")
     allowed = [name for name in ALLOCATION_NAMES if name not in PATTERNS]
-    if allocation not in allowed:
-        raise ValueError(f"allocation must be one of {', '.join(allowed)}, got {allocation!r}")
+    check_choice("allocation", allocation, allowed)
 
 
 def _by_network(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ganprune import checkpoints
+from ganprune.checks import check_choice
 from ganprune.masks import PRUNABLE_LAYERS, Mask, canonical_name, prunable_weights, weight_slots
 from ganprune.models import GAN
 from ganprune.pruning.allocation import allocate
@@ -232,8 +233,7 @@ class Ticket:
 
 
 def _check_network(name: str) -> None:
-    if name not in TICKET_NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(TICKET_NETWORKS)}, got {name!r}")
+    check_choice("network", name, TICKET_NETWORKS)
 
 
 def _check_fits(network: nn.Module, mask: Any, name: str) -> None:
@@ -357,18 +357,6 @@ def random_mask(ticket: Ticket, seed: int, allocation: str = "global") -> Ticket
         among = Scores({key: values[key] for key in mask}, values.output_dims)
         masks[name] = allocate(among, mask.sparsity, allocation)
     return _control(ticket, "random mask", {"seed": seed, "allocation": allocation}, masks=masks)
-
-
-def check_count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
-
-
-def check_number(name: str, value: Any, allowed: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number in {allowed}, got {value!r}")
-    return float(value)
 
 
 def check_networks(networks: str | Sequence[str]) -> tuple[str, ...]:
