@@ -201,22 +201,34 @@ class TrainState:
             if key.startswith("extra/")
         }
         for name, optimizer in state.optimizers.items():
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             entries: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"optimizer/{name}/"):
                     _, _, index, entry = key.split("/")
-                    like = parameters[int(index)]
-                    if (
-                        value.shape == like.shape
-                    ):  # fused kernels want moments in the memory layout of the weight
-                        value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                     entries.setdefault(int(index), {})[entry] = value
-            optimizer.load_state_dict({"state": entries, "param_groups": metadata["param_groups"][name]})
+            load_moments(optimizer, entries, metadata["param_groups"][name])
         return state
 
     def __repr__(self) -> str:
         return f"TrainState(step {self.step} of {self.config.steps}, {self.gan!r})"
+
+
+def load_moments(
+    optimizer: Optimizer, moments: Mapping[int, Mapping[str, Any]], param_groups: Sequence[Any] | None = None
+) -> None:
+    """Gives an optimiser moments, in the memory layout of their weights: fused kernels read both in one order.
+
+    Args:
+        optimizer: without moments, or with some that go.
+        moments: number of the parameter → its part of the optimiser's state; single numbers may be shared.
+        param_groups: as in the optimiser's ``state_dict``; None for those that it has.
+    """
+    groups = optimizer.state_dict()["param_groups"] if param_groups is None else param_groups
+    optimizer.load_state_dict({"state": dict(moments), "param_groups": list(groups)})
+    for weight, kept in optimizer.state.items():
+        for entry, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                kept[entry] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def train(

@@ -25,7 +25,7 @@ from ganprune.models import GAN
 from ganprune.pruning.allocation import allocate
 from ganprune.pruning.scores import Scores, score
 from ganprune.runtime import step_seed
-from ganprune.training import TrainConfig, TrainState
+from ganprune.training import TrainConfig, TrainState, load_moments
 
 TICKET_NETWORKS = ("generator", "discriminator")
 
@@ -102,16 +102,7 @@ class Snapshot:
         state.pending = [losses.clone() for losses in self.pending]
         state.extras = {key: value.clone() for key, value in self.extras.items()}
         for name, entries in self.moments.items():
-            optimizer = state.optimizers[name]
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": copy.deepcopy(entries), "param_groups": groups})
-            for weight, kept in optimizer.state.items():
-                for (
-                    key,
-                    entry,
-                ) in kept.items():  # fused kernels want moments in the memory layout of the weight
-                    if isinstance(entry, Tensor) and entry.shape == weight.shape:
-                        kept[key] = torch.empty_like(weight, dtype=entry.dtype).copy_(entry)
+            load_moments(state.optimizers[name], copy.deepcopy(entries))
         return state
 
 
