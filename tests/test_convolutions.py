@@ -149,14 +149,18 @@ def test_in_bfloat16_it_differs_by_rounding_alone() -> None:
     for layer, x in (
         (nn.Conv2d(1, 8, 4, 2, 1), torch.randn(4, 1, 28, 28)),
         (nn.ConvTranspose2d(8, 1, 4, 2, 1), torch.randn(4, 8, 14, 14)),
+        (nn.ConvTranspose2d(8, 1, 4, 2, 1), torch.randn(32, 8, 14, 14)),
+        (nn.ConvTranspose2d(8, 4, 4, 2, 1), torch.randn(4, 8, 7, 7)),
         (nn.ConvTranspose2d(8, 8, 4), torch.randn(4, 8, 1, 1)),
         (nn.Conv2d(8, 1, 4), torch.randn(4, 8, 4, 4)),
     ):
         x.requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             expected = layer(x)
-            with fast_convolutions(layer):
-                assert layer(x).dtype == expected.dtype == torch.bfloat16
+            for recorded in (True, False):
+                with fast_convolutions(layer), torch.set_grad_enabled(recorded):
+                    assert layer(x).dtype == expected.dtype == torch.bfloat16
+                    torch.testing.assert_close(layer(x), expected, rtol=0.02, atol=0.02)
         exact = results(copy.deepcopy(layer).double(), x.detach().double().requires_grad_())
         with torch.autocast("cpu", torch.bfloat16), fast_convolutions(layer):
             found = results(layer, x)

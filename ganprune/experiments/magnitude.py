@@ -76,7 +76,7 @@ class MagnitudeCurve:
             gan.generator_ema.load_state_dict(gan.generator.state_dict())
             yield {**row, "stage": "pruned", **self._fid(gan.generator, data)}
         config = TrainConfig(
-            steps=self.finetune_steps, learning_rate=self.finetune_learning_rate, seed=step_after(seed)
+            steps=self.finetune_steps, learning_rate=self.finetune_learning_rate, seed=finetuning_seed(seed)
         )
         train(TrainState(gan, config, masks), data.train)
         report = self._measure(gan.generator_ema, data, discriminator=gan.discriminator, loss=config.loss)
@@ -93,7 +93,7 @@ class MagnitudeCurve:
         return self._measure(generator, data, metrics=("fid",))
 
 
-def step_after(seed: int) -> int:
+def finetuning_seed(seed: int) -> int:
     """The seed of the fine-tuning that follows a dense run, so that it does not see the same batches again."""
     return seed + 1_000_000
 
