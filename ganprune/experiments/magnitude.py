@@ -44,7 +44,7 @@ class MagnitudeCurve:
 
     name: str = "magnitude"
     width: int = 32
-    dense_steps: int = 12_000
+    dense_steps: int = 24_000
     finetune_steps: int = 1_000
     finetune_learning_rate: float = 1e-3
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95)
