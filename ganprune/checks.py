@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any, TypeVar
-
-Choice = TypeVar("Choice")
+from typing import Any
 
 
-def check_choice(name: str, value: Choice, allowed: Iterable[Any], note: str = "") -> Choice:
+def check_choice(name: str, value: Any, allowed: Iterable[Any], note: str = "") -> Any:
     """The value, which must be one of those allowed.
 
     Args:
