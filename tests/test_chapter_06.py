@@ -192,6 +192,23 @@ def test_a_seed_beyond_twelve_floors_decides_nothing(tmp_path: Path, monkeypatch
     assert [line["verdict"] for line in cells["lines"]] == ["matches", "worse"]
 
 
+def test_the_shipped_record_says_what_the_chapter_says_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(NOTEBOOK.parent)
+    cells = run_cells(*RECORDED[:-1], plt=plt)
+    verdicts = {(line["score"], line["sparsity"]): line["verdict"] for line in cells["lines"]}
+    assert set(verdicts.values()) == {"worse"}
+    assert ("magnitude", "50%") in verdicts
+    dense = cells["values"]("dense", 0.0, "pruned", cells["deciding"])
+    for sparsity in (0.5, 0.7):
+        pruned = cells["values"]("magnitude", sparsity, "pruned", cells["deciding"])
+        assert all(a > b for a, b in zip(pruned, dense, strict=True))
+    cells = run_cells(*RECORDED, plt=plt)
+    plt.close("all")
+    assert all(line["above 1 for every seed"] and line["low"] > 1 for line in cells["lines"])
+
+
 def test_missing_records_fail_with_the_command_that_makes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
