@@ -36,28 +36,20 @@ def else_over_blocks(layer: nn.ConvTranspose2d, x: torch.Tensor, rounds: int) ->
         return compare({"other": other, "blocks": blocks}, rounds).ratio("other", "blocks").value
 
 
-def taken(inputs: int, outputs: int, batch_size: int) -> bool:
-    """Whether sampling takes the form at this shape."""
-    narrow = outputs <= convolutions._NARROW
-    grey = inputs <= convolutions._NARROW and batch_size >= convolutions._MANY
-    return narrow and (outputs > 1 or grey)
-
-
 def measure(quick: bool) -> Iterator[Row]:
     """For each number of outputs the least gain of the shapes that take the form, and the ratios of all."""
     widths, batch_sizes, rounds = ((8,), (2,), 2) if quick else (WIDTHS, BATCH_SIZES, 15)
     for outputs in (1, 2) if quick else (1, *WIDTHS[:-1]):
-        found = {}
+        found, gains = {}, []
         for inputs, batch_size in itertools.product(widths, batch_sizes):
             if inputs >= outputs:
                 layer = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)
+                layer = layer.to(memory_format=torch.channels_last)
                 x = torch.randn(batch_size, inputs, *(2 * [14 if outputs == 1 else 7]))
-                found[inputs, batch_size] = else_over_blocks(
-                    layer.to(memory_format=torch.channels_last),
-                    x.contiguous(memory_format=torch.channels_last),
-                    rounds,
-                )
-        gains = [value for (inputs, n), value in found.items() if taken(inputs, outputs, n)]
+                x = x.contiguous(memory_format=torch.channels_last)
+                found[inputs, batch_size] = else_over_blocks(layer, x, rounds)
+                if convolutions._splits_into_blocks(layer, x):
+                    gains.append(found[inputs, batch_size])
         yield Row(
             f"transposed convolution, outputs: {outputs}; "
             f"{'product over patches' if outputs == 1 else 'torch'} over blocks, least "

@@ -73,10 +73,11 @@ def _is_narrow(layer: Any) -> bool:
     )
 
 
-def _pairs_up(layer: Any, x: Tensor) -> bool:
-    """Whether two pixels of x, in height and width, become two strides of a grey image, in enough images to pay."""
+def _splits_into_blocks(layer: Any, x: Tensor) -> bool:
+    """Whether a layer is narrow, and if it makes grey images, each is whole blocks and they are enough to pay."""
     sides = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
-    return len(x) >= _MANY and all(n % 2 == 0 and k == s + 2 * p for n, k, s, p in sides)
+    whole = all(n % 2 == 0 and k == s + 2 * p for n, k, s, p in sides)
+    return _is_narrow(layer) and (layer.out_channels > 1 or (whole and len(x) >= _MANY))
 
 
 def _reformed(layer: Any, made: dict[str, Any], form: Callable[[Tensor], Tensor]) -> Tensor:
@@ -107,9 +108,7 @@ def _conv_transpose2d(
     if x.shape[2:] == (1, 1) and layer.padding == (0, 0):
         maps = (x.flatten(1) @ _reformed(layer, made, _rows)).unflatten(1, (*kernel, layer.out_channels))
         maps = maps.permute(0, 3, 1, 2)
-    elif (
-        not torch.is_grad_enabled() and _is_narrow(layer) and (layer.out_channels > 1 or _pairs_up(layer, x))
-    ):
+    elif not torch.is_grad_enabled() and _splits_into_blocks(layer, x):
         return _by_blocks(layer, made, x)
     elif layer.out_channels == 1:
         sides: Any = zip(x.shape[2:], layer.stride, layer.padding, kernel, strict=True)
@@ -162,7 +161,7 @@ def _added_up(x: Tensor, weight: Tensor, size: Any, stride: Any, padding: Any) -
     """The transposed convolution of x (N, C, H, W) with weight (C, 1, k, k): grey images of that size.
 
     Each position of x gives one patch; the patches are added up where they overlap, in float32 at least. The
-    images take the place of the channels of ``fold``: that saves a copy.
+    images take the place of the channels of ``fold``.
     """
     product = weight.flatten(1).T @ x.flatten(2)  # (N, k · k, H · W)
     patches = product.float() if product.dtype == torch.bfloat16 else product

@@ -83,7 +83,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "critic_steps", "log_every"):
-            check_integer(name, getattr(self, name), 1)
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), 1))
         check_number("learning_rate", self.learning_rate, "(0, inf)")
         check_number("ema_decay", self.ema_decay, "[0, 1)")
         check_number("decay_from", self.decay_from, "[0, 1]")

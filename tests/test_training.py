@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -248,6 +249,13 @@ def test_train_epoch_makes_one_pass(data):
     short = gp.Split("train", data.train.images[:40], data.train.labels[:40], "mnist")
     state = gp.train_epoch(tiny(), short, config(steps=99))
     assert state.step == 5 == state.config.steps
+
+
+def test_a_count_from_numpy_can_be_saved_and_comes_back(tmp_path):
+    config = gp.TrainConfig(steps=np.int64(3), batch_size=np.int32(4))
+    gp.TrainState(gp.dcgan(width=2, device="cpu"), config).save(tmp_path / "state.safetensors")
+    loaded = gp.TrainState.load(tmp_path / "state.safetensors", "cpu").config
+    assert (loaded.steps, loaded.batch_size) == (3, 4)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class SearchConfig:
         for field, allowed in (("space", SPACES), ("sampler", SAMPLERS), ("measure", MEASURES)):
             check_choice(field, getattr(self, field), allowed)
         for field, least in (("trials", 1), ("finetune_steps", 0), ("samples", 2)):
-            check_integer(field, getattr(self, field), least)
+            object.__setattr__(self, field, check_integer(field, getattr(self, field), least))
         check_sparsity(self.max_sparsity, "max_sparsity")
         if "inputs" in pruning.get_score(self.score).parameters:
             raise ValueError(f"score must need no inputs, got {self.score!r}")

@@ -150,8 +150,8 @@ class ClassifierConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("epochs", self.epochs, 1)
-        check_integer("batch_size", self.batch_size, 2)
+        for name, least in (("epochs", 1), ("batch_size", 2)):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), least))
 
 
 @dataclass(frozen=True)

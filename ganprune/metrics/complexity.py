@@ -272,12 +272,8 @@ def latency(
         ValueError: If a number is outside its range, or ``inputs`` is missing and the model does not say what
             it takes.
     """
-    for name, number, least in (
-        ("batch_size", batch_size, 1),
-        ("repeats", repeats, 1),
-        ("warmup", warmup, 0),
-    ):
-        check_integer(name, number, least)
+    batch_size, repeats = check_integer("batch_size", batch_size, 1), check_integer("repeats", repeats, 1)
+    warmup = check_integer("warmup", warmup, 0)
     batch = _arguments(model, batch_size, inputs)
     device = batch[0].device
     times = []

@@ -192,7 +192,7 @@ def evaluate(
             fit.
         MaskError: If a weight that the mask prunes is not zero.
     """
-    check_integer("samples", samples, 2)
+    samples = check_integer("samples", samples, 2)
     for checked in (mask, getattr(generator, "mask", None)):
         if isinstance(checked, masks.Mask):
             masks.check_mask(generator, checked)

@@ -199,14 +199,12 @@ def _plan(analysis: Analysis, sizes: _Sizes, chosen: Mapping[str, list[int]]) ->
 
 def _check_options(
     channel_ratio: Any, macs_fraction: Any, allocation: Any, round_to: Any, minimum: Any
-) -> float:
+) -> tuple[float, int, int]:
     ratio = check_sparsity(channel_ratio, "channel_ratio")
     if macs_fraction is not None:
         check_number("macs_fraction", macs_fraction, "(0, 1]", " or None")
     check_choice("allocation", allocation, CHANNEL_ALLOCATIONS)
-    check_integer("round_to", round_to, 1)
-    check_integer("minimum", minimum, 1)
-    return ratio
+    return ratio, check_integer("round_to", round_to, 1), check_integer("minimum", minimum, 1)
 
 
 def _decide(
@@ -223,7 +221,7 @@ def _decide(
     protect: Iterable[str] = (),
     seed: int = 0,
 ) -> tuple[Analysis, ChannelPlan]:
-    ratio = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
+    ratio, round_to, minimum = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
     own = isinstance(importance, Mapping)
     if not own:
         check_importance(importance, loss_fn)
