@@ -16,6 +16,9 @@ from ganprune.data.splits import Split
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import latent_dim_of, sample_latents
 
+DEFAULT_LOSS = "hinge"
+"""The loss that training, evaluation and loss closures take when none is named."""
+
 LossFn = Callable[[nn.Module], Iterator[Tensor]]
 """A loss closure: called with the scored network, it yields one scalar loss per batch."""
 
@@ -117,7 +120,7 @@ def _input_gradient(discriminator: nn.Module, points: Tensor) -> Tensor:
 
 
 def generator_loss(
-    gan: GAN, batches: int = 8, batch_size: int = 64, loss: str | Loss = "non-saturating", seed: int = 0
+    gan: GAN, batches: int = 8, batch_size: int = 64, loss: str | Loss = DEFAULT_LOSS, seed: int = 0
 ) -> LossFn:
     """A closure that yields the generator's loss, batch by batch, through the GAN's discriminator.
 
@@ -152,7 +155,7 @@ def discriminator_loss(
     split: Split,
     batches: int = 8,
     batch_size: int = 64,
-    loss: str | Loss = "non-saturating",
+    loss: str | Loss = DEFAULT_LOSS,
     seed: int = 0,
 ) -> LossFn:
     """A closure that yields the discriminator's loss, batch by batch; the counterpart of :func:`generator_loss`."""

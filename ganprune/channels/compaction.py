@@ -27,6 +27,7 @@ from ganprune.channels.folding import unwrapped
 from ganprune.channels.graph import ChannelError, arguments_for, mapped
 from ganprune.channels.shadows import Untraceable, trace
 from ganprune.channels.surgery import analyse, difference, finish, outputs_of
+from ganprune.core.errors import GanpruneError
 from ganprune.core.random import seeded
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
@@ -39,7 +40,7 @@ TOLERANCE = 1e-5
 KINDS = ("zero", "unread", "folded")
 
 
-class CompactionError(RuntimeError):
+class CompactionError(GanpruneError, RuntimeError):
     """The compacted network does not give the outputs of the original; the message says by how much."""
 
 

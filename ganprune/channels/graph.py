@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ganprune.core.errors import GanpruneError
 from ganprune.core.random import keep_random_state, seeded
 from ganprune.masks.weights import PRUNABLE_LAYERS, canonical_name, weight_slots
 from ganprune.networks.sampling import latent_dim_of, sample_latents
@@ -32,7 +33,7 @@ Cut = dict[tuple[str, str], set[int]]
 """(member, role) → the indices that go."""
 
 
-class ChannelError(ValueError):
+class ChannelError(GanpruneError, ValueError):
     """Channels cannot be removed as asked; the message names the layer and says why."""
 
 

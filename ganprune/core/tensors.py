@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ganprune.core.errors import GanpruneError
 from ganprune.core.files import replacing
 
 FORMAT = "ganprune-1"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(GanpruneError, RuntimeError):
     """A checkpoint is missing, damaged, of another kind, or does not fit; the message says which and what to do."""
 
 

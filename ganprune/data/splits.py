@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ganprune.core.checks import check_integer
+from ganprune.core.errors import GanpruneError
 from ganprune.core.random import seeded, step_seed
 
 SPLIT_SEED = 20_260_101
@@ -17,7 +18,7 @@ SPLIT_SEED = 20_260_101
 VALIDATION_SIZE = 10_000
 
 
-class DataError(RuntimeError):
+class DataError(GanpruneError, RuntimeError):
     """A data set is missing or damaged; the message says which file, where, and what to do."""
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ganprune.core.checks import check_number
+from ganprune.core.errors import GanpruneError
 from ganprune.masks.weights import canonical_name, prunable_weights
 
 
-class MaskError(RuntimeError):
+class MaskError(GanpruneError, RuntimeError):
     """A mask does not hold, or can no longer be kept; the message says where and why."""
 
 

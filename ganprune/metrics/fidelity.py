@@ -27,7 +27,7 @@ from ganprune.core.checks import check_integer
 from ganprune.core.modes import eval_mode, full_precision
 from ganprune.core.random import keep_random_state
 from ganprune.data.splits import ImageData, Split
-from ganprune.losses import get_loss
+from ganprune.losses import DEFAULT_LOSS, get_loss
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
 from ganprune.metrics.extractor import Extractor, load_extractor
@@ -160,7 +160,7 @@ def evaluate(
     samples: int = SAMPLES,
     seed: int = 0,
     discriminator: nn.Module | None = None,
-    loss: str = "non-saturating",
+    loss: str = DEFAULT_LOSS,
     metrics: str | Iterable[str] = "all",
     mask: Mask | None = None,
     extractor: Extractor | None = None,
@@ -211,7 +211,7 @@ def evaluate_images(
     images: Tensor,
     split: Split | ImageData,
     discriminator: nn.Module | None = None,
-    loss: str = "non-saturating",
+    loss: str = DEFAULT_LOSS,
     metrics: str | Iterable[str] = "all",
     extractor: Extractor | None = None,
     batch_size: int | None = None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ganprune.core.checks import check_choice, check_integer, check_number
 from ganprune.core.device import PRECISIONS
-from ganprune.losses import get_loss
+from ganprune.losses import DEFAULT_LOSS, get_loss
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 
@@ -41,7 +41,7 @@ class TrainConfig:
 
     steps: int
     batch_size: int = 64
-    loss: str = "hinge"
+    loss: str = DEFAULT_LOSS
     learning_rate: float = 1e-3
     discriminator_learning_rate: float | None = None
     betas: tuple[float, float] = (0.5, 0.999)

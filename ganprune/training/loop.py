@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ganprune.core.errors import GanpruneError
 from ganprune.core.modes import frozen
 from ganprune.core.progress import progress
 from ganprune.core.random import step_seed
@@ -23,7 +24,7 @@ from ganprune.training.config import TrainConfig
 from ganprune.training.state import TrainState
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(GanpruneError, RuntimeError):
     """A loss became NaN or infinite; the message names the step and the loss."""
 
 
