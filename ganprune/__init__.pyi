@@ -21,6 +21,7 @@ from .channels.compaction import compact as compact
 from .channels.shrinking import plan_channels as plan_channels
 from .channels.shrinking import shrink_channels as shrink_channels
 from .core.device import profile as profile
+from .core.errors import GanpruneError as GanpruneError
 from .core.modes import eval_mode as eval_mode
 from .core.random import seeded as seeded
 from .core.random import step_seed as step_seed
@@ -55,6 +56,7 @@ from .pruning import prune as prune
 from .pruning import prune_generator as prune_generator
 from .scores.registry import register_score as register_score
 from .scores.registry import score as score
+from .training.callbacks import Callback as Callback
 from .training.callbacks import Checkpoint as Checkpoint
 from .training.callbacks import Evaluate as Evaluate
 from .training.callbacks import every as every

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import nn
 
 from ganprune.allocation.choose import allocate, check_amount
+from ganprune.core.checks import check_choice
+from ganprune.losses import generator_loss
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask, check_sparsity
-from ganprune.scores.registry import get_score, score
+from ganprune.networks.gan import GAN, MASKED_NETWORKS
+from ganprune.scores.registry import get_score
+from ganprune.scores.registry import score as compute_scores
 
 
+@overload
 def prune(
-    model: nn.Module,
+    network: GAN, sparsity: float | None = None, *, which: Literal["both"], **options: Any
+) -> dict[str, Mask]: ...
+@overload
+def prune(
+    network: GAN | nn.Module, sparsity: float | None = None, *, which: str = "generator", **options: Any
+) -> Mask: ...
+def prune(
+    network: GAN | nn.Module,
     sparsity: float | None = None,
     *,
+    which: str = "generator",
     threshold: float | None = None,
     score: str = "magnitude",
     allocation: str | None = None,
@@ -28,55 +41,76 @@ def prune(
     inputs: Any = None,
     ema: nn.Module | None = None,
     **options: Any,
-) -> Mask:
+) -> Mask | dict[str, Mask]:
     """Scores a network's weights, sets the least important ones to zero, and returns the mask.
 
-    One-shot and immediate. To keep the zeros while training, pass the mask to ``keep_mask`` or to a
-    ``TrainState``.
+    One-shot and immediate. A GAN remembers the mask in ``gan.masks``, its EMA generator gets the same zeros, and
+    :func:`ganprune.train` keeps them. The zeros of a network on its own are kept by :func:`ganprune.keep_mask`.
 
     Args:
-        model: changed in place.
+        network: a GAN, or any module; changed in place.
         sparsity: absolute final share of zeros among the prunable weights, in [0, 1). (In
             ``torch.nn.utils.prune`` the amount is relative: 0.5 twice gives 0.75.)
+        which: of a GAN: "generator", "discriminator", or "both", each at the same sparsity.
         threshold: prune scores below this number instead.
-        score: one of ``SCORES``.
-        allocation: as for :func:`allocate`; None for the score's own, which is "global" except for Wanda.
+        score: one of ``gp.scores.SCORES``.
+        allocation: as for :func:`ganprune.allocate`; None for the score's own, which is "global" except for Wanda.
         layer_sparsity: explicit sparsities instead, by layer.
         protect: names of layers to leave alone.
         within: a mask from before; only weights that it keeps can stay.
         seed: for scores that draw random numbers.
-        loss_fn: for scores by gradients, see :func:`ganprune.scores.registry.score`.
+        loss_fn: for scores by gradients, see :func:`ganprune.score`; of a GAN's generator, None stands for
+            :func:`ganprune.generator_loss`.
         inputs: for scores by activations.
-        ema: an EMA copy of the model, which gets the same zeros.
+        ema: an EMA copy of a module that is no GAN; it gets the same zeros.
         options: further arguments of the score.
 
     Returns:
-        The mask; ``mask.sparsity`` is the sparsity reached.
+        The mask, or for "both" a dictionary of two; ``mask.sparsity`` is the sparsity reached.
 
     Raises:
-        ValueError: as :func:`ganprune.scores.registry.score`, :func:`allocate` and ``apply_mask`` do.
+        ValueError: as :func:`ganprune.score`, :func:`ganprune.allocate` and :func:`ganprune.apply_mask` do. Nothing is
+            changed then.
     """
+    names = [which]
+    if isinstance(network, GAN):
+        names = list(MASKED_NETWORKS) if which == "both" else [which]
+        check_choice("which", which, (*MASKED_NETWORKS, "both"))
+        if ema is not None:
+            raise ValueError("ema must be None with a GAN, which has an EMA generator of its own")
+    elif which != "generator":
+        raise ValueError(f"which must be left alone unless a GAN is pruned, got {which!r}")
     if allocation is None:
         allocation = get_score(score).allocation
     if sparsity is not None:
         check_sparsity(sparsity)
     check_amount(sparsity, threshold, layer_sparsity, allocation)
-    scores = _score(model, score, loss_fn, inputs, protect=protect, seed=seed, sparsity=sparsity, **options)
-    mask = allocate(
-        scores, sparsity, allocation, threshold=threshold, layer_sparsity=layer_sparsity, within=within
-    )
-    apply_mask(model, mask, ema)
-    return mask
+    masks = {}
+    for name in names:
+        model = network.networks()[name] if isinstance(network, GAN) else network
+        loss = loss_fn
+        takes_loss = "loss_fn" in get_score(score).parameters
+        if isinstance(network, GAN) and name == "generator" and loss is None and takes_loss:
+            loss = generator_loss(network, seed=seed)
+        scores = compute_scores(
+            model, score, loss, inputs, protect=protect, seed=seed, sparsity=sparsity, **options
+        )
+        masks[name] = allocate(
+            scores, sparsity, allocation, threshold=threshold, layer_sparsity=layer_sparsity, within=within
+        )
+    for name, mask in masks.items():
+        if isinstance(network, GAN):
+            network.masks[name] = mask
+        else:
+            apply_mask(network, mask, ema)
+    return masks if which == "both" else masks[which]
 
 
-_score = score  # `prune` has an argument of that name
-
-
-def prune_generator(generator: nn.Module, threshold: float) -> Mask:
+def prune_generator(generator: GAN | nn.Module, threshold: float) -> Mask:
     """Sets every weight of a generator with ``|w| < threshold`` to zero: a thin wrapper over :func:`prune`.
 
     Args:
-        generator: changed in place; all convolutions and linear layers are pruned.
+        generator: a GAN, or a generator alone; changed in place; all convolutions and linear layers are pruned.
         threshold: absolute, in the units of the weights.
 
     Returns:

@@ -1,6 +1,7 @@
 """What pruning before training keeps: the weights left in each layer of an untrained generator.
 
-``python -m ganprune.experiments.initial_masks`` records it in the package's ``assets/records``. At high sparsity some scores leave a layer fewer weights than it has outputs, so that outputs are constant, or none at all (layer collapse).
+``python -m ganprune.experiments.initial_masks`` records it among the package's assets. At high sparsity some scores
+leave a layer fewer weights than it has outputs, so that outputs are constant, or none at all (layer collapse).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ descent: a step of the dense method followed by the projection onto the networks
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -41,10 +42,15 @@ def _and_(tensor: Tensor, bits: Tensor) -> None:
         tensor.detach().masked_fill_(bits == 0, 0.0)
 
 
+_keeper_of: weakref.WeakValueDictionary[int, MaskKeeper] = weakref.WeakValueDictionary()
+"""The keeper of a parameter, by the parameter's id; a keeper holds its parameters, so an id is not used twice."""
+
+
 class MaskKeeper:
     """Keeps a mask while an optimiser steps; made by :func:`keep_mask`.
 
-    As a context manager it checks and then removes itself at the end of the block.
+    As a context manager it checks and then removes itself at the end of the block. The optimiser holds its keeper:
+    whoever drops both drops the mask's protection with them, and no hook stays on a parameter.
 
     Attributes:
         mask: the mask in force.
@@ -70,8 +76,15 @@ class MaskKeeper:
         self._working = [_bits(kept, slot.raw) for slot, kept in pairs]
         self._handles = [optimizer.register_step_post_hook(self._after_step)]
         for index, weight in enumerate(self._weights):
-            self._handles.append(self._watch_gradient(index, weight))
+            self._handles.append(_watch_gradient(weakref.ref(self), index, weight))
+            _keeper_of[id(weight)] = self
+        self._finalizer = weakref.finalize(self, _remove_all, self._handles)
         self._mask_gradients()
+
+    @property
+    def active(self) -> bool:
+        """Whether this keeper still keeps its mask: false once it was removed."""
+        return self._finalizer.alive
 
     @property
     def gradients(self) -> str:
@@ -86,16 +99,9 @@ class MaskKeeper:
         check_choice("gradients", mode, GRADIENT_MODES)
         self._gradients = mode
 
-    def _watch_gradient(self, index: int, weight: nn.Parameter) -> Any:
-        def after_accumulation(parameter: Tensor) -> None:
-            if self._gradients == "masked" and parameter.grad is not None:
-                _and_(parameter.grad, self._current_bits(index))
-
-        frozen = not weight.requires_grad
-        weight.requires_grad_(True)  # a frozen weight takes no hook, and it may be thawed later
-        handle = weight.register_post_accumulate_grad_hook(after_accumulation)
-        weight.requires_grad_(not frozen)
-        return handle
+    def _mask_gradient(self, index: int, parameter: Tensor) -> None:
+        if self._gradients == "masked" and parameter.grad is not None:
+            _and_(parameter.grad, self._current_bits(index))
 
     def _current_bits(self, index: int) -> Tensor:
         """The working copy of a mask; made anew if the model has changed device, precision or layout."""
@@ -116,10 +122,8 @@ class MaskKeeper:
             _and_(weight, self._current_bits(index))
 
     def _mask_gradients(self) -> None:
-        if self._gradients == "masked":
-            for index, weight in enumerate(self._weights):
-                if weight.grad is not None:
-                    _and_(weight.grad, self._current_bits(index))
+        for index, weight in enumerate(self._weights):
+            self._mask_gradient(index, weight)
 
     @torch.no_grad()
     def update(self, mask: Mask) -> None:
@@ -155,7 +159,7 @@ class MaskKeeper:
                 shrinking), or a pruned weight is not zero.
         """
         optimizer = optimizer or self.optimizer
-        if not self._handles:
+        if not self.active:
             raise MaskError("this keeper was removed; call keep_mask again")
         if self._after_step not in getattr(optimizer, "_optimizer_step_post_hooks", {}).values():
             raise MaskError(
@@ -179,22 +183,42 @@ class MaskKeeper:
 
     def remove(self) -> None:
         """Takes the hooks away; the zeros stay until the next optimiser step. May be called again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._finalizer()
+        for weight in self._weights:
+            _keeper_of.pop(id(weight), None)
 
     def __enter__(self) -> MaskKeeper:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            if kind is None and self._handles:
+            if kind is None and self.active:
                 self.check()
         finally:
             self.remove()
 
     def __repr__(self) -> str:
         return f"MaskKeeper({self.mask!r}, {type(self.optimizer).__name__}, gradients={self.gradients!r})"
+
+
+def _watch_gradient(keeper: weakref.ref[MaskKeeper], index: int, weight: nn.Parameter) -> Any:
+    """A hook that masks the gradient of one weight; it does not keep the keeper alive."""
+
+    def after_accumulation(parameter: Tensor) -> None:
+        alive = keeper()
+        if alive is not None:
+            alive._mask_gradient(index, parameter)
+
+    frozen = not weight.requires_grad
+    weight.requires_grad_(True)  # a frozen weight takes no hook, and it may be thawed later
+    handle = weight.register_post_accumulate_grad_hook(after_accumulation)
+    weight.requires_grad_(not frozen)
+    return handle
+
+
+def _remove_all(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 def keep_mask(
@@ -236,6 +260,7 @@ def keep_mask(
         TypeError: if the optimiser is none of torch's, or ``mask`` or ``others`` is no :class:`Mask`.
         ValueError: if the optimiser is LBFGS or does not hold the masked weights, ``gradients`` is unknown,
             the mask does not fit, or ``others`` names a weight of the mask.
+        MaskError: if a weight has a keeper already.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -247,12 +272,15 @@ def keep_mask(
     both = sorted(set(others or ()) & set(mask))
     if both:
         raise ValueError(f"others must name what the mask does not, got {', '.join(both)}")
+    slots = [slot for slot, _ in match_slots(model, mask, others=others)]
+    kept = [slot.key for slot in slots if id(slot.raw) in _keeper_of]
+    if kept:
+        raise MaskError(
+            f"{', '.join(kept)} already kept by another keep_mask (gp.train keeps the masks of its GAN by itself); "
+            "change that mask with update, or remove that keeper first"
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missing = [
-        slot.key
-        for slot, _ in match_slots(model, mask, others=others)
-        if slot.raw.requires_grad and id(slot.raw) not in held
-    ]
+    missing = [slot.key for slot in slots if slot.raw.requires_grad and id(slot.raw) not in held]
     if missing:
         raise ValueError(
             f"optimizer does not hold {', '.join(missing)}; make it from the model's present parameters"

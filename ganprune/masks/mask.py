@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ganprune.core.checks import check_number
 from ganprune.core.errors import GanpruneError
+from ganprune.core.random import seeded, step_seed
 from ganprune.masks.weights import canonical_name, prunable_weights
 
 
@@ -35,7 +36,8 @@ def pruned_count(sparsity: float, total: int) -> int:
 class Mask(Mapping[str, Tensor]):
     """A checked, immutable mapping from canonical weight names to bool tensors; True means kept.
 
-    A mask belongs to one network. Layers that it does not mention are not prunable and do not count.
+    A mask belongs to one network. Layers that it does not mention are not prunable and do not count. What the mapping
+    gives out are copies, so that nobody can change a mask that somebody else keeps.
 
     Args:
         layers: weight name → bool tensor in the shape of the weight.
@@ -71,7 +73,7 @@ class Mask(Mapping[str, Tensor]):
         return cls({key: weight.detach() != 0 for key, weight in prunable_weights(model, protect).items()})
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._layers[name]
+        return self._layers[name].clone()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -146,11 +148,14 @@ class Mask(Mapping[str, Tensor]):
         return not any(bool((theirs & ~mine).any()) for _, mine, theirs in self._paired(other))
 
     def shuffled(self, seed: int = 0) -> Mask:
-        """Kept positions moved at random within each layer: the control that keeps layer densities alone."""
-        generator = torch.Generator().manual_seed(seed)
+        """Kept positions moved at random within each layer: the control that keeps layer densities alone.
+
+        The positions in a layer follow from the seed and the layer's name, whatever the order of the layers.
+        """
         moved = {}
         for key, kept in self.items():
-            order = torch.randperm(kept.numel(), generator=generator).to(kept.device)
+            generator = seeded(step_seed(seed, 0, f"shuffled {key}"))
+            order = torch.randperm(kept.numel(), generator=generator, device="cpu").to(kept.device)
             moved[key] = kept.flatten()[order].view(kept.shape)
         return Mask(moved)
 

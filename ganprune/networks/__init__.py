@@ -5,7 +5,7 @@ from ganprune.networks.checkpoints import load, load_pretrained, save
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.custom import ImportedSpec, trust
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
-from ganprune.networks.gan import GAN, GANSpec
+from ganprune.networks.gan import GAN, GANMasks, GANSpec, built_here
 from ganprune.networks.registry import register_model_spec
 from ganprune.networks.sampling import latent_dim_of, sample, sample_latents
 
@@ -13,10 +13,12 @@ __all__ = [
     "GAN",
     "DCGANDiscriminatorSpec",
     "DCGANGeneratorSpec",
+    "GANMasks",
     "GANSpec",
     "ImportedSpec",
     "MLPDiscriminatorSpec",
     "MLPGeneratorSpec",
+    "built_here",
     "dcgan",
     "latent_dim_of",
     "load",

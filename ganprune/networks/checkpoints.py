@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,24 @@ def load_network(network: nn.Module, tensors: Mapping[str, Tensor], name: str, p
     network.load_state_dict(found)
 
 
-def masks_from(tensors: Mapping[str, Tensor]) -> dict[str, Mask]:
-    """The masks under "mask/network/key", by network."""
+def masks_from(tensors: Mapping[str, Tensor], order: Mapping[str, Sequence[str]]) -> dict[str, Mask]:
+    """The masks under "mask/network/key", by network.
+
+    Args:
+        tensors: of a file; safetensors sorts them by name.
+        order: network → its mask's layers in their order, as the metadata has it; files of before have none.
+    """
     masks: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("mask/"):
             _, network, weight = key.split("/", 2)
             masks.setdefault(network, {})[weight] = value
-    return {network: Mask(parts) for network, parts in masks.items()}
+    return {name: Mask({key: parts[key] for key in order.get(name, parts)}) for name, parts in masks.items()}
+
+
+def mask_order(masks: Mapping[str, Mask]) -> dict[str, list[str]]:
+    """The order of each mask's layers, for the metadata of a file."""
+    return {network: list(mask) for network, mask in masks.items()}
 
 
 def gan_metadata(gan: GAN) -> dict[str, Any]:
@@ -85,7 +95,7 @@ def gan_metadata(gan: GAN) -> dict[str, Any]:
                 "rebuild it; give it one with register_model_spec"
             )
         specs[name] = spec_to_dict(spec)
-    return {"specs": specs}
+    return {"specs": specs, "mask_order": mask_order(gan.masks)}
 
 
 def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: str | Path) -> GAN:
@@ -97,39 +107,33 @@ def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: s
         raise CheckpointError(f"{path} describes no network that this package knows: {error}") from error
     for name, network in gan.networks().items():
         load_network(network, tensors, name, path)
-    gan.masks = masks_from(tensors)
-    for name, mask in gan.masks.items():
+    for name, mask in masks_from(tensors, metadata.get("mask_order", {})).items():
         check_mask(gan.networks()[name], mask)
+        if name != "generator_ema":  # it has the generator's mask
+            gan.masks[name] = mask
     return gan
 
 
 def save(
     path: str | Path,
     gan: GAN,
-    masks: Mapping[str, Mask] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Saves a GAN: specs, weights of G, D and the EMA of G, and masks.
+    """Saves a GAN: specs, weights of G, D and the EMA of G, and ``gan.masks``.
 
     Args:
         path: file to write, usually ``*.safetensors``; written atomically.
         gan: any GAN whose networks have a registered spec.
-        masks: by network name; None for ``gan.masks``. A mask of "generator" is also the EMA generator's.
         metadata: JSON-able remarks, such as the command and the seed; None for ``gan.metadata``.
 
     Raises:
-        MaskError: if a network has a non-zero weight under its mask. Nothing is written then.
+        MaskError: if a network and its mask disagree, see ``gan.masks.check``. Nothing is written then.
         CheckpointError: if a network has no spec.
     """
-    chosen = dict(gan.masks if masks is None else masks)
-    unknown = sorted(set(chosen) - set(gan.networks()))
-    if unknown:
-        raise ValueError(f"masks must be keyed by {', '.join(gan.networks())}, got {', '.join(unknown)}")
-    if "generator" in chosen:
-        chosen.setdefault("generator_ema", chosen["generator"])
+    gan.masks.check()
     remarks = dict(gan.metadata if metadata is None else metadata)
     write_safetensors(
-        path, network_tensors(gan.networks(), chosen), {**gan_metadata(gan), "metadata": remarks}
+        path, network_tensors(gan.networks(), gan.masks), {**gan_metadata(gan), "metadata": remarks}
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -11,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ganprune.core.checks import check_integer
 from ganprune.core.errors import GanpruneError
 from ganprune.core.modes import frozen
 from ganprune.core.progress import progress
-from ganprune.core.random import step_seed
+from ganprune.core.random import keep_random_state, step_seed
 from ganprune.losses import get_loss, gradient_penalty, r1_penalty
-from ganprune.masks.mask import Mask
 from ganprune.networks.fast_convolutions import fast_convolutions
-from ganprune.networks.gan import GAN
+from ganprune.networks.gan import GAN, built_here
 from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.training.callbacks import callbacks_of, in_order
 from ganprune.training.config import TrainConfig
-from ganprune.training.state import TrainState
+from ganprune.training.state import TrainState, wants_channels_last
 
 
 class DivergenceError(GanpruneError, RuntimeError):
@@ -40,18 +40,23 @@ def train(
     state: TrainState,
     split: BatchSource,
     callbacks: Iterable[Callable[[TrainState], None]] = (),
+    until: int | None = None,
     show_progress: bool = True,
 ) -> TrainState:
     """Trains the state's GAN in place until ``state.config.steps`` generator updates are done.
 
-    Each step draws its batches and latents from (seed, step) alone, so a resumed run repeats an uninterrupted one bit
-    for bit on the CPU.
+    The masks of ``state.gan.masks`` are kept from the first step to the last, and nothing of that stays behind. Each
+    step draws its batches, its latents and the random numbers of its layers (dropout, noise) from (seed, step) alone,
+    so a resumed run repeats an uninterrupted one bit for bit on the CPU; the global random state is as before
+    afterwards.
 
     Args:
         state: where training starts; changed in place.
         split: the real samples, usually ``data.train``.
-        callbacks: called with the state after each step, sorted by their attribute ``order`` where they have one; a
-            method ``begin(state)``, where there is one, is called before the first step.
+        callbacks: called with the state after each step, see :class:`~ganprune.training.callbacks.Callback`; plain
+            functions of the state are callbacks too.
+        until: stop after this many generator updates in all, if that is earlier; the learning rate still follows
+            ``state.config.steps``.
         show_progress: a progress bar on standard error.
 
     Returns:
@@ -59,107 +64,142 @@ def train(
 
     Raises:
         DivergenceError: if a loss is NaN or infinite.
+        MaskError: if a mask does not hold before the first step or after the last, see ``gan.masks.check``.
     """
     gan, config = state.gan, state.config
-    loss, latent_dim = get_loss(config.loss), latent_dim_of(gan.generator)
-    ordered: Sequence[Callable] = sorted(callbacks, key=lambda callback: getattr(callback, "order", 0))
-    separate = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in gan.discriminator.modules())
-    for callback in ordered:
-        if hasattr(callback, "begin"):
-            callback.begin(state)
+    last = config.steps if until is None else min(config.steps, check_integer("until", until, 0))
+    ordered = in_order(callbacks)
     gan.generator.train()
     gan.discriminator.train()
-    with progress(config.steps, "training", state.step, show_progress) as bar:
-        while state.step < config.steps:
-            for optimizer in state.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * config.learning_rate_factor(state.step)
-            for critic_step in range(config.critic_steps):
-                draw = step_seed(config.seed, state.step, f"critic {critic_step}")
-                real = _layout(split.batch(config.batch_size, draw, 0), config)
-                z = sample_latents(config.batch_size, latent_dim, draw, gan.device)
-                last = critic_step == config.critic_steps - 1  # its fake batch serves the generator as well
-                with _arithmetic(config, gan.generator, gan.discriminator):
-                    with torch.set_grad_enabled(last):
-                        fake = gan.generator(z)
-                    real_logits, fake_logits = _logits(gan.discriminator, real, fake.detach(), separate)
-                d_loss = loss.discriminator(real_logits.float(), fake_logits.float())
-                total = d_loss
-                if config.penalty == "gradient":
-                    points = fake.detach().float()
-                    total = total + config.penalty_weight * gradient_penalty(
-                        gan.discriminator, real, points, draw
-                    )
-                elif config.penalty == "r1":
-                    total = total + config.penalty_weight * r1_penalty(gan.discriminator, real)
-                _update(state.optimizers["discriminator"], total)
-                if config.clip is not None:
-                    _clip_weights(gan.discriminator, config.clip)
-            with frozen(gan.discriminator), _arithmetic(config, gan.discriminator):
-                logits = gan.discriminator(fake)
-            g_loss = loss.generator(logits.float())
-            _update(state.optimizers["generator"], g_loss)
-            _move_average(gan, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
-            state.pending.append(torch.stack([d_loss.detach(), g_loss.detach()]))
-            state.step += 1
+    state.stop = False
+    with (
+        gan.masks.held(state.optimizers),
+        keep_random_state(gan.device),
+        callbacks_of(ordered, state),
+        progress(config.steps, "training", state.step, show_progress) as bar,
+    ):
+        while state.step < last and not state.stop:
+            torch.manual_seed(step_seed(config.seed, state.step, "layers"))
+            _step(state, split)
             if state.step % config.log_every == 0 or state.step == config.steps:
-                _log(state)
-                bar.set_postfix({k: f"{v:.3f}" for k, v in state.history[-1].items() if k.endswith("loss")})
+                row = _log(state)
+                bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k.endswith("loss")})
             for callback in ordered:
                 callback(state)
             bar.update()
     return state
 
 
-def train_epoch(
-    gan: GAN, split: Any, config: TrainConfig | None = None, masks: Mapping[str, Mask] | None = None
-) -> TrainState:
-    """Trains a GAN for as many steps as one pass over the split has batches; masks are kept.
+def _step(state: TrainState, split: BatchSource) -> None:
+    """One generator update, after as many discriminator updates as the config says."""
+    gan, config = state.gan, state.config
+    loss = get_loss(config.loss)
+    for optimizer in state.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * config.learning_rate_factor(state.step)
+    for critic_step in range(config.critic_steps):
+        draw = step_seed(config.seed, state.step, f"critic {critic_step}")
+        real = _laid_out(split.batch(config.batch_size, draw, 0), gan.discriminator, config)
+        z = sample_latents(config.batch_size, latent_dim_of(gan.generator), draw, gan.device)
+        with _arithmetic(config, gan.generator, gan.discriminator):
+            with torch.set_grad_enabled(
+                critic_step == config.critic_steps - 1
+            ):  # the last batch serves G as well
+                fake = _laid_out(gan.generator(z), gan.discriminator, config)
+            on_real, on_fake = _logits(gan.discriminator, real, fake.detach())
+        d_loss = loss.discriminator(on_real.float(), on_fake.float())
+        _update(
+            state.optimizers["discriminator"], d_loss + _penalty(config, gan.discriminator, real, fake, draw)
+        )
+        if config.clip is not None:
+            _clip_weights(gan.discriminator, config.clip)
+    with frozen(gan.discriminator), _arithmetic(config, gan.discriminator):
+        logits = gan.discriminator(fake)
+    g_loss = loss.generator(logits.float())
+    _update(state.optimizers["generator"], g_loss)
+    _move_average(gan, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
+    state.pending.append(torch.stack([d_loss.detach(), g_loss.detach()]))
+    state.step += 1
 
-    A thin wrapper over :func:`train`, for those who count in epochs.
+
+def train_epoch(
+    state: TrainState,
+    split: Any,
+    callbacks: Iterable[Callable[[TrainState], None]] = (),
+    show_progress: bool = True,
+) -> TrainState:
+    """Trains for one more pass: as many steps as the split has batches. The next call goes on where this one ends.
+
+    A thin wrapper over :func:`train`, for those who count in epochs. Each epoch draws batches of its own, because the
+    state counts its steps.
 
     Args:
-        gan: trained in place.
-        split: real images, such as ``data.train``.
-        config: its ``steps`` is replaced; None for the defaults.
-        masks: kept throughout; None for ``gan.masks``.
+        state: changed in place; its ``config.steps`` is the length of the whole run, in generator updates.
+        split: real samples, such as ``data.train``; its length is one epoch.
+        callbacks: as for :func:`train`.
+        show_progress: a progress bar on standard error.
 
     Returns:
-        The state, with the losses in ``history``.
+        The same state, with the losses in ``history``.
+
+    Raises:
+        ValueError: if the run is complete already.
     """
-    config = config or TrainConfig(steps=1)
-    steps = max(1, len(split) // config.batch_size)
-    return train(TrainState(gan, dataclasses.replace(config, steps=steps), masks), split)
+    if state.step >= state.config.steps:
+        raise ValueError(
+            f"state has done all {state.config.steps} steps of its config: for n epochs make config.steps "
+            "n * (len(split) // batch_size)"
+        )
+    epoch = max(1, len(split) // state.config.batch_size)
+    return train(state, split, callbacks, state.step + epoch, show_progress)
 
 
 def _arithmetic(config: TrainConfig, *networks: nn.Module) -> ExitStack:
-    """How networks are computed: in bfloat16 if the config says so, and on the CPU with products where they do.
+    """How networks are computed: in bfloat16 if the config says so, and those built here with products on the CPU.
 
     One block per update: autocast's cache of cast weights must not outlive an optimiser step.
     """
     device, block = next(networks[0].parameters()).device.type, ExitStack()
-    if device == "cpu":
-        for network in networks:
+    for network in networks:
+        if device == "cpu" and built_here(network):
             block.enter_context(fast_convolutions(network))
     if config.precision == "bfloat16":
         block.enter_context(torch.autocast(device, torch.bfloat16))
     return block
 
 
-def _layout(images: Tensor, config: TrainConfig) -> Tensor:
-    return (
-        images.contiguous(memory_format=torch.channels_last)
-        if config.channels_last and images.ndim == 4
-        else images
+def _laid_out(images: Tensor, discriminator: nn.Module, config: TrainConfig) -> Tensor:
+    """Images in the memory layout that the discriminator works in."""
+    if images.ndim != 4:
+        return images
+    channels_last = wants_channels_last(discriminator, config)
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _logits(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of both, in one pass where samples are known not to see each other.
+
+    Batch statistics of any kind want real and generated samples apart (Radford et al. 2016). Of the discriminators of
+    this package we know whether they have any; others may say so by an attribute ``independent_samples = True``.
+    """
+    has_batch_norm = any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in discriminator.modules()
     )
+    if getattr(discriminator, "independent_samples", built_here(discriminator) and not has_batch_norm):
+        both = discriminator(torch.cat([real, fake.to(real.dtype)]))
+        return both[: len(real)], both[len(real) :]
+    return discriminator(real), discriminator(fake)
 
 
-def _logits(discriminator: nn.Module, real: Tensor, fake: Tensor, separate: bool) -> tuple[Tensor, Tensor]:
-    """Both in one pass where samples do not see each other; batch norm wants them apart (Radford et al. 2016)."""
-    if separate:
-        return discriminator(real), discriminator(fake)
-    both = discriminator(torch.cat([real, fake.to(real.dtype)]))
-    return both[: len(real)], both[len(real) :]
+def _penalty(
+    config: TrainConfig, discriminator: nn.Module, real: Tensor, fake: Tensor, seed: int
+) -> Tensor | float:
+    if config.penalty == "gradient":
+        points = fake.detach().float()
+        return config.penalty_weight * gradient_penalty(discriminator, real, points, seed)
+    if config.penalty == "r1":
+        return config.penalty_weight * r1_penalty(discriminator, real)
+    return 0.0
 
 
 def _update(optimizer: Optimizer, loss: Tensor) -> None:
@@ -177,14 +217,16 @@ def _clip_weights(network: nn.Module, bound: float) -> None:
 @torch.no_grad()
 def _move_average(gan: GAN, decay: float) -> None:
     """EMA of the parameters; buffers (batch-norm statistics) are copied."""
-    torch._foreach_lerp_(list(gan.generator_ema.parameters()), list(gan.generator.parameters()), 1 - decay)
+    pairs = zip(gan.generator_ema.parameters(), gan.generator.parameters(), strict=True)
+    moved = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([kept for kept, _ in moved], [current for _, current in moved], 1 - decay)
     for kept, current in zip(gan.generator_ema.buffers(), gan.generator.buffers(), strict=True):
         kept.copy_(current)
 
 
-def _log(state: TrainState) -> None:
+def _log(state: TrainState) -> dict[str, float]:
     """Moves pending losses into one history row; the only place where the loop waits for the device."""
-    losses = torch.stack(state.pending).double().cpu()
+    losses = torch.stack(state.pending).cpu().double()
     first_step = state.step - len(state.pending)
     state.pending = []
     for column, name in enumerate(("discriminator loss", "generator loss")):
@@ -197,3 +239,4 @@ def _log(state: TrainState) -> None:
             )
     d_loss, g_loss = losses.mean(0).tolist()
     state.history.append({"step": state.step, "discriminator_loss": d_loss, "generator_loss": g_loss})
+    return state.history[-1]

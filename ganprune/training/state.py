@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,9 @@ from torch.optim import Optimizer
 
 from ganprune.core.device import as_device, best_precision
 from ganprune.core.tensors import CheckpointError, read_safetensors, write_safetensors
-from ganprune.masks.apply import apply_mask
-from ganprune.masks.keep import MaskKeeper, keep_mask
 from ganprune.masks.mask import Mask
 from ganprune.networks.checkpoints import gan_from, gan_metadata, network_tensors
-from ganprune.networks.gan import GAN
+from ganprune.networks.gan import GAN, built_here
 from ganprune.training.config import TrainConfig
 
 
@@ -29,52 +27,39 @@ class TrainState:
         config: with "auto" precision resolved.
         step: generator updates done.
         optimizers: "generator" and "discriminator".
-        keepers: the mask keepers, by network.
         history: rows of mean losses, one per ``log_every`` steps.
-        extras: tensors that callbacks keep from step to step, saved and loaded with the state; a callback's keys
-            begin with its own name.
+        rows: callback's name → what it found, one row of plain values per finding.
+        extras: tensors that callbacks keep from step to step; a callback's keys begin with its own name.
+        stop: a callback that sets it ends the training after the present step.
+
+    Which weights are pruned is known to ``gan.masks`` alone; a state holds no mask of its own and no hook.
     """
 
-    def __init__(self, gan: GAN, config: TrainConfig, masks: Mapping[str, Mask] | None = None) -> None:
+    def __init__(self, gan: GAN, config: TrainConfig) -> None:
         precision = best_precision(gan.device) if config.precision == "auto" else config.precision
         self.gan = gan
         self.config = dataclasses.replace(config, precision=precision)
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.pending: list[Tensor] = []
+        self.rows: dict[str, list[dict[str, Any]]] = {}
         self.extras: dict[str, Tensor] = {}
-        if config.channels_last and gan.device.type != "mps":
-            for network in gan.networks().values():
-                if any(p.ndim == 4 for p in network.parameters()):
-                    network.to(memory_format=torch.channels_last)
+        self.stop = False
+        for network in gan.networks().values():
+            if wants_channels_last(network, config):
+                network.to(memory_format=torch.channels_last)
+        d_rate = config.discriminator_learning_rate
         self.optimizers = {
             "generator": _optimizer(gan.generator, config, config.learning_rate),
             "discriminator": _optimizer(
-                gan.discriminator, config, config.discriminator_learning_rate or config.learning_rate
+                gan.discriminator, config, config.learning_rate if d_rate is None else d_rate
             ),
         }
-        self.keepers: dict[str, MaskKeeper] = {}
-        for name, mask in (gan.masks if masks is None else masks).items():
-            if name != "generator_ema":  # the EMA generator carries the generator's mask
-                self.set_mask(name, mask)
 
     @property
     def masks(self) -> dict[str, Mask]:
-        """The masks in force, by network."""
-        return {name: keeper.mask for name, keeper in self.keepers.items()}
-
-    def set_mask(self, network: str, mask: Mask) -> None:
-        """Applies a mask to the "generator" (and its EMA) or the "discriminator", and keeps it from now on."""
-        if network not in self.optimizers:
-            raise ValueError(f"network must be generator or discriminator, got {network!r}")
-        model = self.gan.networks()[network]
-        ema = self.gan.generator_ema if network == "generator" else None
-        if network in self.keepers:
-            self.keepers[network].update(mask)
-        else:
-            apply_mask(model, mask, ema=ema)
-            self.keepers[network] = keep_mask(model, mask, self.optimizers[network], ema=ema)
-        self.gan.masks[network] = mask
+        """The masks of the GAN, by network."""
+        return dict(self.gan.masks)
 
     def save(self, path: str | Path) -> None:
         """Writes the whole state to one safetensors file, atomically."""
@@ -82,7 +67,7 @@ class TrainState:
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and the metadata of the file that :meth:`save` writes, for files that hold more than a state."""
-        tensors = network_tensors(self.gan.networks(), self.masks)
+        tensors = network_tensors(self.gan.networks(), self.gan.masks)
         groups = {}
         for name, optimizer in self.optimizers.items():
             packed = optimizer.state_dict()
@@ -95,6 +80,7 @@ class TrainState:
             "config": dataclasses.asdict(self.config),
             "step": self.step,
             "history": self.history,
+            "rows": self.rows,
             "pending": [losses.tolist() for losses in self.pending],
             "metadata": self.gan.metadata,
             "param_groups": groups,
@@ -115,6 +101,7 @@ class TrainState:
         gan.metadata = metadata.get("metadata", {})
         state = cls(gan, TrainConfig(**metadata["config"]))
         state.step, state.history = metadata["step"], metadata["history"]
+        state.rows = metadata.get("rows", {})
         state.pending = [torch.tensor(losses, device=gan.device) for losses in metadata["pending"]]
         state.extras = {
             key.removeprefix("extra/"): value.to(gan.device)
@@ -130,8 +117,32 @@ class TrainState:
             load_moments(optimizer, entries, metadata["param_groups"][name])
         return state
 
+    @classmethod
+    def resume(
+        cls, path: str | Path, start: Callable[[], TrainState], device: str | torch.device | None = None
+    ) -> TrainState:
+        """The state in a file if there is one, else the state that ``start()`` gives: for runs that may be stopped.
+
+        Args:
+            path: where the run saves its state, by :class:`~ganprune.training.callbacks.Checkpoint` for example.
+            start: makes the state at step 0.
+            device: where a loaded state goes on; None for the best device.
+
+        Raises:
+            CheckpointError: as :meth:`load` does.
+        """
+        return cls.load(path, device) if Path(path).is_file() else start()
+
     def __repr__(self) -> str:
         return f"TrainState(step {self.step} of {self.config.steps}, {self.gan!r})"
+
+
+def wants_channels_last(network: nn.Module, config: TrainConfig) -> bool:
+    """Whether a network with convolutions of images gets the channels-last layout: one built here, or if asked to."""
+    if next(network.parameters()).device.type == "mps":
+        return False
+    asked = built_here(network) if config.channels_last is None else config.channels_last
+    return asked and any(parameter.ndim == 4 for parameter in network.parameters())
 
 
 def load_moments(
