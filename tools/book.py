@@ -190,6 +190,7 @@ def run_jupyter_book(stage: Path, held: TextIO) -> int:
             return process.wait()
         except BaseException:
             process.kill()
+            process.wait()  # until then it may write into the folder that is about to be removed
             raise
 
 
