@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import compare
-from ganprune.pruning.dynamic import DynamicSparseTraining
+from ganprune.dynamic.regrowth import DynamicSparseTraining
 
 MINUTES = 6
 SPARSITY = 0.9
@@ -15,7 +15,7 @@ INTERVAL = 100
 FOREVER = 10**9
 
 
-def training(width: int, data: gp.ImageData, interval: int, rigl: bool) -> Callable[[], None]:
+def training(width: int, data: gp.data.ImageData, interval: int, rigl: bool) -> Callable[[], None]:
     """A function that trains for one interval, so that each call has its share of one update of the mask."""
     config = gp.TrainConfig(steps=1, batch_size=BATCH_SIZE, loss="non-saturating", decay_from=1.0)
     state = gp.TrainState(gp.dcgan(data.image_shape, width), config)

@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def training_step(
-    mode: str, optimizer: Callable[..., Optimizer], width: int, data: gp.ImageData, channels_last: bool
+    mode: str, optimizer: Callable[..., Optimizer], width: int, data: gp.data.ImageData, channels_last: bool
 ) -> Callable[[], None]:
     """A function that makes one step of both networks, the generator dense, masked, or pruned by torch.
 
@@ -31,10 +31,10 @@ def training_step(
     gan = gp.dcgan(data.image_shape, width)
     generator, discriminator, device = gan.generator, gan.discriminator, gan.device
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    reduced = gp.best_precision(device) == "bfloat16"
+    reduced = gp.core.best_precision(device) == "bfloat16"
     mask = gp.prune(generator, sparsity=SPARSITY)
     if mode == "torch":
-        gp.to_torch_prune(generator, mask)
+        gp.masks.to_torch_prune(generator, mask)
     generator.to(memory_format=layout)
     discriminator.to(memory_format=layout)
     optimizer_g = optimizer(list(generator.parameters()))
@@ -53,7 +53,7 @@ def training_step(
         optimizer_d.zero_grad()
         (softplus(-real_logits).mean() + softplus(fake_logits).mean()).backward()
         optimizer_d.step()
-        with gp.frozen(discriminator), torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+        with gp.core.frozen(discriminator), torch.autocast(device.type, torch.bfloat16, enabled=reduced):
             logits = discriminator(fake)
         optimizer_g.zero_grad()
         softplus(-logits.float()).mean().backward()

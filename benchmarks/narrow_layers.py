@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.record import Row
 from benchmarks.timing import compare
-from ganprune import convolutions
+from ganprune.networks import fast_convolutions as convolutions
 
 MINUTES = 1
 CALLS = 10

@@ -19,7 +19,7 @@ import ganprune as gp
 class ImageDataset(Dataset):
     """Images as torchvision's data sets give them: a picture object, turned into a tensor on demand."""
 
-    def __init__(self, split: gp.Split) -> None:
+    def __init__(self, split: gp.data.Split) -> None:
         self.images = split.images.cpu()
         self.transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
 

@@ -75,7 +75,7 @@ class Row:
             "benchmark": benchmark,
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             "threads": torch.get_num_threads(),
-            "commit": gp.results.provenance()["commit"],
+            "commit": gp.records.provenance()["commit"],
         }
 
 
@@ -88,14 +88,14 @@ def _rounded(value: Any) -> Any:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on: processor, cores, memory, system, accelerator and arithmetic."""
-    device = gp.default_device()
+    device = gp.core.default_device()
     facts: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory": f"{_memory_gib():.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "precision": gp.best_precision(device),
+        "precision": gp.core.best_precision(device),
     }
     return facts
 

@@ -16,7 +16,7 @@ def measure(quick: bool) -> Iterator[Row]:
     """Ratios of times at three sparsities; topk looks for the weights that are kept."""
     per_layer = 1_000 if quick else 1_000_000
     rounds = 2 if quick else 15
-    device = gp.default_device()
+    device = gp.core.default_device()
     random = torch.Generator().manual_seed(0)
     scores = {f"layer{n}.weight": torch.rand(per_layer, generator=random).to(device) for n in range(LAYERS)}
     flat = torch.cat(list(scores.values()))

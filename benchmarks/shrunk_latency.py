@@ -9,8 +9,10 @@ from torch import nn
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import Times, compare, keep_freed_memory
-from ganprune.convolutions import fast_convolutions
-from ganprune.pruning.channels import fold_norms, plan_channels, remove_channels
+from ganprune.channels.folding import fold_norms
+from ganprune.channels.shrinking import plan_channels
+from ganprune.channels.surgery import remove_channels
+from ganprune.networks.fast_convolutions import fast_convolutions
 
 MINUTES = 3
 BATCH_SIZE = 64

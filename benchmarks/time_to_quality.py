@@ -76,7 +76,7 @@ class Run:
         self.seconds += clock(device) - begin
         self.step += steps
 
-    def evaluate(self, data: gp.ImageData, setting: Setting) -> float:
+    def evaluate(self, data: gp.data.ImageData, setting: Setting) -> float:
         """Digit-FID against validation, noted in the curve; not timed."""
         report = gp.evaluate(self.network, data.validation, setting.samples, metrics=("fid",))
         assert report.digit_fid is not None
@@ -88,7 +88,7 @@ class _Pause(Exception):
     """Leaves the package's loop between two steps."""
 
 
-def our_run(setting: Setting, budget: int, seed: int, data: gp.ImageData) -> Run:
+def our_run(setting: Setting, budget: int, seed: int, data: gp.data.ImageData) -> Run:
     """The package's recipe over a budget; its loop is left after each turn and entered again."""
     config = gp.TrainConfig(
         budget,
@@ -113,7 +113,7 @@ def our_run(setting: Setting, budget: int, seed: int, data: gp.ImageData) -> Run
     return Run(budget, setting.turn, advance, state.gan.generator_ema)
 
 
-def plain_run(setting: Setting, seed: int, data: gp.ImageData) -> Run:
+def plain_run(setting: Setting, seed: int, data: gp.data.ImageData) -> Run:
     """The plain recipe: batch norm in D, no moving average; its raw generator is what is measured."""
     gan = gp.dcgan(data.image_shape, setting.width, setting.latent_dim, norm="batch", seed=seed)
     batches = plain.loader(plain.ImageDataset(data.train), setting.batch_size, seed)
@@ -126,7 +126,7 @@ def plain_run(setting: Setting, seed: int, data: gp.ImageData) -> Run:
     return Run(setting.plain_steps, setting.turn, advance, gan.generator)
 
 
-def one_seed(setting: Setting, seed: int, data: gp.ImageData) -> dict[str, Any]:
+def one_seed(setting: Setting, seed: int, data: gp.data.ImageData) -> dict[str, Any]:
     """Both runs of one seed, taking turns; ours is evaluated at each turn of its first half and at its end."""
     runs = {"plain": plain_run(setting, seed, data), "ours": our_run(setting, setting.budget, seed, data)}
     while waiting := [name for name, run in runs.items() if run.step < run.total]:
@@ -155,19 +155,19 @@ def all_seeds(setting: Setting, journal: Path | None) -> list[dict[str, Any]]:
     """The rows of all seeds; those in the journal for this setting, commit and machine are not rerun."""
     data = gp.mnist()
     key = {
-        "setting": gp.results.config_hash(setting),
-        "commit": gp.results.provenance()["commit"],
+        "setting": gp.records.config_hash(setting),
+        "commit": gp.records.provenance()["commit"],
         "threads": torch.get_num_threads(),
         "processor": record.machine()["processor"],
     }
-    known = gp.read_records(journal) if journal else []
+    known = gp.records.read_records(journal) if journal else []
     rows = {row["seed"]: row for row in known if all(row.get(name) == value for name, value in key.items())}
     missing = [seed for seed in setting.seeds if seed not in rows]
     for seed in missing:
         begin = time.perf_counter()
         rows[seed] = one_seed(setting, seed, data)
         if journal:
-            gp.append_record(journal, {**key, **rows[seed]})
+            gp.records.append_record(journal, {**key, **rows[seed]})
         minutes = (time.perf_counter() - begin) / 60
         shown = {k: v for k, v in rows[seed].items() if k != "curve"}
         print(f"  seed {seed}: {minutes:.1f} min, {shown}", file=sys.stderr)

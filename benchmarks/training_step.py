@@ -15,7 +15,7 @@ BATCH_SIZE = 64
 LATENT_DIM = 64
 
 
-def ours(width: int, data: gp.ImageData) -> Callable[[int], None]:
+def ours(width: int, data: gp.data.ImageData) -> Callable[[int], None]:
     """A function that trains for so many steps with the package's loop as it comes."""
     config = gp.TrainConfig(steps=1, batch_size=BATCH_SIZE, loss="non-saturating", decay_from=1.0)
     state = gp.TrainState(gp.dcgan(data.image_shape, width, LATENT_DIM), config)
@@ -27,7 +27,7 @@ def ours(width: int, data: gp.ImageData) -> Callable[[int], None]:
     return run
 
 
-def theirs(width: int, data: gp.ImageData, from_pictures: bool) -> Callable[[int], None]:
+def theirs(width: int, data: gp.data.ImageData, from_pictures: bool) -> Callable[[int], None]:
     """The same for the plain loop, with a data set of pictures or of ready tensors."""
     split = data.train
     tensors = (

@@ -8,8 +8,9 @@ import torch
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import compare
-from ganprune.pruning.channels import compact, shrink_channels
-from ganprune.pruning.dynamic import rigl_update
+from ganprune.channels.compaction import compact
+from ganprune.channels.shrinking import shrink_channels
+from ganprune.dynamic.regrowth import rigl_update
 
 MINUTES = 6
 WIDTHS = (16, 32, 64, 128)

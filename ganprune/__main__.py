@@ -28,9 +28,9 @@ from ganprune.cli.lottery import run_lottery
 from ganprune.cli.networks import load_data, load_gan, loss_of, named_paths, new_gan
 from ganprune.cli.output import as_json, as_table, fail, losses, measure, plain, quick_fid, say, sentence
 from ganprune.cli.pruning import Pruning, prune_at_once, settle_masks, while_training
-from ganprune.imported import trust
+from ganprune.networks.custom import trust
 
-FAILURES = (gp.DataError, gp.CheckpointError, gp.DivergenceError, gp.MaskError, OSError)
+FAILURES = (gp.data.DataError, gp.core.CheckpointError, gp.training.DivergenceError, gp.MaskError, OSError)
 """What can go wrong with good arguments: exit code 1 and one sentence."""
 
 
@@ -142,7 +142,7 @@ def _sample(options: argparse.Namespace) -> dict[str, Any]:
 def _finish(
     options: argparse.Namespace,
     state: gp.TrainState,
-    data: gp.ImageData,
+    data: gp.data.ImageData,
     partial: Path | None,
     pruning: Pruning | None = None,
 ) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _finish(
     if state.history:
         row |= {key: value for key, value in state.history[-1].items() if key != "step"}
     kept = {"data": data.name, "config": dataclasses.asdict(config), "request": gan.metadata["request"]}
-    kept["provenance"] = gp.results.provenance()
+    kept["provenance"] = gp.records.provenance()
     if options.out is not None:
         gp.save(options.out, gan, metadata=kept)
     report = measure(options, gan, data, config.loss, "generator_ema")

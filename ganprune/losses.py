@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from ganprune.checks import check_choice, check_integer
-from ganprune.models import GAN, latent_dim_of, sample_latents
-from ganprune.runtime import eval_mode, seeded, step_seed
+from ganprune.core.checks import check_choice, check_integer
+from ganprune.core.modes import eval_mode, frozen
+from ganprune.core.random import seeded, step_seed
+from ganprune.data.splits import Split
+from ganprune.networks.gan import GAN
+from ganprune.networks.sampling import latent_dim_of, sample_latents
 
-if TYPE_CHECKING:
-    from ganprune.data import Split
+DEFAULT_LOSS = "hinge"
+"""The loss that training, evaluation and loss closures take when none is named."""
 
 LossFn = Callable[[nn.Module], Iterator[Tensor]]
 """A loss closure: called with the scored network, it yields one scalar loss per batch."""
@@ -118,21 +119,8 @@ def _input_gradient(discriminator: nn.Module, points: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
-@contextmanager
-def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Parameters that require no gradient inside the block; each gets its own flag back."""
-    flags = [(p, p.requires_grad) for network in networks for p in network.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
 def generator_loss(
-    gan: GAN, batches: int = 8, batch_size: int = 64, loss: str | Loss = "non-saturating", seed: int = 0
+    gan: GAN, batches: int = 8, batch_size: int = 64, loss: str | Loss = DEFAULT_LOSS, seed: int = 0
 ) -> LossFn:
     """A closure that yields the generator's loss, batch by batch, through the GAN's discriminator.
 
@@ -167,7 +155,7 @@ def discriminator_loss(
     split: Split,
     batches: int = 8,
     batch_size: int = 64,
-    loss: str | Loss = "non-saturating",
+    loss: str | Loss = DEFAULT_LOSS,
     seed: int = 0,
 ) -> LossFn:
     """A closure that yields the discriminator's loss, batch by batch; the counterpart of :func:`generator_loss`."""

@@ -8,8 +8,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from unseen_networks import build
 
 import ganprune as gp
-from ganprune.masks import effective_weights
-from ganprune.pruning import allocate, channel_scores, prune, score
+from ganprune.allocation.choose import allocate
+from ganprune.masks.weights import effective_weights
+from ganprune.pruning import prune
+from ganprune.scores.activation import channel_scores
+from ganprune.scores.registry import score
 
 
 def network(seed=0):

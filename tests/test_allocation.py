@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from ganprune.masks import Mask, check_mask, prunable_weights
-from ganprune.models import DCGANGeneratorSpec
-from ganprune.pruning import (
-    allocate,
-    apportion,
-    lamp_scores,
-    prune,
-    prune_generator,
-    recalibrate_batchnorm,
-    score,
-)
-from ganprune.pruning.allocation import _ascending
+from ganprune.allocation.choose import allocate
+from ganprune.allocation.shares import _ascending, apportion, lamp_scores
+from ganprune.masks.apply import check_mask
+from ganprune.masks.mask import Mask
+from ganprune.masks.weights import prunable_weights
+from ganprune.networks.convolutional import DCGANGeneratorSpec
+from ganprune.pruning import prune, prune_generator
+from ganprune.scores.registry import score
+from ganprune.training.recalibration import recalibrate_batchnorm
 
 FLEXIBLE = ("global", "uniform", "erk", "lamp", "per-output")
 shapes = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple), min_size=1, max_size=4)

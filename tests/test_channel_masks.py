@@ -10,14 +10,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from unseen_networks import build
 
 import ganprune as gp
-from ganprune.masks import Mask, MaskError, apply_mask, keep_mask
-from ganprune.pruning.channels import (
-    ChannelError,
-    keep_channels,
-    mask_channels,
-    plan_channels,
-    remove_channels,
-)
+from ganprune.channels.graph import ChannelError
+from ganprune.channels.shrinking import plan_channels
+from ganprune.channels.surgery import keep_channels, mask_channels, remove_channels
+from ganprune.masks.apply import apply_mask
+from ganprune.masks.keep import keep_mask
+from ganprune.masks.mask import Mask, MaskError
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, weight_decay=0.01),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ganprune as gp
-from ganprune.models import SPECTRAL_GAIN
+from ganprune.networks.build import SPECTRAL_GAIN
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_dcgan.ipynb"
 

@@ -67,7 +67,7 @@ def test_ten_lines_equal_torch(sparsity: float) -> None:
     mine = run_cells("scratch")["magnitude_mask"](gp.prunable_weights(generator), sparsity)
     layers = [(part, "weight") for part in generator.modules() if isinstance(part, nn.ConvTranspose2d)]
     nn.utils.prune.global_unstructured(layers, nn.utils.prune.L1Unstructured, amount=sparsity)
-    assert gp.from_torch_prune(generator) == gp.Mask(mine)
+    assert gp.masks.from_torch_prune(generator) == gp.Mask(mine)
 
 
 @pytest.mark.parametrize("factor", [0.25, 8.0])
@@ -164,7 +164,7 @@ def test_verdicts_follow_the_protocol(
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     for row in invented_rows(seeds):
-        gp.append_record("../results/magnitude.jsonl", row)
+        gp.records.append_record("../ganprune/assets/records/magnitude.jsonl", row)
     cells = run_cells(*RECORDED[:-1], plt=plt)
     plt.close("all")
     assert [line["verdict"] for line in cells["lines"]] == verdicts
@@ -182,7 +182,7 @@ def test_a_seed_beyond_twelve_floors_decides_nothing(tmp_path: Path, monkeypatch
     for row in invented_rows(6):
         if row["seed"] == 2:  # its control is poor, and its pruned arms look splendid beside it
             row["digit_fid"] = 60.1 if row["score"] == "dense" else 10.0
-        gp.append_record("../results/magnitude.jsonl", row)
+        gp.records.append_record("../ganprune/assets/records/magnitude.jsonl", row)
     cells = run_cells(*RECORDED, plt=plt)
     plt.close("all")
     assert cells["deciding"] == [0, 1, 3, 4, 5]
@@ -218,7 +218,7 @@ def test_missing_records_fail_with_the_command_that_makes_them(
 
 
 def test_recorded_run_is_complete() -> None:
-    rows = gp.read_records(STORE)
+    rows = gp.records.read_records(STORE)
     arms: dict[tuple[str, float, str], set[int]] = {}
     for row in rows:
         arms.setdefault((row["score"], row["sparsity"], row["stage"]), set()).add(row["seed"])

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ganprune as gp
-from ganprune import checkpoints
+from ganprune.core import tensors as checkpoints
 
 
 @pytest.fixture
@@ -85,11 +85,11 @@ def test_a_failed_write_keeps_the_old_file(gan, tmp_path, monkeypatch):
 
 def test_missing_and_damaged_files(gan, tmp_path):
     path = tmp_path / "gan.safetensors"
-    with pytest.raises(gp.CheckpointError, match="checkpoint not found: expected a file at"):
+    with pytest.raises(gp.core.CheckpointError, match="checkpoint not found: expected a file at"):
         gp.load(path)
     gp.save(path, gan)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(gp.CheckpointError, match="is not a whole safetensors file"):
+    with pytest.raises(gp.core.CheckpointError, match="is not a whole safetensors file"):
         gp.load(path)
 
 
@@ -101,14 +101,14 @@ def test_a_pickle_is_never_executed(tmp_path):
             return os.mkdir, (str(witness),)
 
     path.write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(gp.CheckpointError):
+    with pytest.raises(gp.core.CheckpointError):
         gp.load(path)
     assert not witness.exists()
 
 
 def test_a_foreign_file_is_refused(tmp_path):
     save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(gp.CheckpointError, match="was not written by ganprune"):
+    with pytest.raises(gp.core.CheckpointError, match="was not written by ganprune"):
         gp.load(tmp_path / "other.safetensors")
 
 
@@ -123,7 +123,7 @@ def test_another_shape_is_named(gan, tmp_path):
     gp.save(path, gan)
     rewrite(path, lambda tensors, meta: meta["specs"]["generator"].update(channels=[16, 8, 5]))
     message = r"does not fit: .*layers.deconv3.weight has shape \(8, 4, 4, 4\), the network wants \(8, 5"
-    with pytest.raises(gp.CheckpointError, match=message):
+    with pytest.raises(gp.core.CheckpointError, match=message):
         gp.load(path)
 
 
@@ -134,7 +134,9 @@ def test_missing_and_superfluous_weights_are_named(gan, tmp_path):
         path,
         lambda tensors, meta: tensors.update({"generator/more": tensors.pop("generator/layers.norm1.bias")}),
     )
-    with pytest.raises(gp.CheckpointError, match=r"layers.norm1.bias is missing; more is not in the network"):
+    with pytest.raises(
+        gp.core.CheckpointError, match=r"layers.norm1.bias is missing; more is not in the network"
+    ):
         gp.load(path)
 
 
@@ -143,14 +145,14 @@ def test_an_unknown_model_is_refused(gan, tmp_path):
     gp.save(path, gan)
     rewrite(path, lambda tensors, meta: meta["specs"]["generator"].update(model="Unheard"))
     with pytest.raises(
-        gp.CheckpointError, match="describes no network that this package knows: model must be one of"
+        gp.core.CheckpointError, match="describes no network that this package knows: model must be one of"
     ):
         gp.load(path)
 
 
 def test_a_network_without_spec_cannot_be_saved(tmp_path):
     own = nn.Linear(2, 2)
-    with pytest.raises(gp.CheckpointError, match=r"the generator \(Linear\) has no spec"):
+    with pytest.raises(gp.core.CheckpointError, match=r"the generator \(Linear\) has no spec"):
         gp.save(tmp_path / "x.safetensors", gp.GAN(own, nn.Linear(2, 1)))
 
 

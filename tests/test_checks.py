@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganprune.checks import check_choice, check_integer, check_number
+from ganprune.core.checks import check_choice, check_integer, check_number
 
 
 def test_one_of_the_names_comes_back() -> None:

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ganprune import metrics
-from ganprune.data import ImageData, Split, mnist
+from ganprune.core import tensors as classifier
+from ganprune.data.sources import mnist
+from ganprune.data.splits import ImageData, Split
 from ganprune.experiments import digit_classifier
-from ganprune.metrics import classifier
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import ganprune as gp
-from ganprune import checkpoints, pruning, training
+from ganprune import pruning
 from ganprune.__main__ import main
-from ganprune.callbacks import CHECKPOINT, LOG, Checkpoint
-from ganprune.checkpoints import read_safetensors
-from ganprune.data import ImageData, Split
-from ganprune.imported import ImportedSpec, trust
-from ganprune.pruning import ALLOCATION_NAMES, SCORES
+from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.core import tensors as checkpoints
+from ganprune.core.tensors import read_safetensors
+from ganprune.data.splits import ImageData, Split
+from ganprune.networks.custom import ImportedSpec, trust
+from ganprune.scores.registry import SCORES
+from ganprune.training import config as training
+from ganprune.training.callbacks import CHECKPOINT, LOG, Checkpoint
 
 TINY = ["--width", "2", "--latent-dim", "4", "--batch-size", "8", "--device", "cpu", "--samples", "0"]
 QUICK = ["--samples", 0, "--device", "cpu"]
@@ -213,7 +216,7 @@ def test_prune_takes_scores_and_allocations(capsys, trained, options):
 @pytest.fixture
 def hurried(monkeypatch):
     """The same work on less: MNIST is read once for all tests, and batch norm recalibrated on two batches."""
-    monkeypatch.setattr("ganprune.data.load_data", lambda name, root, device: _mnist())
+    monkeypatch.setattr("ganprune.data.sources.load_data", lambda name, root, device: _mnist())
     monkeypatch.setattr(pruning, "recalibrate_batchnorm", partial(pruning.recalibrate_batchnorm, batches=2))
 
 
@@ -434,7 +437,9 @@ def fake_data(name, root, device):
 
 def test_data_root_and_device_reach_the_loader(capsys, monkeypatch, tmp_path, trained):
     seen = []
-    monkeypatch.setattr("ganprune.data.load_data", lambda *given: seen.append(given) or fake_data(*given))
+    monkeypatch.setattr(
+        "ganprune.data.sources.load_data", lambda *given: seen.append(given) or fake_data(*given)
+    )
     common = ["--data", "fashion-mnist", "--data-root", "somewhere", "--device", "cpu", "--seed", 2]
     quick = ["--samples", 0]
     out = tmp_path / "fashion.safetensors"
@@ -566,7 +571,7 @@ def test_a_killed_lottery_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_path
 
     stop.order = CHECKPOINT + 1
     monkeypatch.setattr("ganprune.pruning.lottery.iterative.train", killed)
-    monkeypatch.setattr("ganprune.training.train", killed)
+    monkeypatch.setattr("ganprune.training.loop.train", killed)
     codes = [main([*map(str, lottery(cut, *options.split())), "--json"])]
     while codes[-1] == 130:
         codes.append(main([*map(str, lottery(cut, *options.split(), "--resume")), "--json"]))
@@ -778,7 +783,7 @@ def test_a_checkpoint_alone_imports_nothing(capsys, tmp_path, own):
     del sys.modules[own]
     message = fails(capsys, 1, "evaluate", "--checkpoint", out, *QUICK)
     assert f"with --generator {own}:Net" in message
-    with pytest.raises(gp.CheckpointError, match="somebody's own code"):
+    with pytest.raises(gp.core.CheckpointError, match="somebody's own code"):
         gp.load(out, "cpu")
     assert own not in sys.modules
     message = fails(capsys, 2, "evaluate", "--generator", f"{own}:Net", "--checkpoint", "dcgan-mnist", *QUICK)
@@ -1081,7 +1086,7 @@ def test_control_c_gives_code_130(capsys, monkeypatch, trained):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ganprune.checkpoints.load", interrupted)
+    monkeypatch.setattr("ganprune.networks.checkpoints.load", interrupted)
     assert (
         fails(capsys, 130, "sample", "--checkpoint", trained, "--out", "never.png") == "ganprune: interrupted"
     )

@@ -12,9 +12,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 from unseen_networks import UNSEEN, build
 
 import ganprune as gp
-from ganprune.masks import Mask, MaskError, apply_mask, prunable_weights, weight_slots
-from ganprune.metrics.complexity import count_parameters, macs
-from ganprune.pruning.channels import ChannelError, CompactionError, compact, compaction
+from ganprune.channels import compaction
+from ganprune.channels.compaction import CompactionError, compact
+from ganprune.channels.graph import ChannelError
+from ganprune.masks.apply import apply_mask
+from ganprune.masks.mask import Mask, MaskError
+from ganprune.masks.weights import prunable_weights, weight_slots
+from ganprune.metrics.macs import count_parameters, macs
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 

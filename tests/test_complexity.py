@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 from unseen_networks import UNSEEN, build
 
-from ganprune import masks, metrics, models
+from ganprune import metrics
+from ganprune.masks import weights as masks
+from ganprune.networks import registry as models
 
 
 def brute_force_macs(layer: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:

@@ -11,8 +11,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import ganprune as gp
-from ganprune.masks import Mask, apply_mask, check_mask, effective_weights, keep_mask, prunable_weights
-from ganprune.pruning import ALLOCATION_NAMES, SCORES, allocate, score
+from ganprune.allocation.choose import allocate
+from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.masks.apply import apply_mask, check_mask
+from ganprune.masks.keep import keep_mask
+from ganprune.masks.mask import Mask
+from ganprune.masks.weights import effective_weights, prunable_weights
+from ganprune.scores.registry import SCORES, score
 
 
 class Network(nn.Module):

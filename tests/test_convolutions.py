@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from unseen_networks import UNSEEN, build
 
 import ganprune as gp
-from ganprune.convolutions import fast_convolutions
+from ganprune.networks.fast_convolutions import fast_convolutions
 
 
 def results(layer: nn.Module, x: Tensor) -> list[Tensor]:

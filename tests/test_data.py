@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ganprune as gp
-from ganprune import data as data_module
+from ganprune.data import splits as data_module
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_missing_mnist_file_says_where_it_should_be(tmp_path, monkeypatch):
     folder = copy_of_assets(tmp_path, monkeypatch)
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(
-        gp.DataError, match="MNIST file missing: expected .*t10k-labels.*Install the package again"
+        gp.data.DataError, match="MNIST file missing: expected .*t10k-labels.*Install the package again"
     ):
         gp.mnist("cpu")
 
@@ -117,7 +117,7 @@ def test_damaged_mnist_file_is_refused(tmp_path, monkeypatch):
     file = copy_of_assets(tmp_path, monkeypatch) / "train-labels-idx1-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(
-        gp.DataError, match="MNIST file damaged: .*train-labels.*SHA-256.*Install the package again"
+        gp.data.DataError, match="MNIST file damaged: .*train-labels.*SHA-256.*Install the package again"
     ):
         gp.mnist("cpu")
 
@@ -125,7 +125,7 @@ def test_damaged_mnist_file_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
 def test_absent_download_says_what_to_do(name, tmp_path):
     loader = {"fashion-mnist": gp.fashion_mnist, "cifar10": gp.cifar10}[name]
-    with pytest.raises(gp.DataError, match=f"{name} is not complete at {tmp_path}.*--data-root"):
+    with pytest.raises(gp.data.DataError, match=f"{name} is not complete at {tmp_path}.*--data-root"):
         loader("cpu", root=tmp_path, download=False)
 
 
@@ -156,21 +156,21 @@ def test_partial_fashion_mnist_is_never_taken_for_whole(tmp_path):
     file = folder / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
-        gp.DataError, match="fashion-mnist file damaged: .*train-images.*is not whole. Delete it"
+        gp.data.DataError, match="fashion-mnist file damaged: .*train-images.*is not whole. Delete it"
     ):
         gp.fashion_mnist("cpu", root=tmp_path, download=False)
 
 
 def test_short_fashion_mnist_is_refused(tmp_path):
     write_fashion(tmp_path, images=1_000)
-    with pytest.raises(gp.DataError, match="has 1000 \\+ 10000 images"):
+    with pytest.raises(gp.data.DataError, match="has 1000 \\+ 10000 images"):
         gp.fashion_mnist("cpu", root=tmp_path, download=False)
 
 
 def test_damaged_archive_is_refused(tmp_path):
     folder = write_fashion(tmp_path)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"half a download")
-    with pytest.raises(gp.DataError, match="fails its MD5 sum. Delete it"):
+    with pytest.raises(gp.data.DataError, match="fails its MD5 sum. Delete it"):
         gp.fashion_mnist("cpu", root=tmp_path, download=False)
 
 

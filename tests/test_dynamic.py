@@ -12,20 +12,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import ganprune as gp
-from ganprune.callbacks import PRUNE
-from ganprune.masks import effective_weights, weight_slots
-from ganprune.pruning import cubic
-from ganprune.pruning.dynamic import (
-    BalanceController,
-    DynamicSparseTraining,
-    GradualPruning,
-    balance,
-    balance_ratio,
-    common,
-    regrowth,
-    rigl_update,
-    set_update,
-)
+from ganprune.dynamic import balance, common, regrowth
+from ganprune.dynamic.balance import BalanceController, balance_ratio
+from ganprune.dynamic.gradual import GradualPruning
+from ganprune.dynamic.regrowth import DynamicSparseTraining, rigl_update, set_update
+from ganprune.dynamic.schedules import cubic
+from ganprune.masks.weights import effective_weights, weight_slots
+from ganprune.training.callbacks import PRUNE
 
 
 class Noise:
@@ -54,9 +47,9 @@ def unseen():
     discriminator = nn.Sequential(nn.Conv2d(1, 4, 4, 2), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(36, 1))
     for index in (0, 3):
         spectral_norm(discriminator[index])
-    return gp.models.GAN(unseen_networks.LinearFirst(), nn.Sequential(*discriminator, nn.Flatten(0))), Noise(
-        (1, 8, 8)
-    )
+    return gp.networks.GAN(
+        unseen_networks.LinearFirst(), nn.Sequential(*discriminator, nn.Flatten(0))
+    ), Noise((1, 8, 8))
 
 
 GANS = {"dcgan": dcgan, "mlp": mlp, "unseen": unseen}
@@ -481,7 +474,7 @@ def test_the_weaker_of_two_equal_raw_weights_goes_under_weight_norm():
     discriminator = nn.Sequential(
         weight_norm(nn.Linear(3, 4)), nn.LeakyReLU(0.2), nn.Linear(4, 1), nn.Flatten(0)
     )
-    gan = gp.models.GAN(mlp()[0].generator, discriminator)
+    gan = gp.networks.GAN(mlp()[0].generator, discriminator)
     with torch.no_grad():
         discriminator[0].parametrizations.weight.original0[0] = 1e-3  # the first output is hardly used
     mask = gp.Mask.dense(discriminator, protect=["2"])
@@ -623,7 +616,7 @@ def test_an_update_that_a_norm_refuses_changes_nothing():
     discriminator = nn.Sequential(
         weight_norm(nn.Linear(3, 40)), nn.LeakyReLU(0.2), nn.Linear(40, 1), nn.Flatten(0)
     )
-    gan = gp.models.GAN(mlp()[0].generator, discriminator)
+    gan = gp.networks.GAN(mlp()[0].generator, discriminator)
     kept = torch.zeros(40, 3, dtype=torch.bool)
     kept[:, 0] = True  # one weight per output: any move empties one
     state = start(gan, 3, {"discriminator": gp.Mask({"0.weight": kept})})
@@ -696,7 +689,7 @@ def test_the_balance_ratio_is_its_formula_and_changes_nothing(make):
     with torch.no_grad():
         for parameter in gan.generator.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-    real, z = split.batch(16, 0, 0), gp.sample_latents(16, gp.models.latent_dim_of(gan.generator), 1)
+    real, z = split.batch(16, 0, 0), gp.sample_latents(16, gp.networks.latent_dim_of(gan.generator), 1)
     kept, noise = weights(gan), torch.get_rng_state()
     earlier = balance._tensors(before)
     copies = {name: tensor.clone() for name, tensor in earlier.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import ganprune as gp
-from ganprune.pruning import ALLOCATION_NAMES
+from ganprune.allocation.shares import ALLOCATION_NAMES
 
 PAGE = (Path(__file__).resolve().parents[1] / "book" / "engine.md").read_text(encoding="utf-8")
 FEWER = {
@@ -41,5 +41,5 @@ def test_the_code_runs_from_top_to_bottom() -> None:
 
 
 def test_every_score_and_allocation_is_named() -> None:
-    for name in (*gp.SCORES, *ALLOCATION_NAMES):
+    for name in (*gp.scores.SCORES, *ALLOCATION_NAMES):
         assert f"`{name}`" in PAGE or f'"{name}"' in PAGE or f"({name}:" in PAGE or f"# {name}:" in PAGE, name

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ganprune import masks, metrics, models
-from ganprune.data import ImageData, Split, mnist
-from ganprune.metrics import fidelity
+from ganprune import metrics
+from ganprune.data.sources import mnist
+from ganprune.data.splits import ImageData, Split
+from ganprune.masks import weights as masks
+from ganprune.metrics import fid_kid as fidelity
+from ganprune.networks import registry as models
 
 
 def clouds(

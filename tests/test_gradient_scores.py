@@ -12,10 +12,14 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 import ganprune as gp
-from ganprune.masks import apply_mask, prunable_weights
-from ganprune.metrics import layer_report
-from ganprune.pruning import allocate, prune, score, scored_weights
-from ganprune.pruning.gradient_scores import _linearised_copy
+from ganprune.allocation.choose import allocate
+from ganprune.masks.apply import apply_mask
+from ganprune.masks.weights import prunable_weights
+from ganprune.metrics.macs import layer_report
+from ganprune.pruning import prune
+from ganprune.scores.gradient import scored_weights
+from ganprune.scores.registry import score
+from ganprune.scores.synflow import _linearised_copy
 
 GRADIENT_SCORES = ("snip", "taylor", "squared-gradient", "grasp")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ganprune.imported import ImportedSpec, check_discriminator, check_generator
+from ganprune.networks.custom import ImportedSpec, check_discriminator, check_generator
 
 
 class Noisy(nn.Module):

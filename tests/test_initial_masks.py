@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import ganprune as gp
-from ganprune import results
 from ganprune.experiments import magnitude
 from ganprune.experiments.initial_masks import InitialMasks
-from ganprune.models import dcgan
+from ganprune.networks.build import dcgan
+from ganprune.records import statistics as results
 
 ROOT = Path(__file__).resolve().parents[1]
 

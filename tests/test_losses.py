@@ -14,7 +14,7 @@ FAKE = torch.tensor([-3.0, 0.5, 1.5], dtype=torch.float64)
 
 
 def test_non_saturating_is_cross_entropy():
-    loss = gp.get_loss("non-saturating")
+    loss = gp.losses.get_loss("non-saturating")
     ones, zeros = torch.ones_like(REAL), torch.zeros_like(FAKE)
     expected = binary_cross_entropy_with_logits(REAL, ones) + binary_cross_entropy_with_logits(FAKE, zeros)
     assert torch.allclose(loss.discriminator(REAL, FAKE), expected)
@@ -22,13 +22,13 @@ def test_non_saturating_is_cross_entropy():
 
 
 def test_minimax_generator_plays_the_opposite_of_the_fake_part():
-    loss = gp.get_loss("minimax")
+    loss = gp.losses.get_loss("minimax")
     assert torch.allclose(loss.generator(FAKE), torch.log(1 - torch.sigmoid(FAKE)).mean())
     assert torch.allclose(loss.generator(FAKE), -loss.fake(FAKE))
 
 
 def test_hinge_and_wasserstein_by_hand():
-    hinge, wasserstein = gp.get_loss("hinge"), gp.get_loss("wasserstein")
+    hinge, wasserstein = gp.losses.get_loss("hinge"), gp.losses.get_loss("wasserstein")
     by_hand = (
         sum(max(0.0, 1 - r) for r in REAL.tolist()) / 4 + sum(max(0.0, 1 + f) for f in FAKE.tolist()) / 3
     )
@@ -41,12 +41,12 @@ def test_hinge_and_wasserstein_by_hand():
     )
 
 
-@pytest.mark.parametrize("name", gp.LOSSES)
+@pytest.mark.parametrize("name", gp.losses.LOSSES)
 def test_losses_stay_finite_at_extreme_logits(name):
-    loss, extreme = gp.get_loss(name), torch.tensor([-1e4, 1e4])
+    loss, extreme = gp.losses.get_loss(name), torch.tensor([-1e4, 1e4])
     assert loss.discriminator(extreme, extreme).isfinite()
     assert loss.generator(extreme).isfinite()
-    assert gp.get_loss(loss) is loss
+    assert gp.losses.get_loss(loss) is loss
 
 
 def test_saturation():
@@ -54,7 +54,7 @@ def test_saturation():
     gradients = {}
     for name in ("minimax", "non-saturating"):
         logit = torch.tensor([-12.0], requires_grad=True)
-        gp.get_loss(name).generator(logit).backward()
+        gp.losses.get_loss(name).generator(logit).backward()
         gradients[name] = logit.grad.abs().item()
     assert gradients["minimax"] < 1e-5 and gradients["non-saturating"] > 0.99
 
@@ -63,7 +63,7 @@ def test_unknown_loss_is_refused():
     with pytest.raises(
         ValueError, match="loss must be one of non-saturating, minimax, hinge, wasserstein, got 'l2'"
     ):
-        gp.get_loss("l2")
+        gp.losses.get_loss("l2")
 
 
 class Linear(nn.Module):
@@ -79,9 +79,9 @@ class Linear(nn.Module):
 
 def test_penalties_of_a_linear_critic_have_closed_forms():
     critic, x = Linear([3.0, 0.0, 4.0, 0.0]), torch.randn(6, 1, 2, 2)
-    penalty = gp.gradient_penalty(critic, x, x + 1)
+    penalty = gp.losses.gradient_penalty(critic, x, x + 1)
     assert penalty.item() == pytest.approx((5 - 1) ** 2)
-    assert gp.r1_penalty(critic, x).item() == pytest.approx(25.0)
+    assert gp.losses.r1_penalty(critic, x).item() == pytest.approx(25.0)
     penalty.backward()
     assert torch.allclose(critic.slope.grad, 2 * (5 - 1) / 5 * torch.tensor([3.0, 0.0, 4.0, 0.0]))
 
@@ -89,7 +89,7 @@ def test_penalties_of_a_linear_critic_have_closed_forms():
 def test_gradient_penalty_takes_the_norm_over_the_whole_image_and_is_seeded():
     critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     real, fake = torch.randn(5, 1, 2, 2).double(), torch.randn(5, 1, 2, 2).double()
-    first, again, other = (gp.gradient_penalty(critic, real, fake, seed) for seed in (1, 1, 2))
+    first, again, other = (gp.losses.gradient_penalty(critic, real, fake, seed) for seed in (1, 1, 2))
     assert first == again and first != other
     mix = torch.rand(5, generator=gp.seeded(gp.step_seed(1, 0, "mix"))).double().view(-1, 1, 1, 1)
     points, step, norms = mix * real + (1 - mix) * fake, 1e-6, []
@@ -103,7 +103,7 @@ def test_gradient_penalty_takes_the_norm_over_the_whole_image_and_is_seeded():
         norms.append(sum(s * s for s in slopes) ** 0.5)
     assert first.item() == pytest.approx(sum((n - 1) ** 2 for n in norms) / 5, rel=1e-5)
     with pytest.raises(ValueError, match="real and fake must have one shape"):
-        gp.gradient_penalty(critic, real, fake[:2])
+        gp.losses.gradient_penalty(critic, real, fake[:2])
 
 
 def test_loss_closures_yield_one_scalar_per_batch_and_restore_everything():

@@ -18,21 +18,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import ganprune as gp
-from ganprune.checkpoints import CheckpointError, read_safetensors, write_safetensors
-from ganprune.masks import Mask, pruned_count, weight_slots
+from ganprune.core.tensors import CheckpointError, read_safetensors, write_safetensors
+from ganprune.lottery.early_bird import EarlyBird, StopTraining, find_early_bird
+from ganprune.lottery.iterative import find_tickets
+from ganprune.lottery.tickets import Snapshot, Ticket, random_mask, reinitialised, shuffled, transfer
+from ganprune.masks.mask import Mask, pruned_count
+from ganprune.masks.weights import weight_slots
 from ganprune.pruning import lottery
-from ganprune.pruning.lottery import (
-    EarlyBird,
-    Snapshot,
-    StopTraining,
-    Ticket,
-    find_early_bird,
-    find_tickets,
-    random_mask,
-    reinitialised,
-    shuffled,
-    transfer,
-)
 
 
 class Ring:
@@ -843,7 +835,7 @@ def test_networks_without_a_spec_need_a_factory_and_cannot_be_kept(tmp_path):
     assert train(shuffled(ticket, 0).start(), Ring()).step == 6
 
 
-@gp.register_model_spec
+@gp.networks.register_model_spec
 @dataclasses.dataclass(frozen=True)
 class OwnSpec:
     """A registered spec of the network above; the discriminator's is the package's."""
@@ -857,7 +849,9 @@ class OwnSpec:
 
 
 def test_a_registered_spec_of_ones_own_is_kept_and_resumed(tmp_path):
-    gan = gp.GAN.from_spec(gp.GANSpec(OwnSpec(), gp.MLPDiscriminatorSpec((8,), (2,))), device="cpu")
+    gan = gp.GAN.from_spec(
+        gp.networks.GANSpec(OwnSpec(), gp.networks.MLPDiscriminatorSpec((8,), (2,))), device="cpu"
+    )
     steps = itertools.count(1)
 
     def leave(state):

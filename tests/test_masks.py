@@ -13,20 +13,14 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as torch_prune
 
 import ganprune as gp
-from ganprune.masks import (
-    Mask,
-    MaskError,
-    apply_mask,
-    canonical_name,
-    check_mask,
-    check_sparsity,
-    effective_weights,
-    from_torch_prune,
-    keep_mask,
-    prunable_weights,
-    to_torch_prune,
-)
-from ganprune.pruning import allocate, prune, score
+from ganprune.allocation.choose import allocate
+from ganprune.masks.apply import apply_mask, check_mask
+from ganprune.masks.keep import keep_mask
+from ganprune.masks.mask import Mask, MaskError, check_sparsity
+from ganprune.masks.torch_prune import from_torch_prune, to_torch_prune
+from ganprune.masks.weights import canonical_name, effective_weights, prunable_weights
+from ganprune.pruning import prune
+from ganprune.scores.registry import score
 
 
 def small_network(seed=0, norm=None):

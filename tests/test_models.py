@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import ganprune as gp
-from ganprune.models import MODEL_SPECS, latent_dim_of, spec_from_dict, spec_to_dict
+from ganprune.networks.registry import MODEL_SPECS, spec_from_dict, spec_to_dict
+from ganprune.networks.sampling import latent_dim_of
 
 SHAPES = [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)]
 
@@ -72,10 +73,10 @@ def test_spectral_norm_bounds_every_layer():
 @pytest.mark.parametrize(
     "spec",
     [
-        gp.DCGANGeneratorSpec(8, (5, 3, 2), (3, 32, 32)),
-        gp.DCGANDiscriminatorSpec((2, 3, 5), (3, 32, 32), "batch"),
-        gp.MLPGeneratorSpec(3, (4,), (2,)),
-        gp.MLPDiscriminatorSpec((4, 2), (2,), "spectral"),
+        gp.networks.DCGANGeneratorSpec(8, (5, 3, 2), (3, 32, 32)),
+        gp.networks.DCGANDiscriminatorSpec((2, 3, 5), (3, 32, 32), "batch"),
+        gp.networks.MLPGeneratorSpec(3, (4,), (2,)),
+        gp.networks.MLPDiscriminatorSpec((4, 2), (2,), "spectral"),
     ],
 )
 def test_specs_survive_json_and_rebuild_the_network(spec):
@@ -87,7 +88,7 @@ def test_specs_survive_json_and_rebuild_the_network(spec):
 
 
 def test_specs_allow_uneven_channels():
-    network = gp.DCGANGeneratorSpec(8, (7, 1, 5)).build()
+    network = gp.networks.DCGANGeneratorSpec(8, (7, 1, 5)).build()
     assert network(torch.randn(2, 8)).shape == (2, 1, 28, 28)
 
 
@@ -95,17 +96,23 @@ def test_specs_allow_uneven_channels():
     ("make", "message"),
     [
         (
-            lambda: gp.DCGANGeneratorSpec(channels=(1, 2)),
+            lambda: gp.networks.DCGANGeneratorSpec(channels=(1, 2)),
             r"channels must hold 3 positive integers, got \(1, 2\)",
         ),
-        (lambda: gp.DCGANGeneratorSpec(latent_dim=0), "latent_dim must hold 1 positive integers|latent_dim"),
-        (lambda: gp.DCGANGeneratorSpec(image_shape=(1, 64, 64)), r"image_shape must be \(channels, 28, 28\)"),
         (
-            lambda: gp.DCGANDiscriminatorSpec(norm="layer"),
+            lambda: gp.networks.DCGANGeneratorSpec(latent_dim=0),
+            "latent_dim must hold 1 positive integers|latent_dim",
+        ),
+        (
+            lambda: gp.networks.DCGANGeneratorSpec(image_shape=(1, 64, 64)),
+            r"image_shape must be \(channels, 28, 28\)",
+        ),
+        (
+            lambda: gp.networks.DCGANDiscriminatorSpec(norm="layer"),
             "norm must be one of spectral, batch, none, got 'layer'",
         ),
         (
-            lambda: gp.MLPDiscriminatorSpec(norm="batch"),
+            lambda: gp.networks.MLPDiscriminatorSpec(norm="batch"),
             "norm of an MLP discriminator must be spectral or none",
         ),
         (lambda: gp.dcgan(width=0, device="cpu"), "channels must hold 3 positive integers"),
@@ -120,7 +127,7 @@ def test_bad_specs_are_refused(make, message):
 
 @pytest.mark.parametrize("shape", [(3, 9), (3, 8, 1, 1), (8,)])
 def test_wrong_latents_are_refused(shape):
-    generator = gp.DCGANGeneratorSpec(8, (4, 4, 4)).build()
+    generator = gp.networks.DCGANGeneratorSpec(8, (4, 4, 4)).build()
     with pytest.raises(ValueError, match=r"z must have shape \(N, 8\), got"):
         generator(torch.zeros(shape))
 

@@ -10,9 +10,15 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
 import ganprune as gp
-from ganprune.callbacks import CHECKPOINT, PRUNE
-from ganprune.masks import MaskError, check_mask, keep_mask, prunable_weights, pruned_count
-from ganprune.pruning import MovementPhase, MovementPruning, allocate, cubic
+from ganprune.allocation.choose import allocate
+from ganprune.dynamic.movement import MovementPruning
+from ganprune.dynamic.movement_phase import MovementPhase
+from ganprune.dynamic.schedules import cubic
+from ganprune.masks.apply import check_mask
+from ganprune.masks.keep import keep_mask
+from ganprune.masks.mask import MaskError, pruned_count
+from ganprune.masks.weights import prunable_weights
+from ganprune.training.callbacks import CHECKPOINT, PRUNE
 
 
 class Noise:
@@ -641,7 +647,9 @@ def test_a_state_that_was_trained_without_the_callback_is_refused(tmp_path):
 
 def test_a_diverging_run_says_so():
     gan, split = mlp()
-    with pytest.raises(gp.DivergenceError, match="training diverged by step .*: movement scores or weights"):
+    with pytest.raises(
+        gp.training.DivergenceError, match="training diverged by step .*: movement scores or weights"
+    ):
         gp.train(
             start(gan, 30, learning_rate=1e30, optimizer="sgd"),
             split,

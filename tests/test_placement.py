@@ -11,11 +11,18 @@ from torch.utils._pytree import tree_leaves
 from unseen_networks import UNSEEN, build
 
 import ganprune as gp
-from ganprune import losses, metrics, models
-from ganprune.data import ImageData, Split
-from ganprune.masks import Mask, check_mask, effective_weights, prunable_weights
-from ganprune.pruning import ALLOCATION_NAMES, SCORES, allocate, get_score, score
-from ganprune.training import TrainConfig, TrainState
+from ganprune import metrics
+from ganprune.allocation.choose import allocate
+from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.core import modes as losses
+from ganprune.data.splits import ImageData, Split
+from ganprune.masks.apply import check_mask
+from ganprune.masks.mask import Mask
+from ganprune.masks.weights import effective_weights, prunable_weights
+from ganprune.networks import registry as models
+from ganprune.scores.registry import SCORES, get_score, score
+from ganprune.training.config import TrainConfig
+from ganprune.training.state import TrainState
 
 
 class Watch(TorchDispatchMode):

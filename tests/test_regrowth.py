@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import ganprune as gp
-from ganprune.pruning.dynamic import BalanceController, DynamicSparseTraining, rigl_update
+from ganprune.dynamic.balance import BalanceController
+from ganprune.dynamic.regrowth import DynamicSparseTraining, rigl_update
 
 BOTH = ("generator", "discriminator")
 

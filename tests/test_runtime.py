@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ganprune as gp
-from ganprune import runtime
+from ganprune.core import device as runtime
 
 
 def test_profile_follows_environment_and_changes_sizes_only(monkeypatch):
@@ -29,35 +29,35 @@ def test_unknown_profile_is_refused():
 @pytest.mark.parametrize("name", ["abacus", "cuda:x", 3.5])
 def test_unknown_device_is_refused(name):
     with pytest.raises(ValueError, match="device must be"):
-        gp.as_device(name)
+        gp.core.as_device(name)
 
 
 def test_absent_device_is_refused():
     if torch.cuda.is_available():
-        assert gp.as_device("cuda").type == "cuda"
+        assert gp.core.as_device("cuda").type == "cuda"
     else:
         with pytest.raises(ValueError, match="torch sees no CUDA device"):
-            gp.as_device("cuda")
+            gp.core.as_device("cuda")
 
 
 def test_device_can_be_forced(monkeypatch):
     monkeypatch.setenv("GANPRUNE_DEVICE", "cpu")
-    assert gp.default_device() == torch.device("cpu")
+    assert gp.core.default_device() == torch.device("cpu")
 
 
 def test_precision_can_be_forced_and_is_checked(monkeypatch):
     monkeypatch.setenv("GANPRUNE_PRECISION", "bfloat16")
-    assert gp.best_precision("cpu") == "bfloat16"
+    assert gp.core.best_precision("cpu") == "bfloat16"
     monkeypatch.setenv("GANPRUNE_PRECISION", "float8")
     with pytest.raises(ValueError, match="GANPRUNE_PRECISION must be float32 or bfloat16"):
-        gp.best_precision("cpu")
+        gp.core.best_precision("cpu")
 
 
 def test_probed_precision_is_stable_within_a_process(monkeypatch):
     monkeypatch.delenv("GANPRUNE_PRECISION", raising=False)
-    first = gp.best_precision("cpu")
+    first = gp.core.best_precision("cpu")
     assert first in ("float32", "bfloat16")
-    assert all(gp.best_precision("cpu") == first for _ in range(3))
+    assert all(gp.core.best_precision("cpu") == first for _ in range(3))
 
 
 @given(st.integers(0, 2**63), st.integers(0, 2**40), st.text(max_size=5))
@@ -96,8 +96,8 @@ def test_progress_writes_to_standard_error_only(monkeypatch, capsys):
 
 def test_cache_folder_follows_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "here"))
-    assert gp.cache_dir() == tmp_path / "here"
-    assert gp.cache_dir().is_dir()
+    assert gp.core.cache_dir() == tmp_path / "here"
+    assert gp.core.cache_dir().is_dir()
 
 
 def test_import_is_lazy():

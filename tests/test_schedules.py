@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganprune.pruning.schedules import cubic, geometric, get_schedule, one_shot, piecewise
+from ganprune.dynamic.schedules import cubic, geometric, get_schedule, one_shot, piecewise
 
 sparsities = st.floats(0, 0.999)
 

@@ -8,8 +8,11 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from unseen_networks import UNSEEN, build
 
-from ganprune.masks import check_mask, prunable_weights
-from ganprune.pruning import ALLOCATION_NAMES, SCORES, Scores, prune, register_score, score
+from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.masks.apply import check_mask
+from ganprune.masks.weights import prunable_weights
+from ganprune.pruning import prune
+from ganprune.scores.registry import SCORES, Scores, register_score, score
 
 WITHOUT_APOZ = [name for name in SCORES if name != "apoz"]
 

@@ -23,8 +23,8 @@ from torch import nn
 
 import ganprune as gp
 from ganprune import metrics
-from ganprune.checkpoints import CheckpointError
-from ganprune.data import ImageData, Split
+from ganprune.core.tensors import CheckpointError
+from ganprune.data.splits import ImageData, Split
 from ganprune.experiments import search as module
 from ganprune.experiments import studies
 from ganprune.experiments.search import (

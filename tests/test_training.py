@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ganprune as gp
-from ganprune.models import latent_dim_of
+from ganprune.networks.sampling import latent_dim_of
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_loop_equals_one_written_out_by_hand(data, norm):
         assert torch.allclose(value.float(), weights(twin)[key].float(), atol=2e-5), key
 
 
-@pytest.mark.parametrize("loss", gp.LOSSES)
+@pytest.mark.parametrize("loss", gp.losses.LOSSES)
 @pytest.mark.parametrize("penalty", [None, "gradient", "r1"])
 def test_every_loss_and_penalty_trains(data, loss, penalty):
     gan = tiny("none")
@@ -182,7 +182,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(tmp_path):
 
 def test_a_state_is_not_a_gan_and_a_gan_is_no_state(tmp_path):
     gp.save(tmp_path / "gan.safetensors", tiny())
-    with pytest.raises(gp.CheckpointError, match="holds a GAN but no training state"):
+    with pytest.raises(gp.core.CheckpointError, match="holds a GAN but no training state"):
         gp.TrainState.load(tmp_path / "gan.safetensors")
 
 
@@ -224,7 +224,7 @@ def test_divergence_names_step_and_loss(data):
             state.gan.generator.layers.deconv4.bias.data.fill_(float("nan"))
 
     message = "training diverged at step 4: the discriminator loss is nan; lower learning_rate"
-    with pytest.raises(gp.DivergenceError, match=message):
+    with pytest.raises(gp.training.DivergenceError, match=message):
         gp.train(gp.TrainState(gan, config()), data.train, [poison])
 
 
@@ -246,7 +246,7 @@ def test_moving_average_follows_the_generator(data):
 
 
 def test_train_epoch_makes_one_pass(data):
-    short = gp.Split("train", data.train.images[:40], data.train.labels[:40], "mnist")
+    short = gp.data.Split("train", data.train.images[:40], data.train.labels[:40], "mnist")
     state = gp.train_epoch(tiny(), short, config(steps=99))
     assert state.step == 5 == state.config.steps
 
@@ -325,6 +325,6 @@ def test_one_code_path_for_points_and_colour_images():
     plane = gp.mlp_gan((2,), latent_dim=2, hidden=(8,), device="cpu")
     assert gp.train(gp.TrainState(plane, config()), Points()).step == 4
     images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
-    colour = gp.Split("train", images, torch.zeros(20, dtype=torch.int64), "noise")
+    colour = gp.data.Split("train", images, torch.zeros(20, dtype=torch.int64), "noise")
     gan = gp.dcgan((3, 32, 32), width=2, device="cpu")
     assert gp.train(gp.TrainState(gan, config()), colour).step == 4

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ganprune as gp
-from ganprune.checkpoints import PRETRAINED
-from ganprune.data import DATASETS
-from ganprune.imported import check_import_path
+from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.data.sources import DATASETS
+from ganprune.dynamic.regrowth import METHODS
+from ganprune.dynamic.schedules import SCHEDULES
 from ganprune.losses import LOSSES
-from ganprune.models import NORMS
-from ganprune.pruning import ALLOCATION_NAMES, SCHEDULES, SCORES
-from ganprune.pruning.dynamic import METHODS
-from ganprune.pruning.lottery import REWINDINGS
+from ganprune.lottery.iterative import REWINDINGS
+from ganprune.networks.checkpoints import PRETRAINED
+from ganprune.networks.custom import check_import_path
+from ganprune.networks.parts import NORMS
+from ganprune.scores.registry import SCORES
 
 NETWORKS = ("generator_ema", "generator")
 SPLITS = ("validation", "test")

@@ -16,9 +16,10 @@ from ganprune.cli.arguments import UsageError, check_request, request_of, train_
 from ganprune.cli.networks import load_data, load_gan, loss_of, new_gan
 from ganprune.cli.output import losses, measure, plain, say
 from ganprune.cli.pruning import scoring
-from ganprune.pruning import SCORES
-from ganprune.pruning.lottery import Ticket, find_tickets, random_mask, reinitialised, shuffled
-from ganprune.runtime import replacing
+from ganprune.core.files import replacing
+from ganprune.lottery.iterative import find_tickets
+from ganprune.lottery.tickets import Ticket, random_mask, reinitialised, shuffled
+from ganprune.scores.registry import SCORES
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
     "reinitialised": reinitialised,
@@ -103,7 +104,7 @@ def _has_begun(options: argparse.Namespace) -> bool:
 
 
 def _score(
-    options: argparse.Namespace, data: gp.ImageData
+    options: argparse.Namespace, data: gp.data.ImageData
 ) -> str | Callable[[gp.TrainState, str], Mapping[str, Tensor]]:
     """The score's name, or a function that gives it the losses and inputs that it needs."""
     if not {"loss_fn", "inputs"} & SCORES[options.score].parameters.keys():
@@ -122,7 +123,7 @@ def _progress(config: gp.TrainConfig) -> list[gp.every]:
 
 
 def _control(
-    options: argparse.Namespace, number: int, arm: str, ticket: Ticket, data: gp.ImageData
+    options: argparse.Namespace, number: int, arm: str, ticket: Ticket, data: gp.data.ImageData
 ) -> tuple[Ticket, gp.TrainState]:
     """A control of a round's ticket, trained as long: as it was kept, from where it was stopped, or from its start."""
     control = CONTROLS[arm](ticket, gp.step_seed(options.seed, number, arm))
@@ -144,18 +145,18 @@ def _row(
     arm: str,
     ticket: Ticket,
     state: gp.TrainState,
-    data: gp.ImageData,
+    data: gp.data.ImageData,
 ) -> dict[str, Any]:
     """The row of one trained ticket or control; kept in the folder, as an evaluation takes long."""
     key = {"round": number, "arm": arm, "samples": options.samples, "split": options.split}
     store = options.out / "rows.jsonl"
-    for row in gp.read_records(store):
+    for row in gp.records.read_records(store):
         if all(row.get(name) == value for name, value in key.items()):
             return row
     row = {**key, "ticket_sparsity": ticket.sparsity, "kept": ticket.kept, "start_step": ticket.step}
     row |= {f"{name}_sparsity": mask.sparsity for name, mask in ticket.masks.items()}
     row |= state.history[-1]
     row |= measure(options, state.gan, data, state.config.loss, "generator_ema") | key
-    row = plain(row | gp.results.provenance())
-    gp.append_record(store, row)
+    row = plain(row | gp.records.provenance())
+    gp.records.append_record(store, row)
     return row

@@ -9,11 +9,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import ganprune as gp
-from ganprune.checkpoints import PRETRAINED, load_network
 from ganprune.cli.arguments import UsageError
 from ganprune.cli.output import say
-from ganprune.imported import ImportedSpec, check_discriminator, check_generator
-from ganprune.runtime import keep_random_state
+from ganprune.core.random import keep_random_state
+from ganprune.networks.checkpoints import PRETRAINED, load_network
+from ganprune.networks.custom import ImportedSpec, check_discriminator, check_generator
 
 ROLES = ("generator", "discriminator")
 
@@ -56,7 +56,7 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
         with keep_random_state():
             image_shape = check_generator(own["generator"].build(), f"generator {options.generator}")
     shipped = None if len(own) == len(ROLES) else _shipped_spec(options, image_shape, "generator" in own)
-    spec = gp.GANSpec(*(own.get(role) or getattr(shipped, role) for role in ROLES))
+    spec = gp.networks.GANSpec(*(own.get(role) or getattr(shipped, role) for role in ROLES))
     gan = gp.GAN.from_spec(spec, options.seed, options.device)
     for role in ROLES:
         if (weights := getattr(options, f"{role}_weights")) is not None:
@@ -68,7 +68,7 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
     return gan
 
 
-def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = None) -> gp.ImageData:
+def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = None) -> gp.data.ImageData:
     """The data of ``--data``, else those of that name; they must fit the generator."""
     data = gp.load_data(options.data or default, options.data_root, options.device)
     shape = data.image_shape if gan is None else _image_shape(gan) or data.image_shape
@@ -99,23 +99,23 @@ def load_weights(network: nn.Module, path: str | Path, name: str = "network") ->
     """
     path = Path(path)
     if not path.is_file():
-        raise gp.CheckpointError(f"weights not found: expected a file at {path}")
+        raise gp.core.CheckpointError(f"weights not found: expected a file at {path}")
     try:
         with safe_open(str(path), framework="pt") as handle:
             own = "ganprune" in (handle.metadata() or {})
             tensors = {f"{name}/{key}": handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise gp.CheckpointError(
+        raise gp.core.CheckpointError(
             f"{path} is not a whole safetensors file ({error}); write one with safetensors.torch.save_file"
         ) from error
     if own:
-        raise gp.CheckpointError(f"{path} is a checkpoint of a whole GAN; load it with --checkpoint")
+        raise gp.core.CheckpointError(f"{path} is a checkpoint of a whole GAN; load it with --checkpoint")
     load_network(network, tensors, name, path)
 
 
 def _shipped_spec(
     options: argparse.Namespace, image_shape: tuple[int, int, int], own_generator: bool
-) -> gp.GANSpec:
+) -> gp.networks.GANSpec:
     """The specs of the course's pair for images of this shape."""
     width, latent_dim = getattr(options, "width", 32), getattr(options, "latent_dim", None) or 64
     norm = getattr(options, "norm", "spectral")

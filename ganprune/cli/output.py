@@ -35,7 +35,7 @@ COLUMNS = ("round", "arm", "ticket_sparsity", "fid", "kid", "recall", "generator
 
 
 def measure(
-    options: argparse.Namespace, gan: gp.GAN, data: gp.ImageData, loss: str, network: str
+    options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData, loss: str, network: str
 ) -> dict[str, Any]:
     """Quality, unless ``--samples 0`` leaves it out, and size of one of the generators."""
     generator, mask = gan.networks()[network], gan.masks.get("generator")
@@ -51,7 +51,7 @@ def measure(
     return row | gp.complexity(generator, mask).as_dict()
 
 
-def quick_fid(options: argparse.Namespace, gan: gp.GAN, data: gp.ImageData) -> float | None:
+def quick_fid(options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData) -> float | None:
     """The distance alone, of the EMA generator as it is now; None for ``--samples 0``."""
     if not options.samples:
         return None

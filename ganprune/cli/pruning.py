@@ -7,8 +7,10 @@ from typing import Any
 
 import ganprune as gp
 from ganprune.cli.arguments import MOVEMENT, UsageError, prunes_at_once
-from ganprune.models import latent_dim_of
-from ganprune.pruning.dynamic import DynamicSparseTraining, GradualPruning, MovementPruning
+from ganprune.dynamic.gradual import GradualPruning
+from ganprune.dynamic.movement import MovementPruning
+from ganprune.dynamic.regrowth import DynamicSparseTraining
+from ganprune.networks.sampling import latent_dim_of
 
 Pruning = GradualPruning | MovementPruning | DynamicSparseTraining
 """What prunes while training goes on."""

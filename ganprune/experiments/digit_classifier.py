@@ -18,15 +18,11 @@ from pathlib import Path
 import safetensors
 import torch
 
-from ganprune import data, runtime
-from ganprune.metrics.classifier import (
-    ClassifierConfig,
-    accuracy,
-    digit_classifier_path,
-    save_classifier,
-    train_classifier,
-    weights_hash,
-)
+from ganprune.core.device import as_device, best_precision
+from ganprune.core.tensors import weights_hash
+from ganprune.data.sources import mnist
+from ganprune.metrics.classifier import ClassifierConfig, accuracy, train_classifier
+from ganprune.metrics.extractor import digit_classifier_path, save_classifier
 
 COMMAND = "python -m ganprune.experiments.digit_classifier"
 logger = logging.getLogger(__name__)
@@ -51,21 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     config = ClassifierConfig(epochs=options.epochs, seed=options.seed)
-    device = runtime.as_device(options.device)
-    mnist = data.mnist(device=device)
+    device = as_device(options.device)
+    digits = mnist(device=device)
     begin = time.perf_counter()
-    network = train_classifier(mnist, config, device)
+    network = train_classifier(digits, config, device)
     seconds = time.perf_counter() - begin
-    validation = accuracy(network, mnist.validation)
-    test = accuracy(network, mnist.test)
+    validation = accuracy(network, digits.validation)
+    test = accuracy(network, digits.test)
     metadata = {
-        "dataset": mnist.name,
-        "trained_on": f"train split, {len(mnist.train)} images",
+        "dataset": digits.name,
+        "trained_on": f"train split, {len(digits.train)} images",
         "config": json.dumps(asdict(config)),
         "validation_accuracy": f"{validation:.4f}",
         "test_accuracy": f"{test:.4f}",
         "command": COMMAND,
-        "precision": runtime.best_precision(device),
+        "precision": best_precision(device),
         "device": device.type,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,7 +1,7 @@
 """What pruning before training keeps: the weights left in each layer of an untrained generator.
 
-``python -m ganprune.experiments.initial_masks`` records it in ``results/initial_masks.jsonl``. At high sparsity some
-scores leave a layer fewer weights than it has outputs, so that outputs are constant, or none at all (layer collapse).
+``python -m ganprune.experiments.initial_masks`` records it among the package's assets. At high sparsity some scores
+leave a layer fewer weights than it has outputs, so that outputs are constant, or none at all (layer collapse).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ganprune.pruning as pruning
-from ganprune import results
+from ganprune.allocation.choose import allocate
 from ganprune.losses import generator_loss
-from ganprune.masks import prunable_slots
-from ganprune.models import dcgan
+from ganprune.masks.weights import prunable_slots
+from ganprune.networks.build import dcgan
+from ganprune.records.store import run
+from ganprune.scores import registry
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class InitialMasks:
         outputs = {key: slot.outputs for key, slot in prunable_slots(gan.generator).items()}
         for score in self.scores:
             options: dict[str, Any] = {"rounds": self.rounds} if score == "synflow" else {}
-            scores = pruning.score(
+            scores = registry.score(
                 gan.generator,
                 score,
                 loss_fn=generator_loss(gan, self.batches, loss=self.loss, seed=seed),
@@ -56,7 +57,7 @@ class InitialMasks:
                 sparsity=self.sparsity,
                 **options,
             )
-            for layer in pruning.allocate(scores, self.sparsity).layers():
+            for layer in allocate(scores, self.sparsity).layers():
                 wanted = outputs[layer["name"]]
                 yield {
                     "score": score,
@@ -73,12 +74,12 @@ def main() -> None:
     default = InitialMasks()
     parser = argparse.ArgumentParser(description="Record which weights pruning before training keeps.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--store", type=Path, default=Path("results/initial_masks.jsonl"))
+    parser.add_argument("--store", type=Path, default=Path("ganprune/assets/records/initial_masks.jsonl"))
     parser.add_argument("--sparsity", type=float, default=default.sparsity)
     parser.add_argument("--width", type=int, default=default.width)
     options = vars(parser.parse_args())
     seeds, store = options.pop("seeds"), options.pop("store")
-    results.run(dataclasses.replace(default, **options), seeds, store)
+    run(dataclasses.replace(default, **options), seeds, store)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Quality against sparsity: magnitude and random pruning of the generator, before and after fine-tuning.
 
 ``python -m ganprune.experiments.magnitude`` records it: each seed trains its own dense pair first. Rows go to
-``results/magnitude.jsonl``; a second call with the same settings runs only the seeds that are missing.
+``ganprune/assets/records/magnitude.jsonl``; a second call with the same settings runs only the seeds that are missing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ganprune.pruning as pruning
-from ganprune import results
-from ganprune.callbacks import Checkpoint, every
-from ganprune.data import ImageData, mnist
-from ganprune.metrics import evaluate
-from ganprune.models import GAN, dcgan
-from ganprune.runtime import cache_dir
-from ganprune.training import TrainConfig, TrainState, train
+from ganprune.core.files import cache_dir
+from ganprune.data.sources import mnist
+from ganprune.data.splits import ImageData
+from ganprune.metrics.fidelity import evaluate
+from ganprune.networks.build import dcgan
+from ganprune.networks.gan import GAN
+from ganprune.pruning import prune
+from ganprune.records.store import run
+from ganprune.training.callbacks import Checkpoint, every
+from ganprune.training.config import TrainConfig
+from ganprune.training.loop import train
+from ganprune.training.recalibration import recalibrate_batchnorm
+from ganprune.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ class MagnitudeCurve:
         row: dict[str, Any] = {"score": score, "sparsity": sparsity}
         masks = {}
         if score != "dense":
-            mask = pruning.prune(gan.generator, sparsity, score=score, seed=seed, ema=gan.generator_ema)
+            mask = prune(gan.generator, sparsity, score=score, seed=seed, ema=gan.generator_ema)
             masks["generator"] = mask
             row["achieved_sparsity"] = mask.sparsity
             yield {**row, "stage": "pruned, not recalibrated", **self._fid(gan.generator, data)}
-            pruning.recalibrate_batchnorm(gan.generator, seed=seed)
+            recalibrate_batchnorm(gan.generator, seed=seed)
             gan.generator_ema.load_state_dict(gan.generator.state_dict())
             yield {**row, "stage": "pruned", **self._fid(gan.generator, data)}
         config = TrainConfig(
@@ -117,12 +122,12 @@ def main() -> None:
     default = MagnitudeCurve()
     parser = argparse.ArgumentParser(description="Record the quality-sparsity curve of magnitude pruning.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
-    parser.add_argument("--store", type=Path, default=Path("results/magnitude.jsonl"))
+    parser.add_argument("--store", type=Path, default=Path("ganprune/assets/records/magnitude.jsonl"))
     for field in ("width", "dense_steps", "finetune_steps"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(default, field))
     options = vars(parser.parse_args())
     seeds, store = options.pop("seeds"), options.pop("store")
-    results.run(dataclasses.replace(default, **options), seeds, store)
+    run(dataclasses.replace(default, **options), seeds, store)
 
 
 if __name__ == "__main__":

@@ -14,21 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganprune import checkpoints, metrics
-from ganprune.callbacks import Checkpoint, every
-from ganprune.checks import check_choice
-from ganprune.data import mnist
-from ganprune.models import (
-    GAN,
-    SPECTRAL_GAIN,
-    DCGANDiscriminatorSpec,
-    DCGANGeneratorSpec,
-    GANSpec,
-    mlp_gan,
-)
-from ganprune.results import provenance
-from ganprune.runtime import cache_dir
-from ganprune.training import TrainConfig, TrainState, train
+from ganprune.core.checks import check_choice
+from ganprune.core.files import cache_dir
+from ganprune.data.sources import mnist
+from ganprune.metrics.fidelity import evaluate
+from ganprune.networks.build import SPECTRAL_GAIN, mlp_gan
+from ganprune.networks.checkpoints import PRETRAINED_FOLDER, save
+from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
+from ganprune.networks.gan import GAN, GANSpec
+from ganprune.records.store import provenance
+from ganprune.training.callbacks import Checkpoint, every
+from ganprune.training.config import TrainConfig
+from ganprune.training.loop import train
+from ganprune.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def make(name: str, seed: int = 0, folder: str | Path | None = None) -> Path:
         config = dataclasses.replace(recipe.config, seed=seed)
         state = TrainState(recipe.make(seed).to(data.train.device), config)
     train(state, data.train, [every(2_000, Checkpoint(partial), at_end=False)])
-    report = metrics.evaluate(
+    report = evaluate(
         state.gan.generator_ema,
         data.validation,
         discriminator=state.gan.discriminator,
@@ -99,8 +97,8 @@ def make(name: str, seed: int = 0, folder: str | Path | None = None) -> Path:
         "validation": report.as_dict(),
         "provenance": provenance(),
     }
-    path = Path(folder or Path(checkpoints.__file__).parent / "assets" / "pretrained") / f"{name}.safetensors"
-    checkpoints.save(path, state.gan)
+    path = Path(folder or PRETRAINED_FOLDER) / f"{name}.safetensors"
+    save(path, state.gan)
     partial.unlink(missing_ok=True)
     return path
 

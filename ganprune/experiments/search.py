@@ -24,17 +24,28 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 from torch import Tensor
 
-from ganprune import checkpoints, metrics, pruning
-from ganprune.checks import check_choice, check_integer
-from ganprune.data import ImageData, Split, mnist
+from ganprune.allocation.choose import allocate
+from ganprune.core.checks import check_choice, check_integer
+from ganprune.core.device import best_precision
+from ganprune.core.progress import progress
+from ganprune.core.tensors import weights_hash
+from ganprune.data.sources import mnist
+from ganprune.data.splits import ImageData, Split
 from ganprune.experiments.studies import SAMPLERS, SeededByTrial, open_storage, quiet
 from ganprune.losses import generator_loss
-from ganprune.masks import Mask, apply_mask, check_sparsity, pruned_count
-from ganprune.models import GAN
-from ganprune.pruning.lottery.tickets import copy_gan
-from ganprune.results import config_hash, provenance
-from ganprune.runtime import best_precision, progress
-from ganprune.training import DivergenceError, TrainConfig, TrainState, train
+from ganprune.lottery.tickets import copy_gan
+from ganprune.masks.apply import apply_mask
+from ganprune.masks.mask import Mask, check_sparsity, pruned_count
+from ganprune.metrics.fidelity import evaluate
+from ganprune.metrics.macs import effective_macs
+from ganprune.networks.checkpoints import PRETRAINED, load, load_pretrained
+from ganprune.networks.gan import GAN
+from ganprune.records.store import config_hash, provenance
+from ganprune.scores.registry import get_score, score
+from ganprune.training.config import TrainConfig
+from ganprune.training.loop import DivergenceError, train
+from ganprune.training.recalibration import recalibrate_batchnorm
+from ganprune.training.state import TrainState
 
 SPACES = ("layer-sparsity", "threshold")
 MEASURES = ("digit_fid", "fid")
@@ -94,7 +105,7 @@ class SearchConfig:
         for field, least in (("trials", 1), ("finetune_steps", 0), ("samples", 2)):
             object.__setattr__(self, field, check_integer(field, getattr(self, field), least))
         check_sparsity(self.max_sparsity, "max_sparsity")
-        if "inputs" in pruning.get_score(self.score).parameters:
+        if "inputs" in get_score(self.score).parameters:
             raise ValueError(f"score must need no inputs, got {self.score!r}")
         self.finetuning()
 
@@ -139,17 +150,17 @@ def _dense(config: SearchConfig, space: Mapping[str, FloatDistribution]) -> dict
 
 def _scores(config: SearchConfig, gan: GAN) -> Mapping[str, Tensor]:
     """Scores of the EMA weights, which are the ones that a trial prunes."""
-    needs_loss = "loss_fn" in pruning.get_score(config.score).parameters
+    needs_loss = "loss_fn" in get_score(config.score).parameters
     loss_fn = generator_loss(gan, loss=config.loss, seed=config.seed) if needs_loss else None
     model = copy_gan(gan).generator
     model.load_state_dict(gan.generator_ema.state_dict())
-    return pruning.score(model, config.score, loss_fn, seed=config.seed, sparsity=config.max_sparsity)
+    return score(model, config.score, loss_fn, seed=config.seed, sparsity=config.max_sparsity)
 
 
 def _mask(config: SearchConfig, scores: Mapping[str, Tensor], parameters: Mapping[str, float]) -> Mask:
     if config.space == "layer-sparsity":
         wanted = {key: 1 - parameters[f"density/{key}"] for key in scores}
-        return pruning.allocate(scores, layer_sparsity=wanted)
+        return allocate(scores, layer_sparsity=wanted)
     return Mask({key: values >= parameters[f"threshold/{key}"] for key, values in scores.items()})
 
 
@@ -179,7 +190,7 @@ def build_trial(config: SearchConfig, gan: GAN, data: ImageData, parameters: Map
     made = copy_gan(gan)
     made.generator.load_state_dict(gan.generator_ema.state_dict())
     apply_mask(made.generator, mask)
-    pruning.recalibrate_batchnorm(made.generator, seed=config.seed)
+    recalibrate_batchnorm(made.generator, seed=config.seed)
     made.generator_ema.load_state_dict(made.generator.state_dict())
     made.masks = {**gan.masks, "generator": mask}
     if config.finetune_steps:
@@ -189,7 +200,7 @@ def build_trial(config: SearchConfig, gan: GAN, data: ImageData, parameters: Map
 
 def _default_quality(config: SearchConfig, latent_seed: int) -> Quality:
     def quality(gan: GAN, split: Split) -> Mapping[str, Any]:
-        report = metrics.evaluate(
+        report = evaluate(
             gan.generator_ema,
             split,
             config.samples,
@@ -219,7 +230,7 @@ def _size(gan: GAN) -> dict[str, Any]:
     mask = gan.masks["generator"]
     return {
         "layer_sparsities": {row["name"]: row["sparsity"] for row in mask.layers()},
-        "effective_macs": metrics.effective_macs(gan.generator_ema),
+        "effective_macs": effective_macs(gan.generator_ema),
         "sparsity": mask.sparsity,
         "nonzero": mask.kept,
     }
@@ -230,8 +241,8 @@ def _size(gan: GAN) -> dict[str, Any]:
 
 def _start(config: SearchConfig, gan: GAN | None, data: ImageData | None) -> tuple[GAN, ImageData]:
     if gan is None:
-        known = config.checkpoint in checkpoints.PRETRAINED
-        gan = checkpoints.load_pretrained(config.checkpoint) if known else checkpoints.load(config.checkpoint)
+        known = config.checkpoint in PRETRAINED
+        gan = load_pretrained(config.checkpoint) if known else load(config.checkpoint)
     if "generator" in gan.masks:
         raise ValueError("gan must have a dense generator, got one with a mask")
     data = data if data is not None else mnist(gan.device)
@@ -267,7 +278,7 @@ def open_study(
     """
     gan, data = _start(config, gan, data)
     settings = config_hash(dataclasses.replace(config, trials=1))
-    weights = "-".join(metrics.weights_hash(network) for network in (gan.generator_ema, gan.discriminator))
+    weights = "-".join(weights_hash(network) for network in (gan.generator_ema, gan.discriminator))
     with quiet():
         return optuna.create_study(
             storage=open_storage(storage),

@@ -18,8 +18,9 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from ganprune.checks import check_choice
-from ganprune.runtime import cache_dir, step_seed
+from ganprune.core.checks import check_choice
+from ganprune.core.files import cache_dir
+from ganprune.core.random import step_seed
 
 SAMPLERS = ("tpe", "nsga2")
 POPULATION = 10

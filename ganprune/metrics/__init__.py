@@ -3,43 +3,39 @@
 from ganprune.metrics.classifier import (
     ClassifierConfig,
     DigitClassifier,
-    Extractor,
     ImageClassifier,
     accuracy,
+    train_classifier,
+)
+from ganprune.metrics.cost import ComplexityReport, Latency, complexity, latency
+from ganprune.metrics.extractor import (
+    Extractor,
     load_classifier,
     load_digit_classifier,
     load_extractor,
     save_classifier,
-    train_classifier,
-    weights_hash,
 )
-from ganprune.metrics.complexity import (
-    ComplexityReport,
-    Latency,
-    complexity,
+from ganprune.metrics.fid_kid import fid, kid
+from ganprune.metrics.fidelity import (
+    FidelityReport,
+    evaluate,
+    evaluate_images,
+    extract_features,
+    floor,
+    histogram_kl,
+)
+from ganprune.metrics.macs import (
     compressed_bytes,
     count_nonzero,
     count_parameters,
     effective_macs,
     file_bytes,
-    latency,
     layer_report,
     macs,
     network_sparsity,
     sparsity,
 )
-from ganprune.metrics.fidelity import (
-    FidelityReport,
-    density_coverage,
-    evaluate,
-    evaluate_images,
-    extract_features,
-    fid,
-    floor,
-    histogram_kl,
-    kid,
-    precision_recall,
-)
+from ganprune.metrics.neighbours import density_coverage, precision_recall
 
 __all__ = [
     "ClassifierConfig",
@@ -75,5 +71,4 @@ __all__ = [
     "save_classifier",
     "sparsity",
     "train_classifier",
-    "weights_hash",
 ]

@@ -1,48 +1,21 @@
-"""The feature extractor behind digit-FID: a small classifier, its training and its storage.
-
-Inception features say little about handwritten digits, so quality is measured in the penultimate layer of a
-classifier trained on the train split of the same data set. For MNIST the weights ship with the package
-(``load_digit_classifier``); for other data sets a classifier of the same shape is trained once and cached
-(``load_extractor``).
-"""
+"""The classifier whose features the metrics use: what it is and how it is trained."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ganprune import runtime
-from ganprune.checks import check_integer
-from ganprune.data import ImageData, Split
+from ganprune.core.checks import check_integer
+from ganprune.core.device import as_device, best_precision
+from ganprune.core.modes import eval_mode, full_precision
+from ganprune.core.progress import progress
+from ganprune.core.random import seeded, step_seed
+from ganprune.data.splits import ImageData, Split
 
 FEATURES = 128
-DIGIT_CLASSIFIER_FILE = "digit_classifier.safetensors"
-
-__all__ = [
-    "ClassifierConfig",
-    "DigitClassifier",
-    "Extractor",
-    "ImageClassifier",
-    "accuracy",
-    "load_classifier",
-    "load_digit_classifier",
-    "load_extractor",
-    "save_classifier",
-    "train_classifier",
-    "weights_hash",
-]
 
 
 class ImageClassifier(nn.Module):
@@ -154,77 +127,6 @@ class ClassifierConfig:
             object.__setattr__(self, name, check_integer(name, getattr(self, name), least))
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """A classifier used as feature extractor, with a name that pins its weights.
-
-    Args:
-        network: The classifier, in eval mode, float32, without gradients, as ``inference_copy`` gives it.
-        name: Data set and architecture, such as ``"mnist-cnn128"``.
-        hash: First twelve hexadecimal digits of the SHA-256 of the weights.
-        metadata: What is stored beside the weights (accuracy, seed, command, versions).
-    """
-
-    network: ImageClassifier
-    name: str
-    hash: str
-    metadata: Mapping[str, str]
-
-    @property
-    def label(self) -> str:
-        """Name and hash in one word: ``name@hash``."""
-        return f"{self.name}@{self.hash}"
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, 128) and predicted classes (N,) of float images in [-1, 1], always in full float32."""
-        device = next(self.network.parameters()).device
-        images = images.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
-        with full_precision(device):
-            features = self.network.features(images)
-            return features, self.network.output(features).argmax(dim=1)
-
-
-def inference_copy(network: ImageClassifier) -> ImageClassifier:
-    """A copy for inference: no gradients, channels last, batch normalisation folded into the convolutions.
-
-    ReLU comes after pooling, which gives the same numbers from a quarter of the work.
-    """
-    copied = copy.deepcopy(network).eval().requires_grad_(False)
-    layers: list[nn.Module] = []
-    for layer in copied.stages:
-        if isinstance(layer, nn.BatchNorm2d):
-            convolution = layers[-1]
-            assert isinstance(convolution, nn.Conv2d)
-            layers[-1] = fuse_conv_bn_eval(convolution, layer)
-        elif isinstance(layer, nn.MaxPool2d) and isinstance(layers[-1], nn.ReLU):
-            layers[-1:] = [layer, nn.ReLU(inplace=True)]
-        else:
-            layers.append(layer)
-    copied.stages = nn.Sequential(*layers)
-    return copied.to(memory_format=torch.channels_last)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Switch autocast and TF32 convolutions off, so that features do not depend on the caller's settings."""
-    with (
-        torch.autocast(device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
-
-
-def weights_hash(network: nn.Module) -> str:
-    """First twelve hexadecimal digits of the SHA-256 over names, types, shapes and bytes of a state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}|{values.dtype}|{tuple(values.shape)}|".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def distort(images: Tensor, config: ClassifierConfig, generator: torch.Generator) -> Tensor:
     """Rotate, shift, scale and (if asked) mirror each image at random; pixels from outside are -1.
 
@@ -253,7 +155,7 @@ def train_classifier(
     data: ImageData,
     config: ClassifierConfig | None = None,
     device: torch.device | str | None = None,
-    progress: bool = True,
+    show_progress: bool = True,
 ) -> ImageClassifier:
     """Train a classifier on the train split alone.
 
@@ -261,20 +163,20 @@ def train_classifier(
         data: The data set; only ``data.train`` is read.
         config: How to train; the default suits MNIST.
         device: Where to train; default the best device present.
-        progress: Show a progress bar on standard error.
+        show_progress: Show a progress bar on standard error.
 
     Returns:
         The trained classifier in eval mode, float32, without gradients, on ``device``.
     """
     config = config or ClassifierConfig()
-    target = runtime.as_device(device)
+    target = as_device(device)
     train = data.train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         digits = tuple(data.image_shape) == (1, 28, 28) and data.num_classes == 10
         network = DigitClassifier() if digits else ImageClassifier(data.image_shape, data.num_classes)
     network.to(target).to(memory_format=torch.channels_last).train()
-    half = runtime.best_precision(target) == "bfloat16"
+    half = best_precision(target) == "bfloat16"
     images, labels = train.images.to(target), train.labels.to(target)
     steps_per_epoch = max(1, len(labels) // config.batch_size)
     steps = config.epochs * steps_per_epoch
@@ -283,15 +185,15 @@ def train_classifier(
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
     order = torch.empty(0, dtype=torch.int64)
-    bar = runtime.progress(steps, f"classifier of {data.name}") if progress else None
+    bar = progress(steps, f"classifier of {data.name}") if show_progress else None
     for step in range(steps):
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0:
-            shuffle = runtime.seeded(runtime.step_seed(config.seed, epoch, "classifier order"))
+            shuffle = seeded(step_seed(config.seed, epoch, "classifier order"))
             order = torch.randperm(len(labels), generator=shuffle).to(target)
         chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
         batch = images[chosen].float() / 127.5 - 1
-        noise = runtime.seeded(runtime.step_seed(config.seed, step, "classifier distortion"))
+        noise = seeded(step_seed(config.seed, step, "classifier distortion"))
         batch = distort(batch, config, noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(target.type, dtype=torch.bfloat16, enabled=half):
             loss = functional.cross_entropy(network(batch).float(), labels[chosen])
@@ -311,141 +213,9 @@ def accuracy(network: ImageClassifier, split: Split, batch_size: int = 100) -> f
     """Share of a split's images that a classifier names rightly, in eval mode and float32."""
     device = next(network.parameters()).device
     right = 0
-    with runtime.eval_mode(network), full_precision(device):
+    with eval_mode(network), full_precision(device):
         for start in range(0, len(split), batch_size):
             images = split.float_images(start, start + batch_size).to(device)
             truth = split.labels[start : start + batch_size].to(device)
             right += int((network(images).argmax(dim=1) == truth).sum())
     return right / len(split)
-
-
-def save_classifier(
-    path: str | Path, network: ImageClassifier, metadata: Mapping[str, str] | None = None
-) -> Path:
-    """Write a classifier to a safetensors file, whole or not at all.
-
-    Args:
-        path: Where to write.
-        network: The classifier.
-        metadata: Further facts to store, text to text.
-
-    Returns:
-        The path written.
-    """
-    stored = {
-        **(metadata or {}),
-        "image_shape": json.dumps(list(network.image_shape)),
-        "num_classes": str(network.num_classes),
-        "hash": weights_hash(network),
-        "features": f"{FEATURES} activations of the penultimate layer, after ReLU",
-    }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with runtime.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=stored)
-    return Path(path)
-
-
-def load_classifier(
-    path: str | Path, device: torch.device | str | None = None
-) -> tuple[ImageClassifier, dict]:
-    """Read a classifier from a safetensors file (no pickle, so loading runs no code from the file).
-
-    Args:
-        path: The file.
-        device: Where to put the network; default the best device present.
-
-    Returns:
-        The classifier (eval mode, float32, without gradients) and the metadata stored beside it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is not a classifier, or its weights differ from the stored hash.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no classifier file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        shape = tuple(json.loads(metadata["image_shape"]))
-        classes = int(metadata["num_classes"])
-        digits = shape == (1, 28, 28) and classes == 10
-        network = DigitClassifier() if digits else ImageClassifier(shape, classes)
-        network.load_state_dict(tensors)
-    except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or is not a classifier: {error}") from error
-    if weights_hash(network) != metadata.get("hash"):
-        raise ValueError(
-            f"the weights in {path} have hash {weights_hash(network)}, stored is {metadata.get('hash')}"
-        )
-    return network.to(runtime.as_device(device)).eval().requires_grad_(False), metadata
-
-
-def digit_classifier_path() -> Path:
-    """Where the shipped digit classifier lies."""
-    return Path(__file__).parents[1] / "assets" / DIGIT_CLASSIFIER_FILE
-
-
-def load_digit_classifier(device: torch.device | str | None = None) -> DigitClassifier:
-    """The digit classifier that ships with the package, ready to extract features.
-
-    Args:
-        device: Where to put it; default the best device present.
-
-    Returns:
-        A fresh copy in eval mode, float32, without gradients.
-    """
-    network, _ = load_classifier(digit_classifier_path(), device)
-    if not isinstance(network, DigitClassifier):
-        raise ValueError(f"{digit_classifier_path()} does not hold a digit classifier")
-    return network
-
-
-_extractors: dict[tuple[str, str], Extractor] = {}
-
-
-def load_extractor(
-    data: ImageData | Split,
-    device: torch.device | str | None = None,
-    config: ClassifierConfig | None = None,
-    progress: bool = True,
-) -> Extractor:
-    """The feature extractor of a data set: the shipped one for MNIST, else one trained on its train split.
-
-    A trained extractor is cached as a file under ``runtime.cache_dir()`` and loaded from there the next
-    time; in one process it is loaded once per device.
-
-    Args:
-        data: The data set, or one of its splits.
-        device: Where to put the extractor; default the best device present.
-        config: How to train an extractor that is not cached yet (not for MNIST).
-        progress: Show a progress bar while training.
-
-    Returns:
-        The extractor with its name and hash.
-    """
-    target = runtime.as_device(device)
-    dataset = data.dataset if isinstance(data, Split) else data.name
-    path, name = digit_classifier_path(), f"{dataset}-cnn{FEATURES}"
-    if dataset != "mnist":
-        data = data.siblings() if isinstance(data, Split) else data
-        config = config or ClassifierConfig(epochs=6, rotation=0.0, flip=True)
-        recipe = json.dumps([asdict(config), list(data.image_shape), data.num_classes, len(data.train)])
-        key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-        path = runtime.cache_dir() / "extractors" / f"{dataset}-{key}.safetensors"
-    known = _extractors.get((str(path), str(target)))
-    if known is None:
-        if isinstance(data, ImageData) and dataset != "mnist" and not path.is_file():
-            network = train_classifier(data, config, target, progress)
-            metadata = {
-                "dataset": dataset,
-                "config": json.dumps(asdict(config or ClassifierConfig())),
-                "validation_accuracy": f"{accuracy(network, data.validation):.4f}",
-                "torch": torch.__version__,
-            }
-            save_classifier(path, network, metadata)
-        network, stored = load_classifier(path, target)
-        known = Extractor(inference_copy(network), name, stored["hash"], stored)
-        _extractors[(str(path), str(target))] = known
-    return known

@@ -14,46 +14,48 @@ digit-FID. It can only be compared with other figures of the same extractor, num
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganprune import losses, masks, models, runtime
-from ganprune.checks import check_integer
-from ganprune.data import ImageData, Split
-from ganprune.metrics.classifier import Extractor, full_precision, load_extractor
+from ganprune.core.checks import check_integer
+from ganprune.core.modes import eval_mode, full_precision
+from ganprune.core.random import keep_random_state
+from ganprune.data.splits import ImageData, Split
+from ganprune.losses import DEFAULT_LOSS, get_loss
+from ganprune.masks.apply import check_mask
+from ganprune.masks.mask import Mask
+from ganprune.metrics.extractor import Extractor, load_extractor
+from ganprune.metrics.fid_kid import (
+    check_features,
+    feature_statistics,
+    fid_of_statistics,
+    kernel_mean,
+    kid_of_means,
+)
+from ganprune.metrics.neighbours import (
+    DENSITY_NEIGHBOURS,
+    PRECISION_NEIGHBOURS,
+    count_neighbourhoods,
+    squared_radii,
+)
+from ganprune.networks.sampling import sample
 
 METRICS = ("fid", "kid", "precision_recall", "density_coverage", "histogram", "discriminator")
-PRECISION_NEIGHBOURS = 3
-DENSITY_NEIGHBOURS = 5
+
+
 SAMPLES = 10_000
 
-_BLOCK = 100
-_CPU_BATCH, _ACCELERATOR_BATCH = 100, 1_000
-_CACHED_REFERENCES = 8
 
-__all__ = [
-    "DENSITY_NEIGHBOURS",
-    "METRICS",
-    "PRECISION_NEIGHBOURS",
-    "FidelityReport",
-    "density_coverage",
-    "evaluate",
-    "evaluate_images",
-    "extract_features",
-    "fid",
-    "floor",
-    "histogram_kl",
-    "kid",
-    "precision_recall",
-]
+_CPU_BATCH, _ACCELERATOR_BATCH = 100, 1_000
+
+
+_CACHED_REFERENCES = 8
 
 
 @dataclass(frozen=True)
@@ -132,19 +134,19 @@ class _Reference:
     @property
     def statistics(self) -> dict[str, Any]:
         if self._statistics is None:
-            self._statistics = _statistics(self.features)
+            self._statistics = feature_statistics(self.features)
         return self._statistics
 
     @property
     def radii(self) -> Tensor:
         if self._radii is None:
-            self._radii = _squared_radii(self.features, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS))
+            self._radii = squared_radii(self.features, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS))
         return self._radii
 
     @property
     def kernel_mean(self) -> float:
         if self._kernel_mean is None:
-            self._kernel_mean = _kernel_mean(self.features)
+            self._kernel_mean = kernel_mean(self.features)
         return self._kernel_mean
 
 
@@ -158,9 +160,9 @@ def evaluate(
     samples: int = SAMPLES,
     seed: int = 0,
     discriminator: nn.Module | None = None,
-    loss: str = "non-saturating",
+    loss: str = DEFAULT_LOSS,
     metrics: str | Iterable[str] = "all",
-    mask: masks.Mask | None = None,
+    mask: Mask | None = None,
     extractor: Extractor | None = None,
     batch_size: int | None = None,
 ) -> FidelityReport:
@@ -194,13 +196,13 @@ def evaluate(
     """
     samples = check_integer("samples", samples, 2)
     for checked in (mask, getattr(generator, "mask", None)):
-        if isinstance(checked, masks.Mask):
-            masks.check_mask(generator, checked)
+        if isinstance(checked, Mask):
+            check_mask(generator, checked)
     _chosen(metrics)
-    losses.get_loss(loss)
+    get_loss(loss)
     device = next(generator.parameters()).device
     with _undisturbed(device):
-        images = models.sample(generator, samples, seed=seed, batch_size=_batch(batch_size, device))
+        images = sample(generator, samples, seed=seed, batch_size=_batch(batch_size, device))
         return evaluate_images(images, split, discriminator, loss, metrics, extractor, batch_size, seed)
 
 
@@ -209,7 +211,7 @@ def evaluate_images(
     images: Tensor,
     split: Split | ImageData,
     discriminator: nn.Module | None = None,
-    loss: str = "non-saturating",
+    loss: str = DEFAULT_LOSS,
     metrics: str | Iterable[str] = "all",
     extractor: Extractor | None = None,
     batch_size: int | None = None,
@@ -250,17 +252,17 @@ def evaluate_images(
         values: dict[str, Any] = {}
         reference = _reference(split, extractor, batch_size)
         if "fid" in wanted:
-            values["fid"] = _fid(_statistics(features), reference.statistics)
+            values["fid"] = fid_of_statistics(feature_statistics(features), reference.statistics)
             values["fid_floor"] = (
                 None if split.parent is None else floor(split.siblings(), extractor, batch_size)
             )
             if split.dataset == "mnist":
                 values["digit_fid"], values["digit_fid_floor"] = values["fid"], values["fid_floor"]
         if "kid" in wanted:
-            values["kid"] = _kid(features, reference.features, reference.kernel_mean)
+            values["kid"] = kid_of_means(features, reference.features, reference.kernel_mean)
         if {"precision_recall", "density_coverage"} & wanted:
-            _check_features(features, reference.features, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS))
-            found = _neighbourhoods(
+            check_features(features, reference.features, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS))
+            found = count_neighbourhoods(
                 features,
                 reference.features,
                 PRECISION_NEIGHBOURS,
@@ -301,106 +303,12 @@ def floor(data: ImageData, extractor: Extractor | None = None, batch_size: int |
     extractor = extractor or load_extractor(data, data.validation.device)
     first = _reference(data.validation, extractor, batch_size)
     second = _reference(data.test, extractor, batch_size)
-    return _fid(first.statistics, second.statistics)
+    return fid_of_statistics(first.statistics, second.statistics)
 
 
 def extract_features(images: Tensor, extractor: Extractor, batch_size: int | None = None) -> Tensor:
     """Features (N, 128) in float32 of float images (N, C, H, W) in [-1, 1], computed in batches."""
     return _extract(images, extractor, batch_size)[0]
-
-
-def fid(generated: Tensor, reference: Tensor) -> float:
-    """Fréchet distance between two sets of features (Heusel et al. 2017, arXiv:1706.08500, equation 6).
-
-    The squared distance of the means plus tr(S + R - 2 (S R)^(1/2)) for the two covariances S and R, computed
-    in float64 by torch-fidelity.
-
-    Args:
-        generated: Features (N, d), N of at least 2.
-        reference: Features (M, d), M of at least 2.
-
-    Returns:
-        The distance, at least 0.
-
-    Raises:
-        ValueError: If the features are not two matrices of equal width with finite entries.
-    """
-    _check_features(generated, reference)
-    return _fid(_statistics(generated), _statistics(reference))
-
-
-def kid(generated: Tensor, reference: Tensor) -> float:
-    """Kernel inception distance (Bińkowski et al. 2018, arXiv:1801.01401): MMD² with kernel (x·y/d + 1)³.
-
-    The unbiased estimate from all pairs of different points. The usual mean over random subsets
-    (torch-fidelity's) estimates the same quantity with more noise, and equals this one if the single subset
-    is the whole set.
-
-    Args:
-        generated: Features (N, d), N of at least 2.
-        reference: Features (M, d), M of at least 2.
-
-    Returns:
-        The estimate; slightly negative values occur when the distributions are alike.
-
-    Raises:
-        ValueError: If the features are not two matrices of equal width with finite entries.
-    """
-    _check_features(generated, reference)
-    generated, reference = generated.detach().float(), reference.detach().float()
-    return _kid(generated, reference, _kernel_mean(reference))
-
-
-def precision_recall(
-    generated: Tensor, reference: Tensor, neighbours: int = PRECISION_NEIGHBOURS
-) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991).
-
-    Each set spans the union of balls around its points that reach to the k-th nearest other point of the set.
-    Precision is the share of generated points in the reference's union, recall the share of reference points
-    in the union of the generated ones. Balls are closed.
-
-    Args:
-        generated: Features (N, d).
-        reference: Features (M, d).
-        neighbours: k.
-
-    Returns:
-        (precision, recall).
-
-    Raises:
-        ValueError: If the features are not two matrices of equal width with finite entries and more than k
-            rows.
-    """
-    _check_features(generated, reference, neighbours)
-    found = _neighbourhoods(generated.float(), reference.float(), neighbours, 0, None, {"precision_recall"})
-    return found["precision"], found["recall"]
-
-
-def density_coverage(
-    generated: Tensor, reference: Tensor, neighbours: int = DENSITY_NEIGHBOURS
-) -> tuple[float, float]:
-    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, equations 4 and 5).
-
-    Around each reference point lies a closed ball that reaches to its k-th nearest other reference point.
-    Density is the number of pairs (ball, generated point in it) over k times the number of generated points;
-    coverage the share of balls that hold a generated point.
-
-    Args:
-        generated: Features (N, d).
-        reference: Features (M, d).
-        neighbours: k.
-
-    Returns:
-        (density, coverage).
-
-    Raises:
-        ValueError: If the features are not two matrices of equal width with finite entries and more than k
-            rows.
-    """
-    _check_features(generated, reference, neighbours)
-    found = _neighbourhoods(generated.float(), reference.float(), 0, neighbours, None, {"density_coverage"})
-    return found["density"], found["coverage"]
 
 
 def histogram_kl(counts: Tensor, reference: Tensor) -> float:
@@ -449,24 +357,8 @@ def _chosen(metrics: str | Iterable[str]) -> set[str]:
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """Full float32, and the global random states restored at the end."""
-    with runtime.keep_random_state(device), full_precision(device):
+    with keep_random_state(device), full_precision(device):
         yield
-
-
-def _check_features(generated: Tensor, reference: Tensor, neighbours: int = 1) -> None:
-    if generated.dim() != 2 or reference.dim() != 2 or generated.shape[1] != reference.shape[1]:
-        raise ValueError(
-            "generated and reference must be matrices (rows, features) of equal width, "
-            f"got {tuple(generated.shape)} and {tuple(reference.shape)}"
-        )
-    if neighbours < 1 or min(len(generated), len(reference)) <= neighbours:
-        raise ValueError(
-            f"neighbours must be at least 1 and less than the number of rows, got {neighbours!r} "
-            f"with {len(generated)} and {len(reference)} rows"
-        )
-    for name, features in (("generated", generated), ("reference", reference)):
-        if not torch.isfinite(features).all():
-            raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
 def _extract(images: Tensor, extractor: Extractor, batch_size: int | None) -> tuple[Tensor, Tensor]:
@@ -496,111 +388,14 @@ def _reference(split: Split, extractor: Extractor, batch_size: int | None = None
     return known
 
 
-def _statistics(features: Tensor) -> dict[str, Any]:
-    from torch_fidelity.metric_fid import fid_features_to_statistics
-
-    return fid_features_to_statistics(features.detach().cpu().double())
-
-
-def _fid(first: dict[str, Any], second: dict[str, Any]) -> float:
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
-    return max(0.0, float(np.real(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])))
-
-
-def _kernel_sum(points: Tensor, others: Tensor) -> float:
-    """Sum of the cubic kernel (x·y/d + 1)³ over all pairs: rows in float32, their sums in float64.
-
-    KID is a small difference of large means, so the order of summation matters more than the products' precision.
-    """
-    total, one = 0.0, torch.ones(1, dtype=points.dtype, device=points.device)
-    for block in points.split(_BLOCK):
-        kernel = torch.addmm(one, block, others.T, alpha=1 / points.shape[1])
-        total += sum(kernel.square().mul_(kernel).sum(dim=1).tolist())
-    return total
-
-
-def _kernel_mean(points: Tensor) -> float:
-    """Mean of the kernel over all ordered pairs of two different points of one set."""
-    own = (points.double().square().sum(dim=1) / points.shape[1] + 1).pow(3).sum()
-    return (_kernel_sum(points, points) - float(own)) / (len(points) * (len(points) - 1))
-
-
-def _kid(generated: Tensor, reference: Tensor, reference_mean: float) -> float:
-    crossed = _kernel_sum(generated, reference) / (len(generated) * len(reference))
-    return _kernel_mean(generated) + reference_mean - 2 * crossed
-
-
-def _squared_distances(points: Tensor, others: Tensor, other_norms: Tensor) -> Tensor:
-    norms = points.square().sum(dim=1, keepdim=True)
-    return torch.addmm(other_norms, points, others.T, alpha=-2).add_(norms)
-
-
-def _smallest(rows: Tensor, count: int) -> Tensor:
-    """The ``count`` smallest values of each row, ascending.
-
-    They lie in the ``count`` groups with the smallest minima, so only those groups are sorted.
-    """
-    width, groups = rows.shape[1], 128
-    if width > 8 * groups and count < groups // 4:
-        depth = width // groups
-        grouped = rows[:, : depth * groups].unflatten(1, (depth, groups))
-        chosen = grouped.amin(dim=1).topk(count, largest=False).indices
-        held = grouped.gather(2, chosen.unsqueeze(1).expand(-1, depth, -1)).flatten(1)
-        rows = torch.cat([held, rows[:, depth * groups :]], dim=1)
-    return rows.topk(count, largest=False, sorted=True).values
-
-
-def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
-    """Squared distances (N, neighbours) from each point to its nearest other points, ascending."""
-    features = features - features.mean(dim=0)
-    norms = features.square().sum(dim=1)
-    parts = []
-    for start in range(0, len(features), _BLOCK):
-        distances = _squared_distances(features[start : start + _BLOCK], features, norms)
-        distances.diagonal(offset=start).fill_(math.inf)
-        parts.append(_smallest(distances, neighbours))
-    return torch.cat(parts)
-
-
-def _neighbourhoods(
-    generated: Tensor, reference: Tensor, near: int, wide: int, radii: Tensor | None, wanted: set[str]
-) -> dict[str, float]:
-    """Precision, recall (``near`` neighbours), density, coverage (``wide``), in one pass over blocks."""
-    radii = _squared_radii(reference, max(near, wide)) if radii is None else radii
-    centre = reference.mean(dim=0)
-    generated, reference = generated - centre, reference - centre
-    norms = reference.square().sum(dim=1)
-    inside, inside_count = 0, 0
-    nearest = torch.full_like(norms, math.inf)
-    reached = torch.full_like(norms, math.inf)
-    own = _squared_radii(generated, near)[:, near - 1] if "precision_recall" in wanted else None
-    for start in range(0, len(generated), _BLOCK):
-        distances = _squared_distances(generated[start : start + _BLOCK], reference, norms)
-        if "density_coverage" in wanted:
-            inside_count += int((distances <= radii[:, wide - 1]).sum())
-            nearest = torch.minimum(nearest, distances.amin(dim=0))
-        if own is not None:
-            inside += int(((distances - radii[:, near - 1]).amin(dim=1) <= 0).sum())
-            reached = torch.minimum(reached, distances.sub_(own[start : start + _BLOCK, None]).amin(dim=0))
-    found: dict[str, float] = {}
-    if own is not None:
-        found["precision"] = inside / len(generated)
-        found["recall"] = int((reached <= 0).sum()) / len(reference)
-    if "density_coverage" in wanted:
-        found["density"] = inside_count / (wide * len(generated))
-        found["coverage"] = int((nearest <= radii[:, wide - 1]).sum()) / len(reference)
-    return found
-
-
 def _judge(
     discriminator: nn.Module, images: Tensor, split: Split, loss: str, batch_size: int | None
 ) -> dict[str, Any]:
     """Loss and accuracy of a discriminator, in eval mode, on all real and all generated images."""
-    chosen = losses.get_loss(loss)
+    chosen = get_loss(loss)
     parameter = next(discriminator.parameters())
     size = _batch(batch_size, parameter.device)
-    with runtime.eval_mode(discriminator):
+    with eval_mode(discriminator):
         starts = range(0, len(split), size)
         real = torch.cat([discriminator(split.float_images(at, at + size).to(parameter)) for at in starts])
         fake = torch.cat([discriminator(batch.to(parameter)) for batch in images.split(size)])

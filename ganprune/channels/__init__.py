@@ -1,0 +1,41 @@
+"""Whole channels: what is coupled, how much it matters, and networks without it.
+
+``graph`` finds the channels that can only go together, ``importance`` ranks them, ``surgery`` masks, holds
+and removes them, ``shrinking`` plans a removal and keeps its promise. ``slimming`` trains batch-norm scales
+towards zero. ``compaction`` takes out what pruning single weights has left without effect; ``shadows`` finds
+the constants of a network, ``dataflow`` what its layers do with them. ``folding`` turns spectral and weight
+norm into plain weights.
+"""
+
+from __future__ import annotations
+
+from ganprune.channels.compaction import CompactionError, CompactionResult, compact
+from ganprune.channels.folding import fold_norms, restore_spectral_norm
+from ganprune.channels.graph import ChannelError, ChannelGroup, Member
+from ganprune.channels.importance import IMPORTANCES, channel_importance
+from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, ChannelPlan, plan_channels, shrink_channels
+from ganprune.channels.slimming import slim, slimming_penalty
+from ganprune.channels.surgery import channel_groups, keep_channels, mask_channels, remove_channels
+
+__all__ = [
+    "CHANNEL_ALLOCATIONS",
+    "IMPORTANCES",
+    "ChannelError",
+    "ChannelGroup",
+    "ChannelPlan",
+    "CompactionError",
+    "CompactionResult",
+    "Member",
+    "channel_groups",
+    "channel_importance",
+    "compact",
+    "fold_norms",
+    "keep_channels",
+    "mask_channels",
+    "plan_channels",
+    "remove_channels",
+    "restore_spectral_norm",
+    "shrink_channels",
+    "slim",
+    "slimming_penalty",
+]

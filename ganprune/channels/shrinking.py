@@ -1,0 +1,348 @@
+"""Structured pruning: how many channels of each layer go, which ones, and the smaller network that is left.
+
+:func:`plan_channels` decides and promises parameters and multiply-accumulates; :func:`shrink_channels` carries
+it out and keeps the promise.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from ganprune.channels.graph import ChannelError, ChannelGroup, Cut, copied, named_parts, sizes_of, tensors_in
+from ganprune.channels.importance import (
+    COMPARABLE,
+    LossFn,
+    check_importance,
+    importance_of,
+    prunable_groups,
+    repeatable,
+)
+from ganprune.channels.surgery import Analysis, analyse, cut_of, finish
+from ganprune.core.checks import check_choice, check_integer, check_number
+from ganprune.core.modes import eval_mode
+from ganprune.core.random import keep_random_state
+from ganprune.masks.mask import check_sparsity, pruned_count
+from ganprune.masks.weights import weight_slots
+
+CHANNEL_ALLOCATIONS = ("uniform", "global")
+
+
+Options = ParamSpec("Options")
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Which channels are to go, and what will be left.
+
+    Attributes:
+        removed: layer → the output channels that go; as :func:`remove_channels` and :func:`mask_channels` take it.
+        kept: group → number of coupled channels that stay.
+        parameters: of the smaller network.
+        macs: its multiply-accumulates for one input, in convolutions and linear layers. (Products of
+            activations, as in attention, are not in it.)
+        dense_parameters: of the network as it is, norms folded in.
+        dense_macs: of the network as it is.
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, int]
+    parameters: int
+    macs: int
+    dense_parameters: int
+    dense_macs: int
+
+    @property
+    def parameters_fraction(self) -> float:
+        """Share of the parameters that is left."""
+        return self.parameters / self.dense_parameters
+
+    @property
+    def macs_fraction(self) -> float:
+        """Share of the multiply-accumulates that is left."""
+        return self.macs / self.dense_macs
+
+
+def _positions(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, int]:
+    """How often each weight of a layer is used on the whole batch."""
+    uses: dict[str, int] = {}
+    handles = []
+    for key, slot in weight_slots(network).items():
+
+        def after(layer: Any, args: Any, kwargs: Any, output: Tensor, key: str = key) -> None:
+            if isinstance(layer, _ConvTransposeNd):
+                count = tensors_in([args, kwargs])[0].numel() // layer.in_channels
+            else:
+                count = output.numel() // (getattr(layer, "out_channels", 0) or layer.out_features)
+            uses[key] = uses.get(key, 0) + count
+
+        handles.append(slot.layer.register_forward_hook(after, with_kwargs=True))
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad(), eval_mode(network), keep_random_state(device):
+            network(*copied(arguments))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return uses
+
+
+def _batch_size(arguments: tuple[Any, ...]) -> int:
+    return next((len(one) for one in tensors_in(arguments) if one.ndim), 1)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Parameters and multiply-accumulates of a network as functions of what is cut out of it."""
+
+    network: nn.Module
+    uses: Mapping[str, int]
+    batch: int
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> _Sizes:
+        uses = _positions(analysis.folded, analysis.arguments)
+        return cls(analysis.folded, uses, _batch_size(analysis.arguments))
+
+    def count(self, cut: Cut) -> tuple[int, int]:
+        parts = named_parts(self.network)
+        left = {key: sizes_of(parts[key[0]])[key[1]] - len(indices) for key, indices in cut.items()}
+
+        def scaled(name: str, number: int, roles: Iterable[str]) -> int:
+            for role in roles:
+                if (name, role) in left:
+                    number = number * left[name, role] // sizes_of(parts[name])[role]
+            return number
+
+        parameters = 0
+        for name, parameter in self.network.named_parameters():
+            layer, _, attribute = name.rpartition(".")
+            roles = ("output", "both", "input") if attribute == "weight" else ("output", "both")
+            own = scaled(name, parameter.numel(), ("both",))
+            parameters += scaled(layer, own, roles) if layer in parts else own
+        macs = sum(
+            self.uses.get(key, 0) * scaled(slot.name, slot.raw.numel(), ("output", "both", "input"))
+            for key, slot in weight_slots(self.network).items()
+        )
+        return parameters, macs // self.batch
+
+
+def _rounded(kept: int, total: int, round_to: int, minimum: int) -> int:
+    """The multiple of ``round_to`` nearest to ``kept``, but not below ``minimum``; all where there are fewer."""
+    multiples = max(math.floor(kept / round_to + 0.5), math.ceil(minimum / round_to))
+    return min(multiples * round_to, total)
+
+
+def _keep_counts(
+    importance: Mapping[str, Tensor],
+    ratio: float,
+    allocation: str,
+    comparable: bool,
+    round_to: int,
+    minimum: int,
+) -> dict[str, int]:
+    totals = {key: values.numel() for key, values in importance.items()}
+    if allocation == "uniform":
+        kept = {key: total - pruned_count(ratio, total) for key, total in totals.items()}
+    else:
+        pool = []
+        for key, values in importance.items():
+            values = values.detach().double().cpu()
+            if not comparable:
+                values = values / values.mean().clamp_min(1e-30)
+            safe = min(max(minimum, 1), values.numel())  # the best stay, so that no layer is emptied
+            order = values.sort(stable=True).values[: values.numel() - safe]
+            pool += [(value, number, key) for number, value in enumerate(order.tolist())]
+        position = {key: number for number, key in enumerate(importance)}
+        pool.sort(key=lambda entry: (entry[0], position[entry[2]], entry[1]))
+        kept = dict(totals)
+        for _, _, key in pool[: pruned_count(ratio, sum(totals.values()))]:
+            kept[key] -= 1
+    return {key: _rounded(count, totals[key], round_to, minimum) for key, count in kept.items()}
+
+
+def _least(values: Tensor, count: int) -> list[int]:
+    """The positions of the ``count`` smallest; of equal ones the first."""
+    return sorted(values.detach().cpu().sort(stable=True).indices[:count].tolist())
+
+
+def _plan(analysis: Analysis, sizes: _Sizes, chosen: Mapping[str, list[int]]) -> ChannelPlan:
+    groups = {group.name: group for group in analysis.groups}
+    cut = cut_of(analysis, chosen)
+    layers = {slot.name for slot in weight_slots(analysis.folded).values()}
+    removed = {
+        name: tuple(sorted(indices))
+        for (name, role), indices in cut.items()
+        if role != "input" and indices and name in layers
+    }
+    kept = {name: groups[name].channels - len(units) for name, units in chosen.items()}
+    return ChannelPlan(removed, kept, *sizes.count(cut), *sizes.count({}))
+
+
+def _check_options(
+    channel_ratio: Any, macs_fraction: Any, allocation: Any, round_to: Any, minimum: Any
+) -> tuple[float, int, int]:
+    ratio = check_sparsity(channel_ratio, "channel_ratio")
+    if macs_fraction is not None:
+        check_number("macs_fraction", macs_fraction, "(0, 1]", " or None")
+    check_choice("allocation", allocation, CHANNEL_ALLOCATIONS)
+    return ratio, check_integer("round_to", round_to, 1), check_integer("minimum", minimum, 1)
+
+
+def _decide(
+    network: nn.Module,
+    channel_ratio: float = 0.5,
+    importance: str | Mapping[str, Tensor] = "l1",
+    inputs: Any = None,
+    loss_fn: LossFn | None = None,
+    *,
+    macs_fraction: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    minimum: int = 1,
+    protect: Iterable[str] = (),
+    seed: int = 0,
+) -> tuple[Analysis, ChannelPlan]:
+    ratio, round_to, minimum = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
+    own = isinstance(importance, Mapping)
+    if not own:
+        check_importance(importance, loss_fn)
+    protect = [protect] if isinstance(protect, str) else list(protect)
+    inputs = repeatable(inputs)
+    analysis = analyse(network, inputs)
+    if isinstance(importance, Mapping):
+        values = _own_importance(importance, prunable_groups(analysis, protect))
+    else:
+        values = importance_of(analysis, importance, inputs, loss_fn, protect, seed)
+    comparable = own or importance in COMPARABLE
+    sizes = _Sizes.of(analysis)
+
+    def plan(share: float) -> ChannelPlan:
+        counts = _keep_counts(values, share, allocation, comparable, round_to, minimum)
+        return _plan(analysis, sizes, {k: _least(v, v.numel() - counts[k]) for k, v in values.items()})
+
+    if macs_fraction is None:
+        return analysis, plan(ratio)
+    low, high = 0.0, 1.0 - 1e-9
+    found = plan(high)
+    if found.macs > macs_fraction * found.dense_macs:
+        raise ChannelError(
+            f"macs_fraction {macs_fraction} cannot be reached; with these options the least is "
+            f"{found.macs_fraction:.4f}"
+        )
+    for _ in range(24):  # the largest network that is small enough
+        middle = (low + high) / 2
+        tried = plan(middle)
+        if tried.macs <= macs_fraction * tried.dense_macs:
+            high, found = middle, tried
+        else:
+            low = middle
+    return analysis, found
+
+
+def _own_importance(given: Mapping[str, Tensor], groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    unknown = [key for key in given if key not in groups]
+    if unknown or not given:
+        raise ValueError(f"importance must be keyed by some of {', '.join(groups)}, got {list(given)}")
+    for key, values in given.items():
+        if not isinstance(values, Tensor):
+            raise TypeError(f"importance of {key} must be a tensor, got {type(values).__name__}")
+        if tuple(values.shape) != (groups[key].channels,) or not bool(torch.isfinite(values).all()):
+            raise ValueError(
+                f"importance of {key} must be {groups[key].channels} finite numbers, got {values!r}"
+            )
+    return dict(given)
+
+
+def _with_options_of(
+    inner: Callable[Options, Any],
+) -> Callable[[Callable[..., Result]], Callable[Options, Result]]:
+    """Gives a function that passes on all its arguments the signature of the function that takes them."""
+
+    def dressed(outer: Callable[..., Result]) -> Callable[Options, Result]:
+        hints = {**inner.__annotations__, "return": outer.__annotations__["return"]}
+        signature = inspect.signature(inner).replace(return_annotation=hints["return"])
+        outer.__annotations__, outer.__signature__ = hints, signature  # type: ignore[attr-defined]
+        return outer
+
+    return dressed
+
+
+@_with_options_of(_decide)
+def plan_channels(*arguments: Any, **options: Any) -> ChannelPlan:
+    """What :func:`shrink_channels` would do with the same arguments; nothing is changed.
+
+    Raises:
+        ChannelError: as :func:`shrink_channels` does.
+        ValueError: as :func:`shrink_channels` does.
+        TypeError: as :func:`shrink_channels` does.
+    """
+    return _decide(*arguments, **options)[1]
+
+
+@_with_options_of(_decide)
+def shrink_channels(*arguments: Any, **options: Any) -> nn.Module:
+    """A smaller network without the least important channels; the original is left as it was.
+
+    A ratio p takes about 1 − (1 − p)² of the weights between two layers that both lose channels. What comes out
+    has been checked: in evaluation mode it gives the output of the masked network on ``inputs``, and it has the
+    parameters and multiply-accumulates that :func:`plan_channels` promises. Recalibrate batch norm
+    (``recalibrate_batchnorm``) or train on before judging it: what a removed channel's β gave to later layers
+    is gone.
+
+    Norms on weights are folded in. A discriminator of this package with spectral norm becomes one without
+    (norm "none", the same gain on the logits); :func:`restore_spectral_norm` puts it back for further
+    training. Networks of this package have a smaller ``spec`` and are saved and loaded as ever. Of any other
+    network a pruned deep copy is returned: save its ``state_dict`` as safetensors, together with what builds a
+    network of these widths.
+
+    Args:
+        network: any module with convolutions or linear layers.
+        channel_ratio: fraction of the coupled channels that is removed, in [0, 1).
+        importance: a name for :func:`channel_importance`, or group name → one number per channel; groups that
+            are not named then stay whole.
+        inputs: what the network takes, as for :func:`channel_groups`.
+        loss_fn: for the importance "taylor".
+        macs_fraction: if given, the ratio is found that leaves at most this share of the multiply-accumulates,
+            in (0, 1], and ``channel_ratio`` is not used.
+        allocation: "uniform" removes the ratio in every group; "global" compares all channels, after dividing
+            "l1", "l2", "activation" and "apoz" by their mean in the group. "bn" with "global" is network
+            slimming.
+        round_to: each group keeps a multiple of this many channels, the nearest that is at least ``minimum``;
+            groups that are smaller stay whole.
+        minimum: each group keeps at least so many.
+        protect: layers whose output channels stay.
+        seed: for the importance "random".
+
+    Returns:
+        The new network, in the mode and on the device of the old one.
+
+    Raises:
+        ChannelError: if no channels can be removed, with the reason for each group, or ``macs_fraction``
+            cannot be reached.
+        ValueError: if an argument is outside its range, or as in :func:`channel_groups`.
+        TypeError: if ``channel_ratio`` or ``macs_fraction`` is not a number, or an importance no tensor.
+    """
+    analysis, plan = _decide(*arguments, **options)
+    small = finish(analysis, analysis.cut(plan.removed))
+    parameters = sum(parameter.numel() for parameter in small.parameters())
+    uses = _positions(small, analysis.arguments)
+    macs = sum(uses.get(key, 0) * slot.raw.numel() for key, slot in weight_slots(small).items())
+    macs //= _batch_size(analysis.arguments)
+    if (parameters, macs) != (plan.parameters, plan.macs):
+        raise ChannelError(
+            f"{type(small).__name__} has {parameters} parameters and {macs} multiply-accumulates after removing "
+            f"channels, where {plan.parameters} and {plan.macs} were promised; the number of channels changes "
+            "what its code does"
+        )
+    return small

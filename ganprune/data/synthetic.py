@@ -1,0 +1,24 @@
+"""Synthetic data in the plane."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ganprune.core.checks import check_integer
+from ganprune.core.random import seeded
+
+
+def gaussian_ring(n: int, seed: int, modes: int = 8, radius: float = 2.0, std: float = 0.05) -> Tensor:
+    """Points from a mixture of Gaussians whose centres lie on a circle.
+
+    Returns:
+        float32, shape (n, 2).
+    """
+    check_integer("modes", modes, 1)
+    generator = seeded(seed)
+    angles = torch.randint(modes, (n,), generator=generator) * (2 * math.pi / modes)
+    centres = radius * torch.stack([angles.cos(), angles.sin()], dim=1)
+    return centres + std * torch.randn(n, 2, generator=generator)

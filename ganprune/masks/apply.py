@@ -1,0 +1,159 @@
+"""Applying a mask to a network, and checking that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ganprune.masks.mask import Mask, MaskError
+from ganprune.masks.weights import WeightSlot, slots_of_parameters, spectral_parts, weight_slots
+
+Pairs = list[tuple[WeightSlot, Tensor]]
+
+
+def match_slots(
+    model: nn.Module, mask: Mapping[str, Tensor], role: str = "model", others: Mask | None = None
+) -> Pairs:
+    """Pairs of weight and mask, and then of other parameters and theirs.
+
+    Raises:
+        TypeError: if the mask is not a :class:`Mask`.
+        ValueError: if a layer of the mask is missing or has another shape; all are listed.
+    """
+    for name, one in (("mask", mask), ("others", others)):
+        if not isinstance(one, Mask) and (one is not None or name == "mask"):
+            raise TypeError(f"{name} must be a Mask, got {type(one).__name__}")
+    wanted: dict[str, Tensor] = {**mask, **(others or {})}
+    slots = weight_slots(model)
+    if others is not None:
+        slots = {**slots, **slots_of_parameters(model, others)}
+    problems = [f"{key} is missing" for key in wanted if key not in slots]
+    problems += [
+        f"{key} has shape {tuple(slots[key].raw.shape)}, its mask {tuple(kept.shape)}"
+        for key, kept in wanted.items()
+        if key in slots and slots[key].raw.shape != kept.shape
+    ]
+    if problems:
+        raise ValueError(f"mask does not fit the {role}: " + "; ".join(problems))
+    return [(slots[key], kept.to(slots[key].raw.device)) for key, kept in wanted.items()]
+
+
+def check_fit(model: nn.Module, mask: Mask) -> None:
+    """Does nothing if the model has every layer of the mask, in its shape.
+
+    Raises:
+        TypeError: if ``mask`` is not a :class:`Mask`.
+        ValueError: if a layer is missing or has another shape; all are listed.
+    """
+    match_slots(model, mask)
+
+
+def _refuse(pairs: Pairs, flags: list[Tensor], message: str) -> None:
+    """Raises for the layers whose flag is true; one wait for the device in all."""
+    bad = torch.stack([flag.cpu() for flag in flags]).tolist() if flags else []
+    names = [slot.key for (slot, _), is_bad in zip(pairs, bad, strict=True) if is_bad]
+    if names:
+        raise ValueError(f"{message}: {', '.join(names)}")
+
+
+@torch.no_grad()
+def apply_mask(
+    model: nn.Module, mask: Mask, ema: nn.Module | None = None, others: Mask | None = None
+) -> None:
+    """Sets the pruned weights to (positive) zero in the model and in its EMA copy.
+
+    Left alone, an EMA copy has no sparsity at all a thousand steps later. Under spectral norm the power
+    iteration is run again, because its vectors belong to the weights of before. All is checked before
+    anything is written.
+
+    Args:
+        model: changed in place.
+        mask: as :func:`prunable_weights` names the layers; the model may be frozen.
+        ema: a copy of the model that shares the mask, or None.
+        others: entries of other parameters that become zero too, as for :func:`keep_mask`.
+
+    Raises:
+        TypeError: if ``mask`` or ``others`` is not a :class:`Mask`.
+        ValueError: if the mask does not fit, a weight is NaN or infinite, or the mask empties something that
+            a spectral or weight norm divides by its norm.
+    """
+    networks = {"model": model} | ({"EMA copy": ema} if ema is not None else {})
+    matched = {role: match_slots(network, mask, role, others) for role, network in networks.items()}
+    for role, pairs in matched.items():
+        not_finite = [~torch.isfinite(slot.raw).all() for slot, _ in pairs]
+        _refuse(pairs, not_finite, f"weights of the {role} must be finite, got NaN or infinity in")
+        emptied = [~slot.normed_groups(kept).all() for slot, kept in pairs]
+        _refuse(pairs, emptied, "mask empties what a norm divides by its length, which would be 0 / 0, in")
+        changed = [torch.tensor(not _keeps_zeros(slot, kept)) for slot, kept in pairs]
+        _refuse(pairs, changed, "a parametrisation (to be removed first) does not keep zeros in")
+    for slot, kept in (pair for pairs in matched.values() for pair in pairs):
+        raw = slot.raw.detach()
+        stale = bool(spectral_parts(slot)) and bool((raw[~kept] != 0).any())
+        raw.masked_fill_(~kept, 0.0)
+        if stale:  # where the mask held already the vectors stay, so that resuming is bit-identical
+            _refresh_spectral_norm(slot)
+
+
+def _keeps_zeros(slot: WeightSlot, kept: Tensor) -> bool:
+    """Whether the effective weight is zero where the raw one is; tried out under parametrisations unknown
+    here."""
+    parts = list(slot.owner.children()) if slot.kind == "parametrized" else []
+    if len(parts) == len(spectral_parts(slot)) or slot.attribute == "original1":
+        return True
+    weight = slot.raw.detach()
+    before = weight.clone()
+    weight.masked_fill_(~kept, 0.0)
+    result = bool((slot.effective()[~kept] == 0).all())
+    weight.copy_(before)
+    return result
+
+
+POWER_ITERATIONS = 20
+
+
+@torch.no_grad()
+def _refresh_spectral_norm(slot: WeightSlot) -> None:
+    """Power iterations until u and v are the leading singular vectors of the weight as it is now."""
+    for u, v, dim in spectral_parts(slot):
+        matrix = slot.raw.detach().movedim(dim, 0).flatten(1)
+        left = u.clone()
+        if (matrix.T @ left).norm() <= 1e-6 * matrix.norm():  # the old vector sees only what has been pruned
+            left = matrix @ matrix[matrix.norm(dim=1).argmax()]
+        for _ in range(POWER_ITERATIONS):
+            right = nn.functional.normalize(matrix.T @ left, dim=0)
+            left = nn.functional.normalize(matrix @ right, dim=0)
+        u.copy_(left)
+        v.copy_(right)
+
+
+def check_mask(model: nn.Module, mask: Mask) -> None:
+    """Does nothing if every pruned weight is zero and every weight is finite.
+
+    Saving, exporting and evaluating a masked network call it, so that no number is reported for a mask that
+    was lost.
+
+    Raises:
+        MaskError: if a pruned weight is not zero, or a weight is NaN or infinite.
+        ValueError: if the mask does not fit the model.
+    """
+    check_pairs(match_slots(model, mask))
+
+
+@torch.no_grad()
+def check_pairs(pairs: Pairs) -> None:
+    counts = torch.stack(
+        [
+            torch.stack([((slot.raw != 0) & ~kept).sum(), (~torch.isfinite(slot.raw)).sum()]).cpu()
+            for slot, kept in pairs
+        ]
+    ).tolist()
+    for (slot, _), (alive, not_finite) in zip(pairs, counts, strict=True):
+        if not_finite:
+            raise MaskError(f"{slot.key} has {not_finite} weights that are NaN or infinite")
+        if alive:
+            raise MaskError(
+                f"{slot.key} has {alive} non-zero weights under its mask; "
+                "keep_mask holds a mask while an optimiser steps"
+            )

@@ -1,0 +1,163 @@
+"""Checkpoints: specs and masks beside safetensors weights. Loading one never executes code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganprune.core.checks import check_choice
+from ganprune.core.device import as_device
+from ganprune.core.tensors import CheckpointError, read_safetensors, write_safetensors
+from ganprune.masks.apply import check_mask
+from ganprune.masks.mask import Mask
+from ganprune.networks.gan import GAN, GANSpec
+from ganprune.networks.registry import spec_from_dict, spec_to_dict
+
+PRETRAINED = ("dcgan-mnist", "mlp-mnist")
+
+
+PRETRAINED_FOLDER = Path(__file__).parents[1] / "assets" / "pretrained"
+
+
+def network_tensors(networks: Mapping[str, nn.Module], masks: Mapping[str, Mask]) -> dict[str, Tensor]:
+    """All weights, buffers and masks under keys "network/key" and "mask/network/key".
+
+    Raises:
+        MaskError: if a network has a non-zero weight under its mask.
+    """
+    for name, mask in masks.items():
+        check_mask(networks[name], mask)
+    tensors = {
+        f"{name}/{key}": value for name, net in networks.items() for key, value in net.state_dict().items()
+    }
+    tensors |= {f"mask/{name}/{key}": value for name, mask in masks.items() for key, value in mask.items()}
+    return tensors
+
+
+def load_network(network: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str | Path) -> None:
+    """Copies the weights "name/…" into a network.
+
+    Raises:
+        CheckpointError: if a key is missing or superfluous, or a shape differs; all of them are listed.
+    """
+    found = {
+        key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
+    }
+    wanted = network.state_dict()
+    problems = [f"{key} is missing" for key in wanted if key not in found]
+    problems += [f"{key} is not in the network" for key in found if key not in wanted]
+    problems += [
+        f"{key} has shape {tuple(found[key].shape)}, the network wants {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(f"the {name} in {path} does not fit: " + "; ".join(problems))
+    network.load_state_dict(found)
+
+
+def masks_from(tensors: Mapping[str, Tensor], order: Mapping[str, Sequence[str]]) -> dict[str, Mask]:
+    """The masks under "mask/network/key", by network.
+
+    Args:
+        tensors: of a file; safetensors sorts them by name.
+        order: network → its mask's layers in their order, as the metadata has it; files of before have none.
+    """
+    masks: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("mask/"):
+            _, network, weight = key.split("/", 2)
+            masks.setdefault(network, {})[weight] = value
+    return {name: Mask({key: parts[key] for key in order.get(name, parts)}) for name, parts in masks.items()}
+
+
+def mask_order(masks: Mapping[str, Mask]) -> dict[str, list[str]]:
+    """The order of each mask's layers, for the metadata of a file."""
+    return {network: list(mask) for network, mask in masks.items()}
+
+
+def gan_metadata(gan: GAN) -> dict[str, Any]:
+    """The specs of a GAN as JSON-able values.
+
+    Raises:
+        CheckpointError: if a network has no spec, so that nothing could rebuild it.
+    """
+    specs = {}
+    for name in ("generator", "discriminator"):
+        spec = getattr(gan.networks()[name], "spec", None)
+        if spec is None:
+            raise CheckpointError(
+                f"the {name} ({type(gan.networks()[name]).__name__}) has no spec, so a checkpoint could not "
+                "rebuild it; give it one with register_model_spec"
+            )
+        specs[name] = spec_to_dict(spec)
+    return {"specs": specs, "mask_order": mask_order(gan.masks)}
+
+
+def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: str | Path) -> GAN:
+    """The GAN (on the CPU) that the tensors and metadata describe, masks included."""
+    try:
+        specs = {name: spec_from_dict(values) for name, values in metadata["specs"].items()}
+        gan = GAN.from_spec(GANSpec(specs["generator"], specs["discriminator"]), device="cpu")
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} describes no network that this package knows: {error}") from error
+    for name, network in gan.networks().items():
+        load_network(network, tensors, name, path)
+    for name, mask in masks_from(tensors, metadata.get("mask_order", {})).items():
+        check_mask(gan.networks()[name], mask)
+        if name != "generator_ema":  # it has the generator's mask
+            gan.masks[name] = mask
+    return gan
+
+
+def save(
+    path: str | Path,
+    gan: GAN,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Saves a GAN: specs, weights of G, D and the EMA of G, and ``gan.masks``.
+
+    Args:
+        path: file to write, usually ``*.safetensors``; written atomically.
+        gan: any GAN whose networks have a registered spec.
+        metadata: JSON-able remarks, such as the command and the seed; None for ``gan.metadata``.
+
+    Raises:
+        MaskError: if a network and its mask disagree, see ``gan.masks.check``. Nothing is written then.
+        CheckpointError: if a network has no spec.
+    """
+    gan.masks.check()
+    remarks = dict(gan.metadata if metadata is None else metadata)
+    write_safetensors(
+        path, network_tensors(gan.networks(), gan.masks), {**gan_metadata(gan), "metadata": remarks}
+    )
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> GAN:
+    """Loads what :func:`save` wrote; ``gan.masks`` and ``gan.metadata`` come with it.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or describes networks of another shape than it holds.
+    """
+    tensors, metadata = read_safetensors(path)
+    gan = gan_from(tensors, metadata, path)
+    gan.metadata = metadata.get("metadata", {})
+    return gan.to(as_device(device))
+
+
+def load_pretrained(name: str, device: str | torch.device | None = None) -> GAN:
+    """A dense GAN that ships with the package; ``gan.metadata`` says which command trained it and how good it is.
+
+    Args:
+        name: "dcgan-mnist" or "mlp-mnist".
+        device: None for the best device.
+
+    Raises:
+        ValueError: if there is no such GAN.
+    """
+    check_choice("name", name, PRETRAINED)
+    return load(PRETRAINED_FOLDER / f"{name}.safetensors", device)

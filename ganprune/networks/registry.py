@@ -1,0 +1,47 @@
+"""Specs: frozen dataclasses that say what a network is, and the registry by which checkpoints know them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+from torch import nn
+
+from ganprune.core.checks import check_choice
+
+
+class Spec(Protocol):
+    """What describes a network completely, weights apart: a frozen dataclass of plain values with ``build()``."""
+
+    def build(self) -> nn.Module:
+        """A freshly initialised network with this spec as its attribute ``spec``."""
+        ...
+
+
+MODEL_SPECS: dict[str, type] = {}
+
+
+def register_model_spec(spec_class: type) -> type:
+    """Class decorator: makes a spec known to checkpoints under its class name."""
+    MODEL_SPECS[spec_class.__name__] = spec_class
+    return spec_class
+
+
+def spec_to_dict(spec: Any) -> dict[str, Any]:
+    """A spec as plain values, with its class name under "model"."""
+    return {"model": type(spec).__name__, **dataclasses.asdict(spec)}
+
+
+def spec_from_dict(values: dict[str, Any]) -> Any:
+    """The inverse of :func:`spec_to_dict`.
+
+    Raises:
+        ValueError: if the model is not registered or the values do not fit it.
+    """
+    fields = dict(values)
+    name = fields.pop("model", None)
+    check_choice("model", name, sorted(MODEL_SPECS))
+    try:
+        return MODEL_SPECS[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+    except TypeError as error:
+        raise ValueError(f"the spec {values!r} does not fit {name}: {error}") from error

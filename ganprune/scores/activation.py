@@ -1,0 +1,260 @@
+"""Scores from what flows through a network on given inputs: APoZ, mean activation, Wanda.
+
+The first two belong to channels; :func:`channel_scores` gives them per channel, and ``score`` gives every
+weight that feeds a channel the channel's score. The network runs in evaluation mode and is left as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ganprune.core.modes import eval_mode
+from ganprune.masks.weights import WeightSlot, prunable_slots
+from ganprune.scores.registry import register_score
+
+
+def functions_named(names: str) -> set[Any]:
+    """The functions of torch, of its tensors and of ``torch.nn.functional`` that have these names."""
+    owners = (torch, torch.Tensor, functional)
+    return {getattr(owner, name) for owner in owners for name in names.split() if hasattr(owner, name)}
+
+
+_RELU = functions_named("relu relu_")
+
+
+_OTHER_ACTIVATIONS = functions_named(
+    "leaky_relu leaky_relu_ rrelu rrelu_ prelu tanh tanh_ sigmoid sigmoid_ elu elu_ selu selu_ celu celu_ "
+    "gelu silu mish softplus softsign hardtanh hardtanh_ hardsigmoid hardswish relu6 logsigmoid softmax "
+    "log_softmax glu"
+)
+
+
+# What keeps the order of the entries, so that an output can be followed to its activation.
+_TRANSPARENT = functions_named(
+    "batch_norm instance_norm group_norm layer_norm rms_norm local_response_norm "
+    "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
+    "view reshape flatten unflatten contiguous squeeze unsqueeze to float double"
+)
+
+
+def batches_of(inputs: Any, device: torch.device) -> Iterator[tuple[Any, ...]]:
+    """Each batch as a tuple of arguments on the device.
+
+    Args:
+        inputs: a tensor (one batch), a tuple (one batch of several arguments), or an iterable of these.
+        device: where the model is.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    count = 0
+    for batch in [inputs] if isinstance(inputs, (Tensor, tuple)) else inputs:
+        arguments = batch if isinstance(batch, tuple) else (batch,)
+        yield tuple(one.to(device) if isinstance(one, Tensor) else one for one in arguments)
+        count += 1
+    if not count:
+        raise ValueError("inputs must hold at least one batch, got none")
+
+
+class _Follower(TorchFunctionMode):
+    """Follows the output of each layer through norms and reshapes to the activation function that takes
+    it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owners: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept so that its id stays its own
+        self.last: dict[str, Tensor] = {}
+        self.found: list[tuple[str, str, Tensor]] = []  # (layer, activation, its output)
+
+    def own(self, key: str, tensor: Tensor) -> None:
+        self.owners[id(tensor)] = (key, tensor)
+        self.last[key] = tensor
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        subject: Any = args[0] if args else kwargs.get("input")
+        owner = self.owners.get(id(subject))
+        result = func(*args, **kwargs)
+        if owner is not None and isinstance(result, Tensor):
+            if func in _RELU or func in _OTHER_ACTIVATIONS:
+                self.found.append((owner[0], "relu" if func in _RELU else func.__name__, result))
+                del self.owners[id(subject)]
+                self.last.pop(owner[0], None)
+            elif func in _TRANSPARENT and result.numel() == subject.numel():
+                self.own(owner[0], result)
+        return result
+
+
+class _Channels:
+    """Sums over samples and positions, per channel of one layer."""
+
+    def __init__(self, slot: WeightSlot) -> None:
+        self.slot = slot
+        self.shape: torch.Size | None = None  # of the layer's own output
+        self.activations: set[str] = set()
+        self.positive: Tensor | float = 0.0
+        self.magnitude: Tensor | float = 0.0
+        self.count = 0
+
+    def add(self, activation: str, output: Tensor) -> None:
+        assert self.shape is not None
+        shaped = output.reshape(self.shape)
+        spatial = self.slot.raw.ndim - 2
+        rows = shaped.movedim(shaped.ndim - 1 - spatial, 0).flatten(1)
+        self.activations.add(activation)
+        self.positive = self.positive + (rows > 0).sum(1)
+        self.magnitude = self.magnitude + rows.abs().sum(1, dtype=torch.float32)
+        self.count += rows.shape[1]
+
+
+@torch.no_grad()
+def _run(model: nn.Module, inputs: Any, slots: Mapping[str, WeightSlot]) -> dict[str, _Channels]:
+    channels = {key: _Channels(slot) for key, slot in slots.items()}
+    follower = _Follower()
+
+    def watch(key: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def after(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+            channels[key].shape = output.shape
+            follower.own(key, output)
+
+        return after
+
+    device = next(iter(slots.values())).raw.device
+    with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))
+        for key, slot in slots.items():
+            stack.callback(slot.layer.register_forward_hook(watch(key)).remove)
+        for batch in batches_of(inputs, device):
+            with follower:
+                model(*batch)
+            for key, activation, output in follower.found:
+                channels[key].add(activation, output)
+            for key, output in follower.last.items():
+                channels[key].add("none", output)
+            follower.owners, follower.last, follower.found = {}, {}, []
+    idle = [key for key, found in channels.items() if not found.count]
+    if idle:
+        raise ValueError(f"these layers did not run on the inputs; protect them: {', '.join(idle)}")
+    return channels
+
+
+def channel_scores(
+    model: nn.Module, name: str, inputs: Any, protect: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """Scores per output channel of each prunable layer; the channels with the smallest are to be pruned.
+
+    Args:
+        model: a network, run in evaluation mode.
+        name: "apoz": the share of positive activations, which is 1 − APoZ (average percentage of zeros; Hu et
+            al. 2016, "Network trimming", equation 1). "mean-activation": the mean of ``|a|`` (Molchanov et
+            al. 2017). The activation a of a layer is what its activation function gives, after normalisation;
+            without an activation function it is the normalised output.
+        inputs: a tensor, a tuple of arguments, or an iterable of batches.
+        protect: layers to leave out.
+
+    Returns:
+        Weight name → float32 tensor of shape (outputs,).
+
+    Raises:
+        ValueError: if the name is unknown, a layer does not run, or (APoZ) a layer is followed by something
+            else than ReLU, behind which zeros mean nothing.
+    """
+    if name not in ("apoz", "mean-activation"):
+        raise ValueError(f"name must be apoz or mean-activation, got {name!r}")
+    channels = _run(model, inputs, prunable_slots(model, protect))
+    if name == "mean-activation":
+        return {key: torch.as_tensor(found.magnitude) / found.count for key, found in channels.items()}
+    wrong = {
+        key: sorted(found.activations) for key, found in channels.items() if found.activations != {"relu"}
+    }
+    if wrong:
+        listed = ", ".join(f"{key} (followed by {', '.join(kinds)})" for key, kinds in wrong.items())
+        names = ", ".join(repr(key.removesuffix(".weight")) for key in wrong)
+        raise ValueError(
+            f"APoZ counts zeros behind ReLU and means nothing elsewhere: {listed}; use protect=({names},)"
+        )
+    return {key: torch.as_tensor(found.positive).float() / found.count for key, found in channels.items()}
+
+
+def per_output(slot: WeightSlot, channels: Tensor) -> Tensor:
+    """A number per output channel, spread over the weights that feed it; the weight's shape."""
+    weight, groups = slot.raw, int(getattr(slot.layer, "groups", 1))
+    tail = [1] * (weight.ndim - 2)
+    if slot.output_dim == 0:
+        return channels.view(-1, 1, *tail).expand(weight.shape)
+    inputs, outputs = weight.shape[:2]  # (in, out / groups, …); each group of inputs feeds a group of outputs
+    spread = channels.view(groups, 1, outputs).expand(groups, inputs // groups, outputs)
+    return spread.reshape(inputs, outputs, *tail).expand(weight.shape)
+
+
+def per_input(slot: WeightSlot, channels: Tensor) -> Tensor:
+    """A number per input channel, spread over the weights that read it; the weight's shape."""
+    weight, groups = slot.raw, int(getattr(slot.layer, "groups", 1))
+    tail = [1] * (weight.ndim - 2)
+    if slot.output_dim == 1:
+        return channels.view(-1, 1, *tail).expand(weight.shape)
+    outputs, inputs = weight.shape[:2]  # (out, in / groups, …)
+    spread = channels.view(groups, 1, inputs).expand(groups, outputs // groups, inputs)
+    return spread.reshape(outputs, inputs, *tail).expand(weight.shape)
+
+
+@register_score("apoz")
+def apoz(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """1 − APoZ of the channel that a weight feeds (Hu et al. 2016); see :func:`channel_scores`."""
+    slots, found = prunable_slots(model, protect), channel_scores(model, "apoz", inputs, protect)
+    return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
+
+
+@register_score("mean-activation")
+def mean_activation(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Mean ``|a|`` of the channel that a weight feeds (Molchanov et al. 2017); see :func:`channel_scores`."""
+    slots, found = prunable_slots(model, protect), channel_scores(model, "mean-activation", inputs, protect)
+    return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
+
+
+@register_score("wanda", allocation="per-output")
+@torch.no_grad()
+def wanda(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``|w| · ‖x‖₂``, where x is the input that w multiplies, over all samples and positions.
+
+    Sun et al. 2024, "A simple and effective pruning approach for large language models", equation 1. Compared
+    within an output, which is what the allocation "per-output" does; ``prune`` uses it for this score unless
+    told otherwise. In a convolution x is the whole input channel. A transposed convolution's weight is (in,
+    out, …), so its outputs are dimension 1.
+    """
+    slots = prunable_slots(model, protect)
+    squares: dict[str, Tensor] = {}
+
+    def watch(key: str, spatial: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def before(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+            x = arguments[0].detach()
+            x = x.double() if x.device.type != "mps" else x.float()
+            sums = x.square().movedim(x.ndim - 1 - spatial, 0).flatten(1).sum(1)
+            squares[key] = squares[key] + sums if key in squares else sums
+
+        return before
+
+    device = next(iter(slots.values())).raw.device
+    with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))
+        for key, slot in slots.items():
+            handle = slot.layer.register_forward_pre_hook(watch(key, slot.raw.ndim - 2))
+            stack.callback(handle.remove)
+        for batch in batches_of(inputs, device):
+            model(*batch)
+    idle = [key for key in slots if key not in squares]
+    if idle:
+        raise ValueError(f"these layers did not run on the inputs; protect them: {', '.join(idle)}")
+    return {
+        key: slot.effective().abs() * per_input(slot, squares[key].sqrt().to(slot.raw.dtype))
+        for key, slot in slots.items()
+    }

@@ -1,0 +1,201 @@
+"""Scores that differentiate: SNIP, GraSP, SynFlow, Taylor and the squared gradient.
+
+Write g for the gradient of the loss with respect to the weight w that the forward pass uses; under spectral
+or weight norm that is the effective weight, with its norm held constant. A generator has no loss of its own:
+its gradient comes through a discriminator, and ``loss_fn`` says which one and by which loss. A closure
+``loss_fn(model)`` yields one scalar loss per batch, the same ones each time it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ganprune.core.modes import eval_mode
+from ganprune.masks.weights import WeightSlot, prunable_slots
+from ganprune.scores.registry import register_score
+
+LossFn = Callable[[nn.Module], Iterable[Tensor]]
+
+
+@contextmanager
+def scored_weights(model: nn.Module, protect: Iterable[str] = ()) -> Iterator[dict[str, Tensor]]:
+    """The weights that the forward pass uses inside the block, by name, all requiring gradients.
+
+    Plain weights are the parameters themselves. Where a parametrisation or an older norm hook makes the
+    weight, a leaf with the same values stands in for it, so that the gradient is that of the effective
+    weight. Afterwards flags, hooks and all buffers (batch-norm statistics, spectral vectors) are as before.
+    """
+    slots = prunable_slots(model, protect)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with ExitStack() as stack:
+        leaves = {key: stack.enter_context(_leaf(slot)) for key, slot in slots.items()}
+        try:
+            yield leaves
+        finally:
+            with torch.no_grad():
+                for buffer, saved in buffers:
+                    buffer.copy_(saved)
+
+
+@contextmanager
+def _leaf(slot: WeightSlot) -> Iterator[Tensor]:
+    if slot.kind == "plain":
+        flag = slot.raw.requires_grad
+        slot.raw.requires_grad_(True)
+        try:
+            yield slot.raw
+        finally:
+            slot.raw.requires_grad_(flag)
+        return
+    leaf = slot.effective().clone().requires_grad_(True)
+    if slot.kind == "parametrized":
+        handle = slot.owner.register_forward_hook(lambda *_: leaf)
+        try:
+            yield leaf
+        finally:
+            handle.remove()
+        return
+    hooks, usual = dict(slot.layer._forward_pre_hooks), slot.layer.__dict__.get("weight")
+    for number, hook in hooks.items():
+        if getattr(hook, "name", None) == "weight":
+            del slot.layer._forward_pre_hooks[number]
+    slot.layer.__dict__["weight"] = leaf
+    try:
+        yield leaf
+    finally:
+        slot.layer.__dict__["weight"] = usual
+        slot.layer._forward_pre_hooks.clear()
+        slot.layer._forward_pre_hooks.update(hooks)
+
+
+def _losses(model: nn.Module, loss_fn: LossFn) -> Iterator[Tensor]:
+    """The losses of a closure, checked.
+
+    Raises:
+        TypeError: if ``loss_fn`` is no such closure.
+        ValueError: if it yields nothing, or something that is no scalar with a gradient.
+    """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"loss_fn must be a function of the model that yields losses, got {type(loss_fn).__name__}"
+        )
+    yielded = loss_fn(model)
+    losses = iter([yielded] if isinstance(yielded, Tensor) else yielded)
+    count = 0
+    try:
+        while (loss := next(losses, None)) is not None:
+            count += 1
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                raise ValueError(f"loss_fn must yield scalar losses that depend on the model, got {got}")
+            yield loss.sum()
+    finally:
+        if isinstance(losses, Generator):
+            losses.close()  # it may hold another network frozen
+    if not count:
+        raise ValueError("loss_fn must yield at least one loss, got none")
+
+
+def gradients_of(
+    loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False, needed: bool = True
+) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, create_graph=create_graph)
+    if needed and all(gradient is None for gradient in found):
+        raise ValueError("loss_fn must use the model that it is given; no prunable weight has a gradient")
+    return [
+        torch.zeros_like(weight) if gradient is None else gradient
+        for gradient, weight in zip(found, weights.values(), strict=True)
+    ]
+
+
+def _accumulate(
+    model: nn.Module, loss_fn: LossFn, protect: Iterable[str], term: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """Σ over batches of term(g, w); the weights; the number of batches."""
+    with torch.enable_grad(), scored_weights(model, protect) as weights:
+        values = {key: _precise(weight.detach()) for key, weight in weights.items()}
+        sums = {key: torch.zeros_like(value) for key, value in values.items()}
+        count = 0
+        for loss in _losses(model, loss_fn):
+            count += 1
+            for key, gradient in zip(weights, gradients_of(loss, weights), strict=True):
+                sums[key] += term(_precise(gradient), values[key])
+        return sums, {key: value.clone() for key, value in values.items()}, count
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """At least float32: squares of half-precision gradients underflow."""
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+@register_score("snip")
+def snip(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``|Σ g| · |w|``, the sum over batches: the size of the loss's first-order change if w were removed.
+
+    Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity", equation 4 (without
+    the normalisation, which changes no order). Meant for initialisation. The network is scored in its present
+    mode: batch norm in training mode uses the statistics of the batch, which at initialisation are the only
+    ones there are.
+    """
+    sums, weights, _ = _accumulate(model, loss_fn, protect, lambda g, w: g)
+    return {key: (total * weights[key]).abs() for key, total in sums.items()}
+
+
+@register_score("taylor")
+def taylor(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``Σ (g w)²`` over batches: the squared first-order change of the loss if w were removed.
+
+    Molchanov et al. 2019, "Importance estimation for neural network pruning", equation 8. The square is
+    inside the sum: batches whose gradients cancel still count. Scored in the network's present mode.
+    """
+    return _accumulate(model, loss_fn, protect, lambda g, w: (g * w).square())[0]
+
+
+@register_score("squared-gradient")
+def squared_gradient(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``½ h w²`` with ``h = E g²`` per sample: a proxy to optimal brain damage.
+
+    OBD (LeCun et al. 1990) has the diagonal of the Hessian in the place of h. For a log-likelihood whose
+    model is true the two have the same expectation; a generator's loss is no log-likelihood, so here it is a
+    proxy and no more.
+
+    Each loss that ``loss_fn`` yields counts as one sample: use ``batch_size=1``. (With larger batches the
+    mean gradient is squared, which is smaller.) The network is in evaluation mode, as batch statistics of one
+    sample mean nothing.
+    """
+    with eval_mode(model):
+        sums, weights, count = _accumulate(model, loss_fn, protect, lambda g, w: g.square())
+    return {key: 0.5 * total / count * weights[key].square() for key, total in sums.items()}
+
+
+@register_score("grasp")
+def grasp(model: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+    """``w ⊙ H g``; the smallest are pruned, which are the largest of −w ⊙ H g.
+
+    Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow", equation 8.
+    Removing w changes ‖g‖² by about −2 w (H g), so what is kept is what gradient flow needs. H and g are
+    those of the mean loss over all batches; the product H g comes from differentiating ⟨g, constant⟩, without
+    the matrix. The paper's temperature divides logits, so it belongs into ``loss_fn``. Costs two passes; both
+    must see the same batches.
+    """
+    with torch.enable_grad(), scored_weights(model, protect) as weights:
+        mean = [torch.zeros_like(weight, requires_grad=False) for weight in weights.values()]
+        count = 0
+        for loss in _losses(model, loss_fn):
+            count += 1
+            torch._foreach_add_(mean, gradients_of(loss, weights))
+        torch._foreach_div_(mean, count)
+        product = [torch.zeros_like(total) for total in mean]
+        for loss in _losses(model, loss_fn):
+            gradients = gradients_of(loss, weights, create_graph=True)
+            inner = torch.stack([(g * fixed).sum() for g, fixed in zip(gradients, mean, strict=True)]).sum()
+            if inner.requires_grad:
+                torch._foreach_add_(product, gradients_of(inner, weights, needed=False))
+        return {
+            key: weight.detach() * total / count
+            for (key, weight), total in zip(weights.items(), product, strict=True)
+        }
