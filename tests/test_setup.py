@@ -20,6 +20,7 @@ from pathlib import Path
 import environment as made_with
 import javascript
 import pytest
+import timings
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -362,6 +363,17 @@ def test_make_bench_passes_on_what_is_to_be_recorded(
 ) -> None:
     shown = run_make("--dry-run", "bench", f"VENV={environment}", *setting).stdout
     assert ("--record" in shown) == recorded
+
+
+def test_run_times_replace_older_ones_of_the_same_machine(tmp_path: Path) -> None:
+    path = tmp_path / "timings.jsonl"
+    device = timings.device_name()
+    assert device.strip()
+    row = {"notebook": "notebooks/01_a", "device": device, "profile": "laptop"}
+    for seconds, profile in ((3.0, "laptop"), (9.0, "gpu"), (2.0, "laptop")):
+        timings.record(row | {"seconds": seconds, "profile": profile}, path)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(found["profile"], found["seconds"]) for found in rows] == [("gpu", 9.0), ("laptop", 2.0)]
 
 
 # ---------------------------------------------------------------- copies for students
