@@ -103,7 +103,7 @@ SECOND = {"index.html": "second", "intro.html": "second", "more.html": "more"}
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+    return Project(tmp_path / "a course in a café")
 
 
 @pytest.fixture
