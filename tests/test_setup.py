@@ -19,6 +19,7 @@ from pathlib import Path
 
 import environment as made_with
 import javascript
+import nbformat
 import pytest
 import timings
 import yaml
@@ -386,6 +387,16 @@ def test_students_get_the_chapters_and_nothing_else(tmp_path: Path) -> None:
     chapters = {path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
     assert chapters
     assert {path.name for path in folder.iterdir()} == chapters
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_no_cell_depends_on_the_folder_of_its_notebook(path: Path) -> None:
+    """A notebook on a hosted service has no repository around it: records and data come from the package."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert not re.search(r"""["'](?:\.\.?/|(?:results|ganprune|notebooks)/)""", cell.source), (
+                cell.source
+            )
 
 
 def test_the_tests_run_the_copies_in_a_folder_of_their_own(environment: Path) -> None:
