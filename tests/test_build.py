@@ -1,104 +1,20 @@
-"""Building and serving: whatever goes wrong, the last good book stays; one build at a time; one address.
-
-Everything runs the real tools on a project of two pages, with a stand-in for Jupyter Book that is told what to do.
-"""
+"""Building the book: whatever goes wrong, the last good book stays; one build at a time."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import lock
 import pytest
+from tools.small_book import FIRST, SECOND, Project, end, wait_for, wait_until_half_built
 
 import book
 import ganprune as gp
-
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-
-# Writes half of a book, waits or fails if asked to, then writes the other half: a page for each page of book/.
-JUPYTER_BOOK = """
-import os, sys, time
-from pathlib import Path
-
-def builder_specific_actions(*_):
-    sys.exit("the last words of Jupyter Book name a folder that will not be there")
-
-def main():
-    output = Path(sys.argv[sys.argv.index("--path-output") + 1]) / "_build" / "html"
-    output.mkdir(parents=True)
-    (output / "index.html").write_text(Path("book/intro.md").read_text())
-    (output.parent / "timings.json").write_text(Path("book/intro.md").read_text())
-    print("half built", flush=True)
-    while os.environ["BEHAVIOUR"] == "wait" and not Path("go").exists():
-        time.sleep(0.02)
-    if os.environ["BEHAVIOUR"] == "fail":
-        builder_specific_actions(1, "html")
-    for page in Path("book").glob("*.md"):
-        (output / f"{page.stem}.html").write_text(page.read_text())
-    builder_specific_actions(0, "html")
-"""
-
-
-class Project:
-    """A small project with the real tools."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.html = root, root / "_build" / "html"
-        shutil.copytree(TOOLS, root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-        for name, text in {
-            "book/javascript.json": "[]",
-            "book/intro.md": "first",
-            "book/more.md": "more",
-            "stand-in/jupyter_book/__init__.py": "",
-            "stand-in/jupyter_book/cli/__init__.py": "",
-            "stand-in/jupyter_book/cli/main.py": JUPYTER_BOOK,
-        }.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text, encoding="utf-8")
-
-    def start(self, *command: str, behaviour: str = "work", **settings: str) -> subprocess.Popen[str]:
-        """Start one of the tools."""
-        environment = (
-            os.environ | {"BEHAVIOUR": behaviour, "PYTHONPATH": str(self.root / "stand-in")} | settings
-        )
-        return subprocess.Popen(
-            [sys.executable, *(command or ["tools/book.py"])],
-            cwd=self.root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *command: str, behaviour: str = "work", **settings: str) -> tuple[int, str]:
-        """Run one of the tools to its end; return the exit code and all that it said."""
-        process = self.start(*command, behaviour=behaviour, **settings)
-        said, complained = process.communicate(timeout=60)
-        return process.returncode, said + complained
-
-    def pages(self) -> dict[str, str]:
-        """Return the finished book: page → text."""
-        return {path.name: path.read_text() for path in self.html.iterdir()} if self.html.is_dir() else {}
-
-    def write(self, text: str) -> None:
-        """Change the book's first page."""
-        (self.root / "book" / "intro.md").write_text(text, encoding="utf-8")
-
-
-FIRST = {"index.html": "first", "intro.html": "first", "more.html": "more"}
-SECOND = {"index.html": "second", "intro.html": "second", "more.html": "more"}
 
 
 @pytest.fixture
@@ -122,23 +38,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something is true, for a minute at most."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "waited for a minute in vain"
-        time.sleep(0.02)
-
-
-def wait_until_half_built(process: subprocess.Popen[str]) -> None:
-    """Wait until the stand-in has written half of its book."""
-    assert process.stdout
-    assert any("half built" in line for line in process.stdout)
+        end(process)
 
 
 # ---------------------------------------------------------------- the last good book
@@ -302,66 +202,3 @@ def test_a_lock_is_free_again_after_its_block_and_after_an_error(tmp_path: Path)
         _ = 1 / 0
     with lock.hold(path):
         pass
-
-
-# ---------------------------------------------------------------- one address
-
-
-def addresses(text: str) -> list[str]:
-    """Return the web addresses in a text."""
-    return re.findall(r"https?://[^\s)]+", text)
-
-
-def test_serving_builds_and_prints_one_address(
-    project: Project, processes: list[subprocess.Popen[str]]
-) -> None:
-    processes.append(project.start("tools/serve.py", "--port", "0"))
-    said = ""
-    while "Ctrl-C" not in said:
-        line = processes[0].stdout.readline()
-        assert line, processes[0].stderr.read()
-        said += line
-    (address,) = addresses(said)
-    assert urllib.request.urlopen(f"{address}/intro.html", timeout=10).read() == b"first"
-    os.killpg(processes[0].pid, signal.SIGINT)
-    rest, complained = processes[0].communicate(timeout=60)
-    assert processes[0].returncode == 0
-    assert rest + complained == ""
-
-
-def test_building_alone_prints_no_address(project: Project) -> None:
-    assert addresses(project.run()[1]) == []
-
-
-def test_a_taken_port_is_said_before_the_build_and_a_free_one_is_named(project: Project) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        code, said = project.run("tools/serve.py", "--port", str(taken))
-        free = int(
-            re.fullmatch(rf"error: port {taken} is in use .*; (\d+) is free: make serve PORT=\1\n", said)[1]
-        )
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", free))
-    assert code == 1
-    assert not project.html.exists()
-
-
-@pytest.mark.parametrize("port", ["eighty", "-1", "65536", "8000.5", ""])
-def test_a_port_that_is_none_is_refused(project: Project, port: str) -> None:
-    code, said = project.run("tools/serve.py", f"--port={port}")
-    assert code == 2
-    assert f"must be a whole number from 0 to 65535, got {port!r}" in said
-
-
-def test_an_address_of_another_machine_is_refused(project: Project) -> None:
-    code, said = project.run("tools/serve.py", "--bind", "192.0.2.1", "--port", "0")
-    assert code == 1
-    assert re.fullmatch(r"error: port 0 of 192\.0\.2\.1 cannot be opened: .+\n", said)
-
-
-def test_a_book_that_does_not_build_is_not_served(built: Project) -> None:
-    code, said = built.run("tools/serve.py", "--port", "0", behaviour="fail")
-    assert code == 1
-    assert addresses(said) == []
