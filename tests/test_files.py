@@ -104,6 +104,17 @@ def test_an_output_has_one_owner_at_a_time(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["link", "new", "run"]
 
 
+def test_long_names_are_names_like_others(tmp_path):
+    name = 80 * "長"  # 240 of the 255 bytes that a name may have
+    with (
+        owned(tmp_path / f"{name}1"),
+        owned(tmp_path / f"{name}2"),
+        replacing(tmp_path / f"{name}1") as temporary,
+    ):
+        temporary.write_text("whole")
+    assert (tmp_path / f"{name}1").read_text() == "whole"
+
+
 HOLD = """
 import sys, time
 from ganprune.core.files import owned

@@ -69,6 +69,9 @@ def test_latents_are_standard_normal():
     assert z.mean().abs() < 0.02 and (z.std() - 1).abs() < 0.02
     with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
         gp.sample_latents(0, 8)
+    with pytest.raises(ValueError, match=r"latent_dim must be an integer of at least 1, got 2\.5"):
+        gp.sample_latents(4, 2.5)
+    assert torch.equal(gp.sample_latents(np.int64(4), np.int64(8)), gp.sample_latents(4, 8))
 
 
 def test_a_generator_of_ones_own_names_its_latents():
@@ -197,4 +200,6 @@ def test_networks_of_this_package_are_told_from_others():
 
     assert not built_here(Derived(gan.spec.generator))
     assert not built_here(nn.Sequential(nn.Linear(2, 2)))
+    gan.generator.layers.tanh = Viewing()
+    assert not built_here(gan.generator)
     assert not built_here(FromVectors())
