@@ -180,9 +180,7 @@ def spectral_parts(slot: WeightSlot) -> list[tuple[Tensor, Tensor, int]]:
     return []
 
 
-def protected_keys(
-    keys: Iterable[str], protect: Iterable[str], network: nn.Module | None = None
-) -> set[str]:
+def protected_keys(keys: Iterable[str], protect: Iterable[str], network: nn.Module | None = None) -> set[str]:
     """The keys that are named, or lie below a module that is named, in ``protect``.
 
     Args:
