@@ -38,7 +38,7 @@ class _Linearised(TorchFunctionMode):
         running: the keys of the prunable layers that are running, the innermost last.
         made: key → the weight that a layer made in its ``forward`` out of its parameter (a norm or multiplier, of
             PyTorch's or of one's own). What stands here takes the place of what the layer makes.
-        recording: whether ``made`` is being filled, by a pass with the true weights.
+        recording: whether ``made`` is being filled, by a pass of the network as it is.
     """
 
     def __init__(self, raw: Mapping[str, Tensor]) -> None:
@@ -52,18 +52,19 @@ class _Linearised(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         first: Any = args[0] if args else kwargs.get("input")
-        if func in _IDENTITIES:
-            return first.clone()
-        if func is nn.functional.batch_norm:
-            return _scale_of_batch_norm(*args, **kwargs)
         if func in _WEIGHTED:
             args, kwargs = self._replace_weight(args, kwargs)
+        if func is nn.functional.batch_norm:
+            return _scale_of_batch_norm(*args, **kwargs)
+        flows = (
+            isinstance(first, Tensor) and first.requires_grad
+        )  # no number that a layer makes from parameters
+        if flows and func in _IDENTITIES:
+            return first.clone()
         result = func(*args, **kwargs)
         if func in _NOISE:  # noise is an input too
             return result.fill_(1.0)
-        if func in _SIZES and isinstance(first, Tensor) and first.requires_grad:  # by which a norm divides
-            return torch.ones_like(result)
-        return result
+        return torch.ones_like(result) if flows and func in _SIZES else result
 
     def _replace_weight(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -74,6 +75,7 @@ class _Linearised(TorchFunctionMode):
             return args, kwargs
         if self.recording:
             self.made[key] = weight.detach().abs()
+            return args, kwargs
         weight = self.made.get(key, weight)
         return (
             ((args[0], weight, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "weight": weight})
@@ -143,9 +145,9 @@ class _Flow:
             slot.layer.register_forward_pre_hook(lambda *_, key=key: self.mode.running.append(key))
             slot.layer.register_forward_hook(lambda *_: self.mode.running.pop() and None)
         self.arguments = _ones(network, inputs, next(self.twin.parameters()).device)
+        self.total()
+        self.mode.recording = False
         with torch.no_grad():
-            self.total()
-            self.mode.recording = False
             for tensor in (*self.twin.parameters(), *self.twin.buffers()):
                 if tensor.is_floating_point():
                     tensor.abs_()
@@ -154,8 +156,10 @@ class _Flow:
     def total(self) -> Tensor:
         """R, a float64 scalar."""
         try:
-            with _float64_by_default(), self.mode:
-                output = self.twin(*self.arguments)
+            with torch.enable_grad(), _float64_by_default():
+                arguments = [x.clone() if isinstance(x, Tensor) else x for x in self.arguments]
+                with self.mode:
+                    output = self.twin(*arguments)
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(
                 f"score 'synflow' runs a float64 copy of the network on ones, which failed: {error}"
@@ -165,12 +169,12 @@ class _Flow:
             raise ValueError(
                 f"score 'synflow' needs a network that returns tensors, got {type(output).__name__}"
             )
-        return torch.stack([one.double().sum() for one in outputs]).sum()
+        with torch.enable_grad():
+            return torch.stack([one.double().sum() for one in outputs]).sum()
 
     def scores(self) -> dict[str, Tensor | None]:
         """``|∂R/∂w ⊙ w|`` by key; None where R does not depend on the weight."""
-        with torch.enable_grad():
-            total = self.total()
+        total = self.total()
         if not total.requires_grad:
             return dict.fromkeys(self.weights)
         found = torch.autograd.grad(total, list(self.weights.values()), allow_unused=True)
@@ -190,19 +194,22 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 
 def _ones(network: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...]:
-    """One sample of ones in the shape of the inputs; integers (class labels) stay as they are."""
+    """One sample of ones that require a gradient, in the inputs' shape; integers (class labels) stay as they are."""
     if inputs is None:
         spec = getattr(unwrap(network), "spec", unwrap(network))
-        for name in ("latent_dim", "image_shape", "input_shape"):
-            shape = getattr(spec, name, None)
-            if shape is not None:
-                sizes = [shape] if isinstance(shape, int) else shape
-                return (torch.ones(1, *sizes, dtype=torch.float64, device=device),)
-        raise ValueError(
-            "score 'synflow' needs inputs (a batch that shows their shape) for a network without a spec"
+        shapes = (getattr(spec, name, None) for name in ("latent_dim", "image_shape", "input_shape"))
+        shape = next((found for found in shapes if found is not None), None)
+        if shape is None:
+            raise ValueError(
+                "score 'synflow' needs inputs (a batch that shows their shape) for a network without a spec"
+            )
+        inputs = torch.ones(
+            1, *([shape] if isinstance(shape, int) else shape), dtype=torch.float32, device=device
         )
     return tuple(
-        (torch.ones_like(one[:1], dtype=torch.float64) if one.is_floating_point() else one[:1]).to(device)
+        torch.ones_like(one[:1], dtype=torch.float64, device=device, requires_grad=True)
+        if isinstance(one, Tensor) and one.is_floating_point()
+        else one[:1].to(device)
         if isinstance(one, Tensor)
         else one
         for one in (inputs if isinstance(inputs, tuple) else (inputs,))
