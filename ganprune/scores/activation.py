@@ -101,8 +101,8 @@ class _Channels:
         self.slot = slot
         self.shape: torch.Size | None = None  # of the layer's own output
         self.activations: set[str] = set()
-        self.positive: Tensor | int = 0
-        self.magnitude: Tensor | int = 0
+        self.positive = torch.zeros(slot.outputs, dtype=torch.int64, device=slot.raw.device)
+        self.magnitude = torch.zeros(slot.outputs, dtype=torch.float32, device=slot.raw.device)
         self.count = 0
 
     def add(self, activation: str, output: Tensor) -> None:
@@ -111,8 +111,8 @@ class _Channels:
         spatial = self.slot.raw.ndim - 2
         rows = shaped.movedim(shaped.ndim - 1 - spatial, 0).flatten(1)
         self.activations.add(activation)
-        self.positive = self.positive + (rows > 0).sum(1)
-        self.magnitude = self.magnitude + rows.abs().sum(1, dtype=torch.float32)
+        self.positive += (rows > 0).sum(1)
+        self.magnitude += rows.abs().sum(1, dtype=torch.float32)
         self.count += rows.shape[1]
 
 
@@ -182,7 +182,7 @@ def channel_scores(
         raise ValueError(f"name must be apoz or mean-activation, got {name!r}")
     channels = _run(network, inputs, prunable_slots(network, protect))
     if name == "mean-activation":
-        return {key: torch.as_tensor(found.magnitude) / found.count for key, found in channels.items()}
+        return {key: found.magnitude / found.count for key, found in channels.items()}
     wrong = {
         key: sorted(found.activations) for key, found in channels.items() if found.activations != {"relu"}
     }
@@ -192,7 +192,7 @@ def channel_scores(
         raise ValueError(
             f"APoZ counts zeros behind ReLU and means nothing elsewhere: {listed}; use protect=({names},)"
         )
-    return {key: torch.as_tensor(found.positive).float() / found.count for key, found in channels.items()}
+    return {key: found.positive.float() / found.count for key, found in channels.items()}
 
 
 def per_output(slot: WeightSlot, channels: Tensor) -> Tensor:

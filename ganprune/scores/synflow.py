@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -290,7 +291,7 @@ def _check_flow(scores: Mapping[str, Tensor | None]) -> None:
     idle = [key for key, value in scores.items() if value is None]
     found = [value.sum() for value in scores.values() if value is not None]
     total = float(torch.stack(found).sum()) if found else 0.0
-    if not torch.isfinite(torch.tensor(total)):
+    if not math.isfinite(total):
         raise ValueError(
             "score 'synflow' overflows on this network: some part of it cannot be made linear; name its class in "
             "linearise=(…), which replaces it by the identity"
