@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ def generator_loss(
         seed: determines the latents.
 
     Raises:
-        TypeError: by the closure, if the discriminator returns something else than a tensor.
+        TypeError: by the closure, if one of the networks returns something else than a tensor.
     """
     chosen = get_loss(loss)
     batches, batch_size = check_integer("batches", batches, 1), check_integer("batch_size", batch_size, 1)
@@ -151,7 +152,7 @@ def generator_loss(
         judge = gan.discriminator
         with frozen(judge), eval_mode(judge), settled_spectral_norms(judge):
             for number in range(batches):
-                fake = network(_latents(network, network, batch_size, seed, number))
+                fake = _samples(network, _latents(network, network, batch_size, seed, number))
                 logits = _logits(judge, fake)
                 if number == 0:
                     _warn_of_sigmoid(judge, logits, chosen)
@@ -179,7 +180,7 @@ def discriminator_loss(
         seed: determines the batches and the latents.
 
     Raises:
-        TypeError: by the closure, if the discriminator returns something else than a tensor.
+        TypeError: by the closure, if one of the networks returns something else than a tensor.
     """
     chosen = get_loss(loss)
     batches, batch_size = check_integer("batches", batches, 1), check_integer("batch_size", batch_size, 1)
@@ -189,7 +190,8 @@ def discriminator_loss(
         with eval_mode(gan.generator):
             for number in range(batches):
                 with torch.no_grad():
-                    fake = gan.generator(_latents(gan.generator, network, batch_size, seed, number))
+                    z = _latents(gan.generator, network, batch_size, seed, number)
+                    fake = _samples(gan.generator, z)
                 real = split.batch(batch_size, seed, number).to(weight.device, weight.dtype)
                 logits = _logits(network, real)
                 if number == 0:
@@ -211,14 +213,22 @@ def _latents(generator: nn.Module, scored: nn.Module, batch_size: int, seed: int
 
 
 def _logits(discriminator: nn.Module, samples: Tensor) -> Tensor:
-    """The discriminator's logits of samples, which come in the precision that it has."""
+    """The discriminator's logits of samples, which need not come in the precision that it has."""
     logits = discriminator(samples.to(_first_float(discriminator).dtype))
-    if not isinstance(logits, Tensor):
+    return _checked(logits, f"discriminator {type(discriminator).__name__}", "logits (N,)")
+
+
+def _checked(output: Any, network: str, meaning: str) -> Tensor:
+    if not isinstance(output, Tensor):
         raise TypeError(
-            f"discriminator {type(discriminator).__name__} must return a tensor of logits (N,), got "
-            f"{type(logits).__name__}; wrap it in a module that returns the logits alone"
+            f"{network} must return a tensor of {meaning}, got {type(output).__name__}; wrap it in a module that "
+            "returns that alone"
         )
-    return logits
+    return output
+
+
+def _samples(generator: nn.Module, latents: Tensor) -> Tensor:
+    return _checked(generator(latents), f"generator {type(generator).__name__}", "samples (N, …)")
 
 
 def _warn_of_sigmoid(discriminator: nn.Module, logits: Tensor, loss: Loss) -> None:
