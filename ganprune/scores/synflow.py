@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -32,74 +31,79 @@ _NOISE = functions_named("rand randn rand_like randn_like normal normal_ uniform
 _WEIGHTED = functions_named("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 
 
-class _Linearised(TorchFunctionMode):
-    """Makes a forward pass linear in each weight, wherever in it the functions of torch are called.
+class _LinearTwin(TorchFunctionMode):
+    """A float64 copy of a network that is linear in each absolute weight, and R, its output for an input of ones.
+
+    As a mode it replaces functions of torch wherever in the forward pass they are called, if they are called on
+    something that depends on the input: a norm of a weight stays what it is. A first pass of the network as it is
+    shows which weights its layers make.
 
     Attributes:
-        running: the keys of the prunable layers that are running, the innermost last.
-        made: key → the weight that a layer made in its ``forward`` out of its parameter (a norm or multiplier, of
-            PyTorch's or of one's own). What stands here takes the place of what the layer makes.
-        recording: whether ``made`` is being filled, by a pass of the network as it is.
+        made: key → the weight that a layer makes in ``forward`` out of its parameter (by a norm or multiplier, of
+            PyTorch's or of its own), absolute. It takes the place of what the layer makes.
     """
 
-    def __init__(self, raw: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: nn.Module, inputs: Any, linearise: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
-        self.raw, self.recording = raw, True
-        self.running: list[str] = []
+        self.network = _unbiased_copy(network, linearise)
+        self.slots = weight_slots(self.network)
         self.made: dict[str, Tensor] = {}
+        self.recording = True
+        self.running: list[str] = []  # prunable layers, the innermost last
+        for key, slot in self.slots.items():
+            slot.layer.register_forward_pre_hook(lambda *_, key=key: self.running.append(key))
+            slot.layer.register_forward_hook(lambda *_: self.running.pop() and None)
+        self.arguments = _ones(network, inputs, next(self.network.parameters()).device)
+        self.total()
+        self.recording = False
+        for tensor in (*self.network.parameters(), *self.network.buffers()):
+            if tensor.is_floating_point():
+                tensor.abs_()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         first: Any = args[0] if args else kwargs.get("input")
-        if func in _WEIGHTED:
-            args, kwargs = self._replace_weight(args, kwargs)
-        if func is nn.functional.batch_norm:
-            return _scale_of_batch_norm(*args, **kwargs)
-        flows = (
-            isinstance(first, Tensor) and first.requires_grad
-        )  # no number that a layer makes from parameters
+        flows = isinstance(first, Tensor) and first.requires_grad
         if flows and func in _IDENTITIES:
             return first.clone()
+        if func in _WEIGHTED and len(args) > 1:
+            args = (first, self._weight(args[1]), *args[2:])
+        if func is nn.functional.batch_norm and len(args) > 2 and args[1] is not None:
+            args = (first, torch.zeros_like(args[1]), *args[2:])
         result = func(*args, **kwargs)
         if func in _NOISE:  # noise is an input too
             return result.fill_(1.0)
         return torch.ones_like(result) if flows and func in _SIZES else result
 
-    def _replace_weight(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        weight = args[1] if len(args) > 1 else kwargs["weight"]
-        key = self.running[-1] if self.running else None
-        if key is None or weight is self.raw[key] or weight.shape != self.raw[key].shape:
-            return args, kwargs
+    def _weight(self, used: Tensor) -> Tensor:
+        key = self.running[-1] if self.running else ""
+        raw = self.slots[key].raw if key else used
+        if used is raw or used.shape != raw.shape:
+            return used
         if self.recording:
-            self.made[key] = weight.detach().abs()
-            return args, kwargs
-        weight = self.made.get(key, weight)
-        return (
-            ((args[0], weight, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "weight": weight})
-        )
+            self.made[key] = used.detach().abs()
+        return self.made.get(key, used)
+
+    def total(self) -> Tensor:
+        """R, the sum of all that the network returns."""
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)  # for tensors that the network makes on its way
+        try:
+            with torch.enable_grad(), self:
+                arguments = [one.clone() if isinstance(one, Tensor) else one for one in self.arguments]
+                nothing = torch.zeros((), device=next(self.network.parameters()).device, requires_grad=True)
+                return sum((one.sum() for one in _tensors(self.network(*arguments))), start=nothing)
+        except (RuntimeError, TypeError, IndexError) as error:
+            message = f"score 'synflow' runs a float64 copy of the network on ones, which failed: {error}"
+            raise ValueError(message) from error
+        finally:
+            torch.set_default_dtype(default)
 
 
-def _scale_of_batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Batch norm in evaluation mode with β and running mean zero: x γ / √(σ² + ε)."""
-    scale = input.new_ones(input.shape[1]) if running_var is None else 1 / (running_var + eps) ** 0.5
-    return input * (scale if weight is None else scale * weight).view(-1, *[1] * (input.ndim - 2))
-
-
-def _copy(network: nn.Module, linearise: tuple[type[nn.Module], ...]) -> nn.Module:
-    """A float64 copy in evaluation mode whose biases are zero, without gradients."""
+def _unbiased_copy(network: nn.Module, linearise: tuple[type[nn.Module], ...]) -> nn.Module:
+    """A float64 copy in evaluation mode without biases and gradients; some modules are the identity in it."""
     kept = {  # tensors that belong to a graph, as the older norms leave them behind, cannot be copied
         id(value): value.detach().clone()
         for module in network.modules()
@@ -111,83 +115,17 @@ def _copy(network: nn.Module, linearise: tuple[type[nn.Module], ...]) -> nn.Modu
         twin.cpu()  # Apple's GPUs have no float64
     twin.double()
     for module in twin.modules():
-        bias = getattr(module, "bias", None)
-        if isinstance(bias, Tensor):
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
             bias.zero_()
-        if isinstance(module, linearise):
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None
+        if batch_norm or isinstance(module, linearise):
             module.forward = lambda x, *rest, **options: x  # type: ignore[method-assign]
     return twin
 
 
-@contextmanager
-def _float64_by_default() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-class _Flow:
-    """A linear copy of a network with absolute weights, and R, the sum of its outputs for an input of ones.
-
-    Attributes:
-        weights: key → the absolute weights, to be set to zero as pruning goes on.
-    """
-
-    def __init__(
-        self, network: nn.Module, keys: Iterable[str], inputs: Any, linearise: tuple[type[nn.Module], ...]
-    ) -> None:
-        self.twin = _copy(network, linearise)
-        slots = weight_slots(self.twin)
-        self.mode = _Linearised({key: slot.raw for key, slot in slots.items()})
-        for key, slot in slots.items():
-            slot.layer.register_forward_pre_hook(lambda *_, key=key: self.mode.running.append(key))
-            slot.layer.register_forward_hook(lambda *_: self.mode.running.pop() and None)
-        self.arguments = _ones(network, inputs, next(self.twin.parameters()).device)
-        self.total()
-        self.mode.recording = False
-        with torch.no_grad():
-            for tensor in (*self.twin.parameters(), *self.twin.buffers()):
-                if tensor.is_floating_point():
-                    tensor.abs_()
-        self.weights = {key: self.mode.made.get(key, slots[key].raw).requires_grad_(True) for key in keys}
-
-    def total(self) -> Tensor:
-        """R, a float64 scalar."""
-        try:
-            with torch.enable_grad(), _float64_by_default():
-                arguments = [x.clone() if isinstance(x, Tensor) else x for x in self.arguments]
-                with self.mode:
-                    output = self.twin(*arguments)
-        except (RuntimeError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"score 'synflow' runs a float64 copy of the network on ones, which failed: {error}"
-            ) from error
-        outputs = [one for one in _tensors(output) if one.is_floating_point()]
-        if not outputs:
-            raise ValueError(
-                f"score 'synflow' needs a network that returns tensors, got {type(output).__name__}"
-            )
-        with torch.enable_grad():
-            return torch.stack([one.double().sum() for one in outputs]).sum()
-
-    def scores(self) -> dict[str, Tensor | None]:
-        """``|∂R/∂w ⊙ w|`` by key; None where R does not depend on the weight."""
-        total = self.total()
-        if not total.requires_grad:
-            return dict.fromkeys(self.weights)
-        found = torch.autograd.grad(total, list(self.weights.values()), allow_unused=True)
-        return {
-            key: None if slope is None else (slope * weight.detach()).abs()
-            for (key, weight), slope in zip(self.weights.items(), found, strict=True)
-        }
-
-
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in what a network returns: a tensor, or tuples, lists and dicts of them."""
-    if isinstance(output, Tensor):
+    """The floating-point tensors in what a network returns: a tensor, or tuples, lists and dicts of them."""
+    if isinstance(output, Tensor) and output.is_floating_point():
         yield output
     elif isinstance(output, (tuple, list, dict)):
         for part in output.values() if isinstance(output, dict) else output:
@@ -207,14 +145,13 @@ def _ones(network: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, .
         inputs = torch.ones(
             1, *([shape] if isinstance(shape, int) else shape), dtype=torch.float32, device=device
         )
-    return tuple(
-        torch.ones_like(one[:1], dtype=torch.float64, device=device, requires_grad=True)
-        if isinstance(one, Tensor) and one.is_floating_point()
-        else one[:1].to(device)
-        if isinstance(one, Tensor)
-        else one
-        for one in (inputs if isinstance(inputs, tuple) else (inputs,))
-    )
+    found = []
+    for one in inputs if isinstance(inputs, tuple) else (inputs,):
+        sample = one[:1].to(device) if isinstance(one, Tensor) else one
+        if isinstance(one, Tensor) and one.is_floating_point():
+            sample = torch.ones_like(sample, dtype=torch.float64, requires_grad=True)
+        found.append(sample)
+    return tuple(found)
 
 
 @register_score("synflow", needs=("sparsity",), optional=("inputs",))
@@ -231,8 +168,9 @@ def synflow(
     Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
     equations 3 and 4 and algorithm 1. Each round k of n scores the weights that are left and keeps a share
     density^(k/n). In a chain of layers without biases the flow through each layer is the same, so that the largest
-    scores cannot all be in one layer and no layer is emptied early; one round has no such protection. A layer that
-    takes no part in the output has no flow and is pruned first, with a warning.
+    scores cannot all be in one layer and no layer is emptied early; one round has no such protection. Branches that
+    add up (a residual block and its skip) are no chain: one of them can lose all its weights. A layer that takes no
+    part in the output has no flow and is pruned first, with a warning.
 
     R is computed on a float64 copy of the network with absolute weights, no biases, batch norm in evaluation mode
     with β and running mean zero, noise replaced by ones, and every saturating or normalising function (Tanh,
@@ -259,56 +197,39 @@ def synflow(
     """
     rounds = check_integer("rounds", rounds, 1)
     target = 0.0 if sparsity is None else check_sparsity(sparsity)
-    flow = _Flow(network, original := prunable_slots(network, protect), inputs, linearise)
-    sizes = [weight.numel() for weight in flow.weights.values()]
-    total = sum(sizes)
-    device = next(iter(flow.weights.values())).device
-    left = torch.arange(total, device=device)
-    ranks = torch.empty(total, dtype=torch.float64, device=device)
+    original = prunable_slots(network, protect)
+    twin = _LinearTwin(network, inputs, linearise)
+    weights = {key: twin.made.get(key, twin.slots[key].raw).requires_grad_(True) for key in original}
+    flat = torch.cat([weight.detach().flatten() for weight in weights.values()])
+    sizes = [weight.numel() for weight in weights.values()]
+    for weight, part in zip(weights.values(), flat.split(sizes), strict=True):
+        weight.data = part.view(weight.shape)  # what is set to zero in `flat` is zero in the network
+    left, ranks = torch.arange(len(flat), device=flat.device), torch.empty_like(flat)
     for number in range(1, rounds + 1 if target else 2):
-        scores = flow.scores()
+        slopes = torch.autograd.grad(
+            twin.total(), list(weights.values()), allow_unused=True, materialize_grads=True
+        )
+        flow = (torch.cat([slope.flatten() for slope in slopes]) * flat).abs()
         if number == 1:
-            _check_flow(scores)
-        values = torch.cat(
-            [
-                weight.new_zeros(weight.numel()) if scores[key] is None else scores[key].flatten()  # type: ignore[union-attr]
-                for key, weight in flow.weights.items()
-            ]
-        )[left]
+            _check_flow(dict(zip(weights, flow.split(sizes), strict=True)))
         share = target if number == rounds else 1 - (1 - target) ** (number / rounds)
-        stays = keep_largest(values, total - pruned_count(share, total))
-        gone = left[~stays]
-        order = values[~stays].argsort(stable=True).argsort().double()
+        stays = keep_largest(flow[left], len(flat) - pruned_count(share, len(flat)))
+        gone, left = left[~stays], left[stays]
+        order = flow[gone].argsort(stable=True).argsort().double()
         ranks[gone] = order / max(len(gone), 1) + (number - rounds - 1)
-        left = left[stays]
-        ranks[left] = values[stays]
-        _set_to_zero(flow.weights, gone, sizes)
-    parts = ranks.to(next(iter(original.values())).raw.device if device.type != "cpu" else "cpu").split(sizes)
-    return {key: part.view(flow.weights[key].shape) for key, part in zip(flow.weights, parts, strict=True)}
+        ranks[left] = flow[left]
+        flat[gone] = 0.0
+    device = next(iter(original.values())).raw.device
+    parts = ranks.to(device if device.type != "mps" else "cpu").split(sizes)
+    return {key: part.view(weight.shape) for (key, weight), part in zip(weights.items(), parts, strict=True)}
 
 
-def _check_flow(scores: Mapping[str, Tensor | None]) -> None:
-    idle = [key for key, value in scores.items() if value is None]
-    found = [value.sum() for value in scores.values() if value is not None]
-    total = float(torch.stack(found).sum()) if found else 0.0
-    if not math.isfinite(total):
+def _check_flow(flows: dict[str, Tensor]) -> None:
+    total = float(torch.stack([flow.sum() for flow in flows.values()]).sum())
+    if not 0 < total < math.inf:
         raise ValueError(
-            "score 'synflow' overflows on this network: some part of it cannot be made linear; name its class in "
-            "linearise=(…), which replaces it by the identity"
+            f"score 'synflow' finds a flow of {total} through this network: a part of it that cannot be made linear "
+            "lets nothing or too much through, or no output depends on a prunable weight. linearise=(…) takes the "
+            "classes of modules that the identity shall replace"
         )
-    if total == 0:
-        raise ValueError(
-            "score 'synflow' finds no flow from the inputs to the outputs of this network: its output does not "
-            "depend on a prunable weight, or a part of it subtracts all there is; name that part's class in "
-            "linearise=(…)"
-        )
-    warn_of_idle(idle, "the output")
-
-
-@torch.no_grad()
-def _set_to_zero(weights: Mapping[str, Tensor], places: Tensor, sizes: list[int]) -> None:
-    """Sets to zero what stands at these places of all weights, one after the other."""
-    kept = torch.ones(sum(sizes), dtype=torch.bool, device=places.device)
-    kept[places] = False
-    for weight, part in zip(weights.values(), kept.split(sizes), strict=True):
-        weight.mul_(part.view(weight.shape))
+    warn_of_idle([key for key, flow in flows.items() if not flow.any()], "the output")
