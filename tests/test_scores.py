@@ -60,7 +60,7 @@ class TestRegistry:
     def test_a_score_of_ones_own_gets_what_it_declares(self):
         seen = {}
 
-        @register_score("alternating", allocation="uniform", needs=("seed", "sparsity"))
+        @register_score("alternating", allocation="uniform", needs=("seed", "sparsity"), options=("period",))
         def alternating(network, seed, sparsity, period=2, protect=()):
             seen.update(seed=seed, sparsity=sparsity)
             return {
@@ -72,6 +72,10 @@ class TestRegistry:
             mask = prune(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 0.5, score="alternating", seed=7)
             assert mask["0.weight"].flatten().tolist() == [False, True] * 8
             assert seen == {"seed": 7, "sparsity": 0.5}
+            thirds = score(nn.Linear(3, 2), "alternating", period=3)["weight"]
+            assert thirds.tolist() == [[0, 1, 2], [0, 1, 2]]
+            with pytest.raises(TypeError, match="no option width; its options: period"):
+                score(nn.Linear(3, 2), "alternating", width=3)
         finally:
             del SCORES["alternating"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,14 @@ def _spectral_norms(network: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor
     for module in network.modules():
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, SpectralNorm):
-                weight = getattr(module, f"{hook.name}_orig").detach()
-                u, v = getattr(module, f"{hook.name}_u"), getattr(module, f"{hook.name}_v")
-                yield weight.movedim(hook.dim, 0).flatten(1), u, v
+                names = (f"{hook.name}_orig", f"{hook.name}_u", f"{hook.name}_v")
+                weight, u, v = (cast(Tensor, getattr(module, name)) for name in names)
+                yield weight.detach().movedim(hook.dim, 0).flatten(1), u, v
         if isinstance(module, parametrize.ParametrizationList) and "original" in module._parameters:
             for part in module.children():
                 if hasattr(part, "_u") and hasattr(part, "_v"):
-                    yield module.original.detach().movedim(part.dim, 0).flatten(1), part._u, part._v
+                    weight, dim = cast(Tensor, module.original).detach(), cast(int, part.dim)
+                    yield weight.movedim(dim, 0).flatten(1), cast(Tensor, part._u), cast(Tensor, part._v)
 
 
 def power_iteration(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,7 @@ class RegisteredScore:
         needs: what :func:`score` passes on to the function: of "loss_fn", "inputs", "seed" and "sparsity". The
             first two must be given by the caller.
         optional: of the same, what may be left out.
+        options: the names of further arguments of its own.
     """
 
     name: str
@@ -58,18 +59,39 @@ class RegisteredScore:
     allocation: str = "global"
     needs: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset()
 
     @property
     def parameters(self) -> Mapping[str, None]:
-        """The names in ``needs`` and ``optional``, as the keys of a mapping."""
-        return dict.fromkeys(sorted(self.needs | self.optional))
+        """All names that the function takes, as the keys of a mapping."""
+        return dict.fromkeys(sorted(self.needs | self.optional | self.options))
+
+    def check_arguments(self, loss_fn: Any, inputs: Any, options: Iterable[str] = ()) -> None:
+        """Does nothing if what the score needs is given, and it knows the options.
+
+        Raises:
+            ValueError: if ``loss_fn`` or ``inputs`` is needed and None.
+            TypeError: if the score does not know an option.
+        """
+        given = {"loss_fn": loss_fn, "inputs": inputs}
+        missing = [key for key, value in given.items() if key in self.needs and value is None]
+        if missing:
+            raise ValueError(f"score {self.name!r} needs {', '.join(missing)}")
+        unknown = [key for key in options if key not in self.options]
+        if unknown:
+            known = ", ".join(sorted(self.options)) or "none"
+            raise TypeError(f"score {self.name!r} knows no option {', '.join(unknown)}; its options: {known}")
 
 
 SCORES: dict[str, RegisteredScore] = {}
 
 
 def register_score(
-    name: str, allocation: str = "global", needs: Iterable[str] = (), optional: Iterable[str] = ()
+    name: str,
+    allocation: str = "global",
+    needs: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    options: Iterable[str] = (),
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Decorator that adds a score to the registry, so that :func:`score`, ``prune`` and the command line know it.
 
@@ -83,6 +105,7 @@ def register_score(
         needs: of "loss_fn", "inputs", "seed" and "sparsity", what the function takes. A score that needs a loss
             or inputs is refused without them.
         optional: of the same, what the function takes if it is given.
+        options: names of further arguments of its own.
 
     Raises:
         ValueError: if something else is needed.
@@ -92,7 +115,7 @@ def register_score(
         check_choice("needs", need, NEEDS)
 
     def register(function: ScoreFunction) -> ScoreFunction:
-        SCORES[name] = RegisteredScore(name, function, allocation, *declared)
+        SCORES[name] = RegisteredScore(name, function, allocation, *declared, frozenset(options))
         return function
 
     return register
@@ -157,11 +180,13 @@ def score(
         TypeError: if the score does not know an option.
     """
     chosen = get_score(name)
+    chosen.check_arguments(loss_fn, inputs, options)
     given = {"loss_fn": loss_fn, "inputs": inputs, "sparsity": sparsity, "seed": seed}
-    missing = [key for key in ("loss_fn", "inputs") if key in chosen.needs and given[key] is None]
-    if missing:
-        raise ValueError(f"score {name!r} needs {', '.join(missing)}")
-    arguments = {key: value for key, value in given.items() if key in chosen.parameters and value is not None}
+    arguments = {
+        key: value
+        for key, value in given.items()
+        if key in chosen.needs or (key in chosen.optional and value is not None)
+    }
     slots = prunable_slots(network, protect)
     warn_of_left_out(network)
     _check_finite({key: slot.raw.detach() for key, slot in slots.items()}, "weights")

@@ -154,7 +154,7 @@ def _ones(network: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, .
     return tuple(found)
 
 
-@register_score("synflow", needs=("sparsity",), optional=("inputs",))
+@register_score("synflow", needs=("sparsity",), optional=("inputs",), options=("rounds", "linearise"))
 def synflow(
     network: nn.Module,
     inputs: Any = None,
