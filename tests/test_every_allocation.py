@@ -148,3 +148,18 @@ def test_sparsities_that_are_refused_before_anything_changes(allocation, sparsit
     with pytest.raises((ValueError, TypeError), match="sparsity"):
         allocate(score(model, "magnitude"), sparsity, allocation)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@every_allocation
+@dense_layers_are_fine
+def test_global_defaults_do_not_leak_in(allocation):
+    scores = random_scores([(4, 8), (3, 2)])
+    sparsity = None if allocation in PATTERNS else 0.5
+    expected = allocate(scores, sparsity, allocation, output_dims=dims(scores))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = allocate(scores, sparsity, allocation, output_dims=dims(scores))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected

@@ -109,6 +109,33 @@ class TestLayersOfOnesOwn:
                 call(self.network(512))
             assert len(caught) == 1
 
+    def test_a_convolution_whose_weight_was_renamed(self):
+        """As the spectral norm of many published GANs does it."""
+        layer = nn.Conv2d(8, 16, 3)
+        weight = layer._parameters.pop("weight")
+        layer.register_parameter("weight_bar", nn.Parameter(weight.data))
+        network = nn.Sequential(layer, nn.Flatten(), nn.Linear(4, 1))
+        with pytest.warns(UserWarning, match=r"0\.weight_bar \(16, 8, 3, 3\)"):
+            assert list(score(network, "magnitude")) == ["2.weight"]
+
+    @pytest.mark.parametrize("name", ["snip", "wanda"])
+    def test_vectors_that_a_norm_of_ones_own_moves_come_back(self, name):
+        class Moving(nn.Linear):
+            def __init__(self):
+                super().__init__(4, 4)
+                self.register_buffer("replaced", torch.zeros(3))
+                self.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+            def forward(self, x):
+                self.replaced = self.replaced + 1
+                self.frozen.data = self.frozen.data + 1
+                return super().forward(x)
+
+        network, x = Moving(), torch.randn(2, 4)
+        score(network, name, loss_fn=lambda network: [network(x).square().sum()], inputs=x)
+        assert not network.replaced.any()
+        assert not network.frozen.any()
+
     def test_a_small_part_is_not_worth_a_word(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -247,10 +247,11 @@ def prunable_weights(network: nn.Module, protect: Iterable[str] = ()) -> dict[st
 def left_out(network: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters with two or more dimensions that belong to no prunable layer, by canonical name.
 
-    They stay dense at every sparsity: weights of layers of one's own, embeddings, learned constants, recurrent
-    layers. Frozen ones are not listed, unless the whole network is frozen.
+    They stay dense at every sparsity: weights of layers of one's own (also of a convolution whose weight a norm of
+    one's own has renamed), embeddings, learned constants, recurrent layers. Frozen ones are not listed, unless the
+    whole network is frozen.
     """
-    known = {id(parameter) for layer in network.modules() for parameter in _parameters_of(layer)}
+    known = {id(p) for slot in weight_slots(network).values() for p in slot.layer.parameters()}
     all_frozen = not any(p.requires_grad for p in network.parameters())
     return {
         canonical_name(name, network): parameter
@@ -260,11 +261,6 @@ def left_out(network: nn.Module) -> dict[str, nn.Parameter]:
         and parameter.is_floating_point()
         and (parameter.requires_grad or all_frozen)
     }
-
-
-def _parameters_of(layer: nn.Module) -> Iterable[nn.Parameter]:
-    """All parameters of a prunable layer, those of its parametrisations included."""
-    return layer.parameters() if isinstance(layer, PRUNABLE_LAYERS) else ()
 
 
 def warn_of_left_out(network: nn.Module) -> None:
@@ -282,7 +278,7 @@ def warn_of_left_out(network: nn.Module) -> None:
         f"not pruned, so a sparsity says nothing about them: {', '.join(listed)}. Prunable are the weights of "
         "nn.Linear and the (transposed) convolutions of torch.nn",
         UserWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
 
 

@@ -204,10 +204,15 @@ def score(
 def undisturbed(network: nn.Module, seed: int = 0) -> Iterator[None]:
     """Inside the block random numbers come from a seed and spectral norms fit their weights.
 
-    Afterwards the network's modes and buffers and the global random state are what they were, also after an error.
+    Afterwards the network's modes, its buffers, its frozen parameters (in which norms of one's own keep vectors) and
+    the global random state are what they were, also after an error.
     """
     modes = [(part, part.training) for part in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    buffers = [(part._buffers, name) for part in network.modules() for name in part._buffers]
+    places = [(owner, name, owner[name]) for owner, name in buffers]
+    tensors = [tensor for _, _, tensor in places if tensor is not None]
+    tensors += [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    before = [tensor.detach().clone() for tensor in tensors]
     device = next(iter(network.parameters())).device
     try:
         with keep_random_state(device), settled_spectral_norms(network):
@@ -216,9 +221,11 @@ def undisturbed(network: nn.Module, seed: int = 0) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+        for owner, name, tensor in places:
+            owner[name] = tensor
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.copy_(old)
 
 
 def warn_of_idle(keys: Iterable[str], what: str) -> None:
