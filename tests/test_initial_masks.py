@@ -35,7 +35,7 @@ def test_every_score_keeps_the_same_number_and_rows_tell_starved_layers(tmp_path
 
 
 def test_the_shipped_record_is_complete() -> None:
-    rows = results.read_records(ROOT / "results" / "initial_masks.jsonl")
+    rows = results.read(ROOT / "results" / "initial_masks.jsonl")
     experiment = InitialMasks()
     assert {row["config"] for row in rows} == {results.config_hash(experiment)}
     assert len({row["seed"] for row in rows}) >= 5

@@ -150,7 +150,7 @@ def _row(
     """The row of one trained ticket or control; kept in the folder, as an evaluation takes long."""
     key = {"round": number, "arm": arm, "samples": options.samples, "split": options.split}
     store = options.out / "rows.jsonl"
-    for row in gp.records.read_records(store):
+    for row in gp.records.read(store):
         if all(row.get(name) == value for name, value in key.items()):
             return row
     row = {**key, "ticket_sparsity": ticket.sparsity, "kept": ticket.kept, "start_step": ticket.step}
@@ -158,5 +158,5 @@ def _row(
     row |= state.history[-1]
     row |= measure(options, state.gan, data, state.config.loss, "generator_ema") | key
     row = plain(row | gp.records.provenance())
-    gp.records.append_record(store, row)
+    gp.records.append(store, row)
     return row
