@@ -28,7 +28,7 @@ from ganprune.allocation.choose import allocate
 from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.device import best_precision
 from ganprune.core.progress import progress
-from ganprune.core.tensors import weights_hash
+from ganprune.core.tensors import hash_weights
 from ganprune.data.sources import mnist
 from ganprune.data.splits import ImageData, Split
 from ganprune.experiments.studies import SAMPLERS, SeededByTrial, open_storage, quiet
@@ -278,7 +278,7 @@ def open_study(
     """
     gan, data = _start(config, gan, data)
     settings = config_hash(dataclasses.replace(config, trials=1))
-    weights = "-".join(weights_hash(network) for network in (gan.generator_ema, gan.discriminator))
+    weights = "-".join(hash_weights(network) for network in (gan.generator_ema, gan.discriminator))
     with quiet():
         return optuna.create_study(
             storage=open_storage(storage),
