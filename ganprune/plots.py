@@ -174,7 +174,12 @@ def pareto_front(
         ax.plot(
             *zip(*others, strict=True), "o", color=COLOURS["other trials"], markersize=4, label="other trials"
         )
-    front_line = {"where": "post", "color": PALETTE[0], "markersize": 5, "label": "Pareto front"}
+    front_line: dict[str, Any] = {
+        "where": "post",
+        "color": PALETTE[0],
+        "markersize": 5,
+        "label": "Pareto front",
+    }
     ax.step(*zip(*front, strict=True), "-o", **front_line)
     dense = [(row[x], row[y]) for row in rows if row["sparsity"] == 0]
     if dense:
@@ -231,8 +236,8 @@ def show_weights(
     ax = ax or _new_axes(6.5, 3.2)
     colours = _colours(weights)
     for name, weight in weights.items():
-        values, look = weight.detach().cpu().float().flatten().numpy(), {"density": True, "histtype": "step"}
-        ax.hist(values, bins, label=_short_name(name), color=colours[name], **look)
+        values, label = weight.detach().cpu().float().flatten().numpy(), _short_name(name)
+        ax.hist(values, bins, histtype="step", density=True, label=label, color=colours[name])
     if threshold is not None:
         for sign in (-1, 1):
             ax.axvline(sign * threshold, color="black", linestyle="--")
@@ -264,7 +269,12 @@ def _add_legend(ax: Axes) -> None:
     used = ax.xaxis.get_tightbbox()
     depth = ax.bbox.y0 - (used.y0 if used is not None else ax.bbox.y0)
     below = ax.transAxes + ScaledTranslation(0, -depth / ax.figure.dpi - 0.08, ax.figure.dpi_scale_trans)
-    where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below, "borderaxespad": 0}
+    where: dict[str, Any] = {
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, 0),
+        "bbox_transform": below,
+        "borderaxespad": 0,
+    }
     for columns in (2, 1):
         legend = ax.legend(ncols=columns, **where)
         if legend.get_window_extent().width <= ax.bbox.width:

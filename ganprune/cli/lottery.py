@@ -18,13 +18,14 @@ from ganprune.cli.output import losses, measure, plain, say
 from ganprune.cli.pruning import scoring
 from ganprune.core.files import replacing
 from ganprune.lottery.iterative import find_tickets
-from ganprune.lottery.tickets import Ticket, random_mask, reinitialised, shuffled
+from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
+from ganprune.lottery.tickets import Ticket
 from ganprune.scores.registry import SCORES
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
-    "reinitialised": reinitialised,
-    "shuffled": shuffled,
-    "random": random_mask,
+    "reinitialised": reinitialise_ticket,
+    "shuffled": shuffle_ticket,
+    "random": draw_random_ticket,
 }
 NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",)} | {
     "both": ("generator", "discriminator")
