@@ -174,13 +174,8 @@ def pareto_front(
         ax.plot(
             *zip(*others, strict=True), "o", color=COLOURS["other trials"], markersize=4, label="other trials"
         )
-    front_line: dict[str, Any] = {
-        "where": "post",
-        "color": PALETTE[0],
-        "markersize": 5,
-        "label": "Pareto front",
-    }
-    ax.step(*zip(*front, strict=True), "-o", **front_line)
+    line: dict[str, Any] = {"color": PALETTE[0], "markersize": 5, "label": "Pareto front"}
+    ax.step(*zip(*front, strict=True), "-o", where="post", **line)
     dense = [(row[x], row[y]) for row in rows if row["sparsity"] == 0]
     if dense:
         ax.plot(*zip(*dense, strict=True), "*", color=COLOURS["dense"], markersize=12, label="dense")
@@ -269,14 +264,9 @@ def _add_legend(ax: Axes) -> None:
     used = ax.xaxis.get_tightbbox()
     depth = ax.bbox.y0 - (used.y0 if used is not None else ax.bbox.y0)
     below = ax.transAxes + ScaledTranslation(0, -depth / ax.figure.dpi - 0.08, ax.figure.dpi_scale_trans)
-    where: dict[str, Any] = {
-        "loc": "upper center",
-        "bbox_to_anchor": (0.5, 0),
-        "bbox_transform": below,
-        "borderaxespad": 0,
-    }
+    where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 0}
     for columns in (2, 1):
-        legend = ax.legend(ncols=columns, **where)
+        legend = ax.legend(ncols=columns, bbox_transform=below, **where)
         if legend.get_window_extent().width <= ax.bbox.width:
             break
 

@@ -17,8 +17,8 @@ from ganprune.cli.networks import load_data, load_gan, loss_of, new_gan
 from ganprune.cli.output import losses, measure, plain, say
 from ganprune.cli.pruning import scoring
 from ganprune.core.files import replacing
-from ganprune.lottery.iterative import find_tickets
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
+from ganprune.lottery.iterative import find_tickets
 from ganprune.lottery.tickets import Ticket
 from ganprune.scores.registry import SCORES
 
