@@ -19,37 +19,17 @@ from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
+from tools.small_data import small_data
+from tools.small_gans import equal, weights
 from torch import nn
 
 import ganprune as gp
 from ganprune import metrics
 from ganprune.core.tensors import CheckpointError
-from ganprune.data.splits import ImageData, Split
 from ganprune.experiments import search as module
 from ganprune.experiments import studies
-from ganprune.experiments.search import (
-    SearchConfig,
-    build_trial,
-    final_test,
-    open_study,
-    parameter_space,
-    pareto_rows,
-    search,
-    trial_rows,
-)
-
-
-def small_data(name="mnist", count=64):
-    """The first images of each split, as a data set of their own."""
-    whole = gp.mnist("cpu")
-    parts = {
-        split: Split(split, getattr(whole, split).images[:count], getattr(whole, split).labels[:count], name)
-        for split in ("train", "validation", "test")
-    }
-    data = ImageData(name, **parts)
-    for part in parts.values():
-        object.__setattr__(part, "parent", data)
-    return data
+from ganprune.experiments.search import final_test, open_study, pareto_rows, run_search, trial_rows
+from ganprune.experiments.trials import SPACES, SearchConfig, build_trial, parameter_space
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +127,7 @@ class TestTrial:
         with torch.no_grad():
             for parameter in gan.generator_ema.parameters():
                 parameter.mul_(2)
-        before = {
-            f"{name}/{key}": value.clone()
-            for name, network in gan.networks().items()
-            for key, value in network.state_dict().items()
-        }
+        before = weights(gan)
         densities = dict.fromkeys(parameter_space(config(), gan), 0.3)
         still = build_trial(config(), gan, data, densities)
         mask = still.masks["generator"]
@@ -164,12 +140,8 @@ class TestTrial:
             gp.check_mask(network, mask)
         assert not torch.equal(moved.generator.layers.deconv4.bias, still.generator.layers.deconv4.bias)
         again = build_trial(config(finetune_steps=2), gan, data, densities)
-        for key, value in moved.generator_ema.state_dict().items():
-            assert torch.equal(value, again.generator_ema.state_dict()[key])
-        for name, network in gan.networks().items():
-            for key, value in network.state_dict().items():
-                assert torch.equal(value, before[f"{name}/{key}"])
-        assert gan.masks == {}
+        assert equal(weights(moved), weights(again))
+        assert equal(before, weights(gan)) and not gan.masks
 
     def test_a_score_by_gradients_goes_through_the_discriminator(self, gan, data):
         settings = config(score="taylor", space="threshold")
@@ -188,7 +160,7 @@ class TestTrial:
         gan = gp.GAN(
             generator, nn.Sequential(nn.Flatten(), normed, nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
         )
-        gan.masks["discriminator"] = gp.prune(gan.discriminator, 0.5)
+        gp.prune(gan, 0.5, which="discriminator")
         gan.discriminator(torch.zeros(2, 1, 28, 28))
         settings = config(finetune_steps=1)
         made = build_trial(settings, gan, data, dict.fromkeys(parameter_space(settings, gan), 0.5))
@@ -206,7 +178,7 @@ class TestTrial:
 
 class TestStudy:
     def test_the_dense_network_is_first_and_rows_say_what_was_made(self, gan, data, tmp_path):
-        study = search(config(), tmp_path / "deep" / "s.sqlite3", gan, data, Quality())
+        study = run_search(config(), tmp_path / "deep" / "s.sqlite3", gan, data, Quality())
         rows = trial_rows(study)
         assert [row["trial"] for row in rows] == [0, 1, 2, 3, 4]
         assert rows[0]["sparsity"] == 0 and not any(row["sparsity"] == 0 for row in rows[1:])
@@ -224,43 +196,45 @@ class TestStudy:
             assert {"torch", "commit"} <= trial.user_attrs["provenance"].keys()
 
     @pytest.mark.parametrize("sampler", studies.SAMPLERS)
-    @pytest.mark.parametrize("space", module.SPACES)
+    @pytest.mark.parametrize("space", SPACES)
     def test_a_seed_determines_a_fresh_run_and_one_that_went_on(self, gan, data, tmp_path, space, sampler):
         settings = {"space": space, "sampler": sampler}
-        whole = search(config(trials=12, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality())
+        whole = run_search(
+            config(trials=12, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality()
+        )
         storage = tmp_path / "s.sqlite3" if sampler == "nsga2" else optuna.storages.InMemoryStorage()
-        search(config(trials=6, **settings), storage, gan, data, Quality())
+        run_search(config(trials=6, **settings), storage, gan, data, Quality())
         late = Quality()
-        parts = search(config(trials=12, **settings), storage, gan, data, late)
+        parts = run_search(config(trials=12, **settings), storage, gan, data, late)
         assert len(late.splits) == 6
         assert trial_rows(parts) == trial_rows(whole)
-        other = search(
+        other = run_search(
             config(trials=3, seed=1, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality()
         )
         assert trial_rows(other)[0]["digit_fid"] == trial_rows(whole)[0]["digit_fid"]
         assert trial_rows(other)[1] != trial_rows(whole)[1]
 
     def test_a_finished_study_runs_nothing(self, gan, data, tmp_path):
-        search(config(), tmp_path / "s.sqlite3", gan, data, Quality())
+        run_search(config(), tmp_path / "s.sqlite3", gan, data, Quality())
         quality = Quality()
-        study = search(config(), f"sqlite:///{tmp_path / 's.sqlite3'}", gan, data, quality)
+        study = run_search(config(), f"sqlite:///{tmp_path / 's.sqlite3'}", gan, data, quality)
         assert (len(study.trials), quality.splits) == (5, [])
 
     @pytest.mark.parametrize("at", [1, 3])
     def test_an_interrupted_trial_does_not_count(self, gan, data, at):
         storage = optuna.storages.InMemoryStorage()
         with pytest.raises(KeyboardInterrupt):
-            search(config(), storage, gan, data, Quality(interrupt_at=at))
+            run_search(config(), storage, gan, data, Quality(interrupt_at=at))
         assert len(complete(open_study(config(), storage, gan, data))) == at - 1
         quality = Quality()
-        study = search(config(), storage, gan, data, quality)
+        study = run_search(config(), storage, gan, data, quality)
         assert (len(complete(study)), len(quality.splits)) == (5, 6 - at)
         assert sum(row["sparsity"] == 0 for row in trial_rows(study)) == 1
 
     @pytest.mark.parametrize("at", [1, 3])
     def test_a_trial_that_diverged_counts_and_has_no_row(self, gan, data, at):
         quality = Quality(bad_at=at)
-        study = search(config(), optuna.storages.InMemoryStorage(), gan, data, quality)
+        study = run_search(config(), optuna.storages.InMemoryStorage(), gan, data, quality)
         assert len(quality.splits) == len(study.trials) == 5
         assert [row["trial"] for row in trial_rows(study)] == [n for n in range(5) if n != at - 1]
         assert "nan" in study.trials[at - 1].user_attrs["diverged"]
@@ -268,21 +242,19 @@ class TestStudy:
     def test_a_trial_is_dated_by_itself_and_its_commit_is_that_of_the_start(self, gan, data, monkeypatch):
         calls = iter(range(99))
         monkeypatch.setattr(module, "provenance", lambda: {"commit": (at := next(calls)), "time": at})
-        study = search(config(trials=3), optuna.storages.InMemoryStorage(), gan, data, Quality())
+        study = run_search(config(trials=3), optuna.storages.InMemoryStorage(), gan, data, Quality())
         assert [trial.user_attrs["provenance"]["commit"] for trial in study.trials] == [0, 0, 0]
         assert [trial.user_attrs["provenance"]["time"] for trial in study.trials] == [1, 2, 3]
 
-    def test_one_measured_precision_holds_for_all_trials_and_their_test(self, gan, data, monkeypatch):
-        """Though each process that works on the study, or tests it, would find another one faster."""
-        measured, used = iter(["bfloat16", "float32", "float32"]), []
-        monkeypatch.setattr(module, "best_precision", lambda device: next(measured))
-        monkeypatch.setattr(module, "train", lambda state, split, **rest: used.append(state.config.precision))
+    def test_the_precision_of_the_first_worker_holds_for_all_trials(self, gan, data, monkeypatch):
+        """Though another process that works on the study would choose another one."""
         storage, settings = optuna.storages.InMemoryStorage(), {"finetune_steps": 1, "precision": "auto"}
-        for trials in (2, 3):
-            study = search(config(trials=trials, **settings), storage, gan, data, Quality())
-        final_test(config(**settings), storage, gan, data, Quality(), trials=[0, 2])
-        assert used == ["bfloat16"] * 5
+        for trials, precision in ((2, "bfloat16"), (3, "float32")):
+            monkeypatch.setenv("GANPRUNE_PRECISION", precision)
+            study = run_search(config(trials=trials, **settings), storage, gan, data, Quality())
         assert {trial.user_attrs["provenance"]["precision"] for trial in study.trials} == {"bfloat16"}
+        rows = final_test(config(**settings), storage, gan, data, Quality(), trials=[0, 2])
+        assert [row["test_digit_fid"] for row in rows] == [row["digit_fid"] for row in rows]
 
     def test_other_settings_weights_or_data_make_another_study(self, gan, data, tmp_path):
         storage = studies.open_storage(tmp_path / "s.sqlite3")
@@ -321,17 +293,17 @@ class TestStudy:
         with pytest.raises(CheckpointError, match="not found"):
             open_study(config(checkpoint=str(tmp_path / "none.safetensors")), memory, None, data)
         with pytest.raises(ValueError, match="measure 'digit_fid' must be among .*got accuracy"):
-            search(config(), memory, gan, data, lambda gan, split: {"accuracy": 1.0, "digit_fid": None})
-        gan.masks["generator"] = gp.prune(gan.generator, 0.5)
+            run_search(config(), memory, gan, data, lambda gan, split: {"accuracy": 1.0, "digit_fid": None})
+        gp.prune(gan, 0.5)
         with pytest.raises(ValueError, match="gan must have a dense generator, got one with a mask"):
-            search(config(), memory, gan, data, Quality())
+            run_search(config(), memory, gan, data, Quality())
 
 
 WORKER = textwrap.dedent(
     """
     import sys, time
     sys.path.insert(0, sys.argv[1])
-    from test_search import Quality, config, gp, search, small_data
+    from test_search import Quality, config, gp, run_search, small_data
 
     class Slow(Quality):
         def __call__(self, gan, split):
@@ -341,7 +313,7 @@ WORKER = textwrap.dedent(
             return super().__call__(gan, split)
 
     gan = gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=1, device="cpu")
-    search(config(), sys.argv[2], gan, small_data(), Slow())
+    run_search(config(), sys.argv[2], gan, small_data(), Slow())
     """
 )
 
@@ -367,7 +339,7 @@ def test_a_killed_search_goes_on(gan, data, tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "GRACE", 1)
     time.sleep(2.1)  # longer than the grace, so that the dead trial is recognised
     quality = Quality()
-    study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+    study = run_search(config(), tmp_path / "s.sqlite3", gan, data, quality)
     assert (len(complete(study)), len(quality.splits)) == (5, 5)
     assert [trial.number for trial in study.trials if trial.state == TrialState.FAIL] == [0]
     assert [row["trial"] for row in trial_rows(study) if row["sparsity"] == 0] == [1]
@@ -377,7 +349,7 @@ def test_workers_share_a_study(gan, data, tmp_path):
     """Two begin together, and so make the file, its tables and the study at the same moment; a third joins them."""
     processes = workers(tmp_path / "s.sqlite3", seconds=1, number=2)
     quality = Quality()
-    study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+    study = run_search(config(), tmp_path / "s.sqlite3", gan, data, quality)
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
@@ -404,7 +376,7 @@ def test_workers_on_a_journal_share_a_study(gan, data, tmp_path):
             if len(self.splits) == 1:  # in the midst of its second trial, another worker makes two
                 self.splits.append("validation")
                 other = Quality()
-                search(config(trials=3), second, gan, data, other)
+                run_search(config(trials=3), second, gan, data, other)
                 assert len(other.splits) == 2
                 with pytest.raises(ValueError, match=r"no running trial, .* trials \[1\] run: wait"):
                     final_test(config(), second, gan, data, other)
@@ -412,7 +384,7 @@ def test_workers_on_a_journal_share_a_study(gan, data, tmp_path):
             return super().__call__(gan_, split)
 
     quality = Shared()
-    study = search(config(trials=4), first, gan, data, quality)
+    study = run_search(config(trials=4), first, gan, data, quality)
     assert len(quality.splits) == 2 and [row["trial"] for row in trial_rows(study)] == [0, 1, 2, 3]
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 4
     assert sum(row["sparsity"] == 0 for row in trial_rows(study)) == 1
@@ -430,7 +402,7 @@ def test_a_worker_stops_when_another_makes_the_final_test(gan, data):
 
     quality = Tested()
     with pytest.raises(ValueError, match="trials must be at most 3: the final test .* got 5"):
-        search(config(), storage, gan, data, quality)
+        run_search(config(), storage, gan, data, quality)
     assert len(quality.splits) == 3
 
 
@@ -491,13 +463,13 @@ class TestFinalTest:
     @pytest.fixture
     def storage(self, gan, data):
         quality, storage = Quality(), optuna.storages.InMemoryStorage()
-        search(config(trials=8), storage, gan, data, quality)
+        run_search(config(trials=8), storage, gan, data, quality)
         assert set(quality.splits) == {"validation"}
         return storage
 
     def test_looks_once_at_the_front_and_the_dense_network(self, gan, data, tmp_path):
         quality, storage = Quality(), tmp_path / "s.sqlite3"
-        search(config(trials=8), storage, gan, data, Quality())
+        run_search(config(trials=8), storage, gan, data, Quality())
         rows = final_test(config(), storage, gan, data, quality)
         study = open_study(config(), storage, gan, data)
         front = {row["trial"] for row in pareto_rows(study)} | {0}
@@ -522,9 +494,9 @@ class TestFinalTest:
         ):
             final_test(config(), storage, gan, data, quality, trials=[3])
         with pytest.raises(ValueError, match="trials must be at most 8: the final test .* got 9"):
-            search(config(trials=9), storage, gan, data, quality)
+            run_search(config(trials=9), storage, gan, data, quality)
         assert quality.splits == []
-        assert len(search(config(trials=8), storage, gan, data, quality).trials) == 8
+        assert len(run_search(config(trials=8), storage, gan, data, quality).trials) == 8
 
     def test_after_a_stop_only_what_is_missing_is_measured(self, gan, data, storage):
         with pytest.raises(KeyboardInterrupt):
@@ -545,7 +517,7 @@ class TestFinalTest:
         with pytest.raises(ValueError, match=rf"no running trial, .* trials \[{running.number}\] run"):
             final_test(config(), storage, gan, data, quality)
         open_study(config(), storage, gan, data).tell(running.number, state=TrialState.FAIL)
-        monkeypatch.setattr(module, "_size", lambda gan: {"nonzero": 1})
+        monkeypatch.setattr(module, "trial_size", lambda gan: {"nonzero": 1})
         with pytest.raises(RuntimeError, match="trial 0 has another size when built again"):
             final_test(config(), storage, gan, data, quality, trials=[0])
         assert quality.splits == []
