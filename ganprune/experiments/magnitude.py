@@ -21,7 +21,7 @@ from ganprune.metrics.fidelity import evaluate
 from ganprune.networks.build import dcgan
 from ganprune.networks.gan import GAN
 from ganprune.pruning import prune
-from ganprune.records.store import config_hash, run
+from ganprune.records.store import SHIPPED, config_hash, run
 from ganprune.training.callbacks import Checkpoint, every
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
@@ -117,7 +117,7 @@ def main() -> None:
     default = MagnitudeCurve()
     parser = argparse.ArgumentParser(description="Record the quality-sparsity curve of magnitude pruning.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
-    parser.add_argument("--store", type=Path, default=Path("ganprune/assets/records/magnitude.jsonl"))
+    parser.add_argument("--store", type=Path, default=SHIPPED / "magnitude.jsonl")
     for field in ("width", "dense_steps", "finetune_steps"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(default, field))
     options = vars(parser.parse_args())
