@@ -155,6 +155,18 @@ def test_a_folder_that_is_none_or_damaged_is_refused(tmp_path):
             find_tickets(plane(), Ring(), config(), 1, folder=tmp_path)
 
 
+@pytest.mark.parametrize("rewind", ["init", "late"])
+def test_a_gan_with_zeros_that_was_said_to_be_dense_may_be_kept(tmp_path, rewind):
+    """Its zeros belong to no mask, on the first call as on the next."""
+    gan, step = plane(), 1 if rewind == "late" else None
+    gp.prune(gan, 0.5)
+    gan.masks.clear()
+    options = {"rewind": rewind, "rewind_step": step}
+    straight = search(gan, Ring(), config(learning_rate=1e-30), 1, **options)
+    for _ in range(2):
+        same_rounds(straight, search(gan, Ring(), config(learning_rate=1e-30), 1, folder=tmp_path, **options))
+
+
 def test_a_folder_has_one_owner_at_a_time(tmp_path):
     folder = tmp_path / "run"
     first = find_tickets(plane(), Ring(), config(), 1, folder=folder, show_progress=False)

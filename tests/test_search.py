@@ -171,7 +171,10 @@ WORKER = textwrap.dedent(
     """
     import sys, time
     sys.path.insert(0, sys.argv[1])
-    from test_search import Quality, config, gp, run_search, small_data
+    import ganprune as gp
+    from ganprune.experiments.search import run_search
+    from tools.search import Quality, config
+    from tools.small_data import small_data
 
     class Slow(Quality):
         def __call__(self, gan, split):

@@ -133,6 +133,9 @@ class Trainer:
             return train(start(), self.split, self.callbacks, until, self.show_progress)
         state = TrainState.resume(path, start, self.folder.device)
         begun = state.step if path.is_file() else -1
+        masks = dict(state.gan.masks)
+        state.gan.masks.clear()  # what has no mask is dense on purpose, which a file does not say
+        state.gan.masks.update(masks)
         checkpoint = every(self.checkpoint_every, Checkpoint(path), at_end=False)
         checkpoint.order = sys.maxsize  # after all callbacks of the user, to have what they found at its step
         train(state, self.split, [*self.callbacks, checkpoint], until, self.show_progress)
