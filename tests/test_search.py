@@ -26,6 +26,7 @@ from ganprune import metrics
 from ganprune.core.tensors import CheckpointError
 from ganprune.experiments import search as module
 from ganprune.experiments import studies
+from ganprune.experiments import trials as trials_module
 from ganprune.experiments.search import final_test, open_study, pareto_rows, run_search, trial_rows
 from ganprune.experiments.trials import SPACES, SearchConfig, build_trial
 
@@ -109,7 +110,7 @@ class TestStudy:
 
     def test_a_trial_is_dated_by_itself_and_its_commit_is_that_of_the_start(self, gan, data, monkeypatch):
         calls = iter(range(99))
-        monkeypatch.setattr(module, "provenance", lambda: {"commit": (at := next(calls)), "time": at})
+        monkeypatch.setattr(trials_module, "provenance", lambda: {"commit": (at := next(calls)), "time": at})
         study = run_search(config(trials=3), optuna.storages.InMemoryStorage(), gan, data, Quality())
         assert [trial.user_attrs["provenance"]["commit"] for trial in study.trials] == [0, 0, 0]
         assert [trial.user_attrs["provenance"]["time"] for trial in study.trials] == [1, 2, 3]

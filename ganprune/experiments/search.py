@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from ganprune.core.device import best_precision
 from ganprune.core.files import replacing
@@ -36,6 +36,7 @@ from ganprune.experiments.trials import (
     check_quality,
     default_quality,
     dense_parameters,
+    make_objective,
     parameter_space,
     trial_size,
 )
@@ -156,25 +157,8 @@ def run_search(
     gan, data = _start(config, gan, data)
     study = open_study(config, storage, gan, data)
     measure = quality or default_quality(config, latent_seed=config.seed)
-    config, space, origin = _resolve_precision(config, study, gan), parameter_space(config, gan), provenance()
-
-    def objective(trial: Trial) -> tuple[float, float]:
-        chosen = {
-            name: trial.suggest_float(name, part.low, part.high, log=part.log) for name, part in space.items()
-        }
-        try:
-            made = build_trial(config, gan, data, chosen)
-            found = check_quality(config, measure(made, data.validation))
-        except DivergenceError as error:
-            trial.set_user_attr("diverged", str(error))
-            raise
-        size = trial_size(made)
-        # by the code that was loaded at the start
-        made_by = {**origin, "time": provenance()["time"], "precision": config.precision}
-        for key, value in (("size", size), ("quality", found), ("provenance", made_by)):
-            trial.set_user_attr(key, value)
-        return float(found[config.measure]), float(size["effective_macs"])
-
+    config, space = _resolve_precision(config, study, gan), parameter_space(config, gan)
+    objective = make_objective(config, gan, data, measure, space)
     done = min(_finished(study), config.trials)
     with quiet(), progress(config.trials, "search", done, show_progress) as bar:
         optuna.storages.fail_stale_trials(study)  # those of a killed process

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import FloatDistribution
+from optuna.trial import Trial
 from torch import Tensor
 
 from ganprune.allocation.choose import allocate
@@ -21,6 +22,7 @@ from ganprune.masks.mask import Mask, check_sparsity, pruned_count
 from ganprune.metrics.fidelity import evaluate
 from ganprune.metrics.macs import effective_macs
 from ganprune.networks.gan import GAN
+from ganprune.records.store import provenance
 from ganprune.scores.registry import score
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import DivergenceError, train
@@ -217,3 +219,32 @@ def trial_size(gan: GAN) -> dict[str, Any]:
         "sparsity": mask.sparsity,
         "nonzero": mask.kept,
     }
+
+
+def make_objective(
+    config: SearchConfig,
+    gan: GAN,
+    data: ImageData,
+    measure: Quality,
+    space: dict[str, FloatDistribution],
+) -> Callable[[Trial], tuple[float, float]]:
+    """What Optuna minimises: (quality on validation, effective multiply-accumulates) of a trial."""
+    origin = provenance()  # of the code that is loaded now
+
+    def objective(trial: Trial) -> tuple[float, float]:
+        chosen = {
+            name: trial.suggest_float(name, part.low, part.high, log=part.log) for name, part in space.items()
+        }
+        try:
+            made = build_trial(config, gan, data, chosen)
+            found = check_quality(config, measure(made, data.validation))
+        except DivergenceError as error:
+            trial.set_user_attr("diverged", str(error))
+            raise
+        size = trial_size(made)
+        made_by = {**origin, "time": provenance()["time"], "precision": config.precision}
+        for key, value in (("size", size), ("quality", found), ("provenance", made_by)):
+            trial.set_user_attr(key, value)
+        return float(found[config.measure]), float(size["effective_macs"])
+
+    return objective

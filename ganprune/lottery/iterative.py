@@ -160,10 +160,11 @@ def _first_ticket(
 ) -> Ticket:
     """The dense ticket of round 0: what its training reaches at the step that later rounds rewind to."""
     step = method.rewind_step if method.rewind == "late" else 0
-    state = trainer.train("trained-00", lambda: copy_state(origin), until=step)
+    state = trainer.train("trained-00", lambda: origin, until=step)
     if state.step != step:
         raise CheckpointError(
-            f"folder {trainer.folder.path} has lost ticket-00.safetensors, which holds what to rewind to; start anew"
+            f"round 0 stands at step {state.step}, and later rounds rewind to step {step}: a callback has ended it, or "
+            f"the folder {trainer.folder.path} has lost ticket-00.safetensors; start anew"
         )
     return Ticket(dense, copy_state(state), metadata={"round": 0, **method.settings()})
 
