@@ -84,19 +84,7 @@ class GradualPruning(ScheduledPruning):
                 f"allocation {self.allocation!r} has one sparsity; prune to it at once, with prune()"
             )
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
-        given = {"loss_fn": loss_fn, "inputs": inputs}
-        needed = [
-            name
-            for name, value in given.items()
-            if value is None
-            and name in chosen.parameters
-            and chosen.parameters[name].default is chosen.parameters[name].empty
-        ]
-        if needed:
-            raise ValueError(f"score {score!r} needs {', '.join(needed)}")
-        unknown = [name for name in options if name not in chosen.parameters]
-        if unknown:
-            raise TypeError(f"score {score!r} knows no option {', '.join(unknown)}")
+        chosen.check_arguments(loss_fn, inputs, options)
         self._arguments = {"loss_fn": loss_fn, "inputs": inputs, "seed": seed, **options}
 
     def begin(self, state: TrainState) -> None:
