@@ -15,7 +15,7 @@ import ganprune as gp
 from ganprune.allocation.choose import allocate
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.weights import prunable_weights
-from ganprune.metrics.macs import layer_report
+from ganprune.metrics.work import layer_report
 from ganprune.pruning import prune
 from ganprune.scores.gradient import scored_weights
 from ganprune.scores.registry import score

@@ -52,7 +52,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, metadata
 
 
-def weights_hash(network: nn.Module) -> str:
+def hash_weights(network: nn.Module) -> str:
     """First twelve hexadecimal digits of the SHA-256 over names, types, shapes and bytes of a state dict."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

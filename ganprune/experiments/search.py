@@ -28,7 +28,7 @@ from ganprune.allocation.choose import allocate
 from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.device import best_precision
 from ganprune.core.progress import progress
-from ganprune.core.tensors import weights_hash
+from ganprune.core.tensors import hash_weights
 from ganprune.data.sources import mnist
 from ganprune.data.splits import ImageData, Split
 from ganprune.experiments.studies import SAMPLERS, SeededByTrial, open_storage, quiet
@@ -37,7 +37,7 @@ from ganprune.lottery.tickets import copy_gan
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask, check_sparsity, pruned_count
 from ganprune.metrics.fidelity import evaluate
-from ganprune.metrics.macs import effective_macs
+from ganprune.metrics.work import effective_macs
 from ganprune.networks.checkpoints import PRETRAINED, load, load_pretrained
 from ganprune.networks.gan import GAN
 from ganprune.records.store import config_hash, provenance
@@ -278,7 +278,7 @@ def open_study(
     """
     gan, data = _start(config, gan, data)
     settings = config_hash(dataclasses.replace(config, trials=1))
-    weights = "-".join(weights_hash(network) for network in (gan.generator_ema, gan.discriminator))
+    weights = "-".join(hash_weights(network) for network in (gan.generator_ema, gan.discriminator))
     with quiet():
         return optuna.create_study(
             storage=open_storage(storage),
