@@ -25,7 +25,7 @@ from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, plan_channels, shri
 from ganprune.channels.slimming import slim, slimming_penalty
 from ganprune.channels.surgery import channel_groups, mask_channels, remove_channels
 from ganprune.masks.weights import effective_weights, weight_slots
-from ganprune.metrics.macs import count_parameters, macs
+from ganprune.metrics import count_parameters, macs
 
 SHRINKABLE = [name for name in UNSEEN if name not in ("linear first", "tied", "frozen")]
 NORMS = {

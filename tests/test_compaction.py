@@ -18,7 +18,7 @@ from ganprune.channels.graph import ChannelError
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask, MaskError
 from ganprune.masks.weights import prunable_weights, weight_slots
-from ganprune.metrics.macs import count_parameters, macs
+from ganprune.metrics import count_parameters, macs
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
