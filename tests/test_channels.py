@@ -19,7 +19,7 @@ from unseen_networks import UNSEEN, build
 import ganprune as gp
 from ganprune.channels.compaction import compact
 from ganprune.channels.folding import fold_norms, restore_spectral_norm
-from ganprune.channels.graph import ChannelError
+from ganprune.channels.parts import ChannelError
 from ganprune.channels.importance import IMPORTANCES, channel_importance
 from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, plan_channels, shrink_channels
 from ganprune.channels.slimming import slim, slimming_penalty

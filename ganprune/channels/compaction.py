@@ -35,7 +35,7 @@ from ganprune.channels.surgery import fit_spec
 from ganprune.core.random import seeded
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.weights import PRUNABLE_LAYERS, weight_slots
+from ganprune.masks.weights import weight_slots
 
 SAME = 1e-10
 """Relative difference below which two float64 numbers count as one."""
@@ -66,10 +66,9 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     """A smaller network that computes the same in evaluation mode, without channels that have no effect.
 
     Dead and unread channels go, and then those that are dead or unread without them, until nothing changes.
-    The candidates are found by their weights; the removal is then compared with the original in float64, on
-    the inputs and on random ones. If the outputs differ, groups of channels are tried one by one and those in
-    the way stay. Each group keeps one channel. In training mode the two networks differ, because batch norm
-    then uses the statistics of the batch.
+    Their weights say which they are, and the outputs without them are compared with the original ones in
+    float64, on the inputs and on random ones; groups of channels that make a difference stay. Each group keeps
+    one channel. In training mode the networks differ: batch norm then uses the statistics of the batch.
 
     Args:
         network: any module, left as it was; a pruned generator or discriminator.
@@ -103,9 +102,8 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
         for (name, role), gone in cut.items()
         if role != "input" and gone and name in layers
     }
-    return CompactionResult(
-        small, _cut_mask(analysis.plain, small, cut, mask), removed, kept, removal.difference
-    )
+    smaller = _cut_mask(analysis.plain, small, cut, mask)
+    return CompactionResult(small, smaller, removed, kept, removal.difference)
 
 
 class _Work:
@@ -119,26 +117,18 @@ class _Work:
 
     @classmethod
     def of(cls, analysis: Analysis) -> _Work:
-        """The plain network of an analysis, with its batch and two random ones of the same kind.
-
-        Raises:
-            ChannelError: if its code does not run in float64.
-        """
+        """The plain network of an analysis, with its batch and two random ones of the same kind."""
         generator = seeded(0)
 
         def draw(like: Tensor, scale: float) -> Tensor:
             if not like.is_floating_point():
                 return like
-            spread = like.std(correction=0).nan_to_num(1.0) + 1e-3
-            return torch.randn(like.shape, generator=generator, dtype=like.dtype) * scale * spread
+            noise = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+            return noise * scale * (like.std(correction=0).nan_to_num(1.0) + 1e-3)
 
-        def widen(one: Tensor) -> Tensor:
-            return one.detach().cpu().double() if one.is_floating_point() else one.cpu()
-
-        batch = map_tensors(analysis.arguments, widen)
-        batches = [batch]
-        for scale in (1.0, 10.0):
-            batches.append(map_tensors(batch, functools.partial(draw, scale=scale)))
+        batch = map_tensors(analysis.arguments, lambda t: t.detach().cpu())
+        batch = map_tensors(batch, lambda t: t.double() if t.is_floating_point() else t)
+        random = [map_tensors(batch, functools.partial(draw, scale=scale)) for scale in (1.0, 10.0)]
         network = copy.deepcopy(analysis.plain).cpu().double()
         try:
             outputs_of(network, batch)
@@ -146,7 +136,7 @@ class _Work:
             raise ChannelError(
                 f"{type(network).__name__} cannot be compared exactly: it does not run in float64 ({error})"
             ) from error
-        return cls(network, batches)
+        return cls(network, [batch, *random])
 
     def table(self, name: str) -> Tensor:
         """Which input matters to which output of a layer, bool."""
@@ -156,22 +146,20 @@ class _Work:
     def is_unread(self, group: ChannelGroup, unit: int) -> bool:
         """Whether layers read the channel, all of them with weights of zero."""
         readers = [member for member in group.members if member.role == "input"]
-        return bool(readers) and not any(
-            self.table(member.name)[:, list(member.indices[unit])].any() for member in readers
-        )
+        read = (self.table(member.name)[:, list(member.indices[unit])] for member in readers)
+        return bool(readers) and not any(table.any() for table in read)
 
     def is_dead(self, group: ChannelGroup, unit: int) -> bool:
         """Whether all weights that make the channel are zero, and no embedding makes it depend on a label."""
-        makers = [member for member in group.members if member.role == "output"]
-        found = [not self.table(member.name)[list(member.indices[unit])].any() for member in makers]
+        rows, columns = [], []
         for member in group.members:
-            part = self.parts[member.name]
-            if isinstance(part, nn.Embedding):
-                columns = part.weight[:, list(member.indices[unit])]
-                found.append(bool((columns == columns[:1]).all()))
-            elif not makers and isinstance(part, PRUNABLE_LAYERS):  # depth-wise, on the network's input
-                found.append(not bool(self.table(member.name)[list(member.indices[unit])].any()))
-        return bool(found) and all(found)
+            part, chosen = self.parts[member.name], list(member.indices[unit])
+            if member.role == "output":
+                rows.append(self.table(member.name)[chosen])
+            elif isinstance(part, nn.Embedding):
+                columns.append(part.weight[:, chosen])
+        silent = bool(rows) and not any(row.any() for row in rows)
+        return silent and all(bool((column == column[:1]).all()) for column in columns)
 
     def watch_inputs(self, groups: Iterable[ChannelGroup]) -> dict[str, list[Tensor]]:
         """What the layers that read these groups get, batch by batch."""
@@ -179,11 +167,8 @@ class _Work:
         seen: dict[str, list[Tensor]] = {name: [] for name in names}
         handles = []
         for name in names:
-
-            def watch(layer: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-                seen[name].append(args[0] if args else kwargs["input"])
-
-            handles.append(self.slots[name].layer.register_forward_pre_hook(watch, with_kwargs=True))
+            keep = functools.partial(_keep_input, seen[name])
+            handles.append(self.slots[name].layer.register_forward_pre_hook(keep, with_kwargs=True))
         try:
             for batch in self.batches:
                 outputs_of(self.network, batch)
@@ -226,11 +211,7 @@ class _Work:
         return shifts
 
     def settle(self, groups: list[ChannelGroup]) -> dict[str, set[int]]:
-        """Removes channels without effect until nothing changes, and leaves each group one.
-
-        Returns:
-            Group → the coupled channels that went.
-        """
+        """Removes channels without effect until nothing changes; group → the coupled channels that went."""
         gone: dict[str, set[int]] = {group.name: set() for group in groups}
         changed = True
         while changed:
@@ -247,7 +228,9 @@ class _Work:
                         self.notes[group.name, unit] = shifts
                         continue
                     for name, shift in shifts.items():
-                        self.add_bias(name, shift)
+                        layer: Any = self.slots[name].layer
+                        bias = shift if layer.bias is None else layer.bias + shift
+                        layer.bias = nn.Parameter(bias, layer.weight.requires_grad)
                     gone[group.name].add(unit)
                     cuts.append(group.cut([unit]))
             changed = bool(cuts)
@@ -255,12 +238,9 @@ class _Work:
                 zero_channels(self.network, merge_cuts(cuts), consumers=True)
         return gone
 
-    def add_bias(self, name: str, amount: Tensor) -> None:
-        """Adds to the bias of a layer, which gets one if it has none."""
-        layer: Any = self.slots[name].layer
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros_like(amount), layer.weight.requires_grad)
-        layer.bias += amount
+
+def _keep_input(seen: list[Tensor], layer: nn.Module, args: Any, kwargs: Any) -> None:
+    seen.append(args[0] if args else kwargs["input"])
 
 
 def _are_same(one: Tensor, other: Tensor) -> bool:
@@ -279,11 +259,7 @@ class _Removal:
 
 
 def _remove_groups(analysis: Analysis, start: _Work) -> tuple[_Removal, dict[str, str]]:
-    """Removes what has no effect from all groups, or from those in which that does not change the outputs.
-
-    Returns:
-        The removal, and group → why nothing could be removed from it.
-    """
+    """Removes what has no effect; also group → why nothing could be removed from it, as the outputs changed."""
     groups = [group for group in analysis.groups if group.prunable]
     expected = [outputs_of(start.network, batch) for batch in start.batches]
     try:
@@ -348,12 +324,16 @@ def _report_kept(
         for member in group.members:
             if member.role == "input" or member.name not in layers:
                 continue
+            rows = () if member.indices else (~work.table(member.name).any(1)).nonzero().flatten().tolist()
+            silent = {reason: set(rows)} if rows else {}
             for unit, indices in enumerate(member.indices):
                 why = removal.notes.get((group.name, unit), "")
                 if reason and (work.is_dead(group, unit) or work.is_unread(group, unit)):
                     why = reason
                 if why:
-                    found.setdefault(member.name, {}).setdefault(why, set()).update(indices)
+                    silent.setdefault(why, set()).update(indices)
+            for why, indices in silent.items():
+                found.setdefault(member.name, {}).setdefault(why, set()).update(indices)
     return {
         name: {why: tuple(sorted(some)) for why, some in reasons.items()} for name, reasons in found.items()
     }

@@ -20,11 +20,13 @@ from ganprune.channels.groups import ChannelGroup, Member
 from ganprune.channels.parts import (
     ChannelError,
     copy_arguments,
+    frozen_parts,
     is_depthwise,
     named_parts,
     named_slots,
     parameter_dim,
     part_name,
+    shared_layers,
     sizes_of,
     tensors_in,
 )
@@ -132,7 +134,7 @@ def trace_groups(plain: nn.Module, arguments: tuple[Any, ...]) -> list[ChannelGr
     """
     graph = build_graph(plain, arguments)
     layers = {name: module for module, name in graph.names.items() if isinstance(module, nn.Module)}
-    parts, frozen, shared = named_parts(plain), _frozen_layers(plain), _shared_layers(plain)
+    parts, frozen, shared = named_parts(plain), frozen_parts(plain), shared_layers(plain)
     groups: list[ChannelGroup] = []
     covered: dict[str, set[int]] = {}  # layer → its output channels that are in a group already
     for name, slot in named_slots(plain).items():
@@ -185,23 +187,6 @@ def _free_name(root: str, members: tuple[Member, ...], taken: set[str]) -> str:
     others = [member.name for member in members if member.role == "output"]
     numbers = (f"{root}#{number}" for number in range(2, len(taken) + 3))
     return next(name for name in (root, *others, *numbers) if name not in taken)
-
-
-def _frozen_layers(network: nn.Module) -> set[str]:
-    if not any(p.requires_grad for p in network.parameters()):
-        return set()  # a copy that is frozen as a whole, as an EMA is
-    frozen = {part_name(name) for name, p in network.named_parameters() if not p.requires_grad}
-    return frozen | {name.rpartition(".")[0] for name in frozen}
-
-
-def _shared_layers(network: nn.Module) -> set[str]:
-    """Modules that have a parameter in common; a module with two names is one."""
-    owners: dict[int, list[str]] = {}
-    for name, module in network.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append(part_name(name))
-    return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
 def build_graph(plain: nn.Module, arguments: tuple[Any, ...]) -> DependencyGraph:

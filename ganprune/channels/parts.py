@@ -46,6 +46,24 @@ def named_slots(network: nn.Module) -> dict[str, WeightSlot]:
     return {names[id(slot.layer)]: slot for slot in weight_slots(network).values()}
 
 
+def frozen_parts(network: nn.Module) -> set[str]:
+    """Parameters that are not trained, and the layers that hold them."""
+    if not any(p.requires_grad for p in network.parameters()):
+        return set()  # a copy that is frozen as a whole, as an EMA is
+    frozen = {part_name(name) for name, p in network.named_parameters() if not p.requires_grad}
+    return frozen | {name.rpartition(".")[0] for name in frozen}
+
+
+def shared_layers(network: nn.Module) -> set[str]:
+    """Modules that have a parameter in common; a module with two names is one."""
+    owners: dict[int, list[str]] = {}
+    for name, module in network.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(part_name(name))
+    return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
 def is_depthwise(layer: Any) -> bool:
     """Whether a convolution has one group per channel and as many outputs as inputs."""
     return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels

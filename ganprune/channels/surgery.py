@@ -200,5 +200,5 @@ def keep_channels(
     keeper = keep_mask(network, mask, optimizer, ema, others=others)
     for one in (network, ema):
         if one is not None:
-            centre_norms(one, cut)
+            centre_norms(unwrapped(one), cut)
     return keeper
