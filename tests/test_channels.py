@@ -19,8 +19,8 @@ from unseen_networks import UNSEEN, build
 import ganprune as gp
 from ganprune.channels.compaction import compact
 from ganprune.channels.folding import fold_norms, restore_spectral_norm
-from ganprune.channels.graph import ChannelError
 from ganprune.channels.importance import IMPORTANCES, channel_importance
+from ganprune.channels.parts import ChannelError
 from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, plan_channels, shrink_channels
 from ganprune.channels.slimming import slim, slimming_penalty
 from ganprune.channels.surgery import channel_groups, mask_channels, remove_channels
