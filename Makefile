@@ -11,6 +11,12 @@ TORCH       ?=
 TORCH_INDEX ?=
 # A folder filled by `make wheelhouse`: then nothing is downloaded.
 WHEELHOUSE  ?=
+# The address that `make serve` listens at, and options for `make lab`: both matter in a container (book/setup.md).
+BIND        ?= 127.0.0.1
+LAB         ?=
+# RECORD=1 lets `make bench` rewrite the figures that the book shows; ONLY=NAME runs one benchmark.
+RECORD      ?=
+ONLY        ?=
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -25,40 +31,72 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # the list of types ends where the next option begins, so it must not come last
 STRIP := --keep-output-type stream execute_result --keep-count --keep-id
 
+# What was set by hand for the environment; everything else follows the environment that is there.
+GIVEN := $(foreach name,PYTHON TORCH_INDEX WHEELHOUSE,$(if $(filter command environment,$(origin $(name))),$\
+  $(if $($(name)),'$(name)=$($(name))')))
+EXISTS := $(wildcard $(VENV)/pyvenv.cfg)
+PYTHON_MATTERS := $(if $(EXISTS),$(findstring 'PYTHON=,$(GIVEN)),yes)
+
+define check_python
+version=$$('$(PYTHON)' -c 'import platform; print(platform.python_version())' 2>/dev/null); \
+case "$$version" in 3.11.*|3.12.*|3.13.*) ;; *) \
+  if ! command -v '$(PYTHON)' >/dev/null; then what='is not there'; \
+  else case "$$version" in [0-9]*) what="is $$version" ;; *) what='did not answer with a version' ;; esac; fi; \
+  echo "ganprune needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' $$what:" \
+    "run 'make PYTHON=python3.12 ...' with one you have." >&2; exit 1 ;; \
+esac
+endef
+
+define check_torch
+case '$(TORCH)|$(TORCH_INDEX)' in '|'*|cpu\|?*) ;; \
+  cpu*) echo "TORCH=cpu needs TORCH_INDEX=ADDRESS, an index that offers CPU builds of torch (book/setup.md)." >&2; exit 1 ;; \
+  *) echo "TORCH must be empty or cpu, got '$(TORCH)'." >&2; exit 1 ;; \
+esac
+endef
+
 export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lab serve lint format strip bench student wheelhouse lock clean
+.PHONY: help settings profile env book test lab serve lint format strip bench student wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
-	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER PORT=$(PORT)"
+	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
+	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
 
 env: $(READY)  ## create the environment in .venv
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
-	  echo "ganprune needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is" \
-	    "$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null || echo 'not there'):" \
-	    "run 'make PYTHON=python3.12 ...' with one you have." >&2; exit 1; }
-	@case '$(TORCH)|$(TORCH_INDEX)' in '|'*|cpu\|?*) ;; \
-	  cpu*) echo "TORCH=cpu needs TORCH_INDEX=ADDRESS, an index that offers CPU builds of torch (book/setup.md)." >&2; exit 1 ;; \
-	  *) echo "TORCH must be empty or cpu, got '$(TORCH)'." >&2; exit 1 ;; esac
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# Settings are looked at before anything else happens, also when the environment is there already.
+settings:
+	@$(check_torch)
+	$(if $(PYTHON_MATTERS),@$(check_python))
+	$(if $(EXISTS),$(if $(GIVEN),@'$(if $(PYTHON_MATTERS),$(PYTHON),$(BIN)/python)' tools/environment.py '$(VENV)' check $(GIVEN)))
+
+$(READY): pyproject.toml constraints.txt | settings
+	@echo "Installing into $(VENV): up to 6 GB, 2 to 10 minutes, as your network allows (book/setup.md has smaller ways)."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { '$(PYTHON)' -m venv $(if $(EXISTS),--clear) '$(VENV)' && \
+	  '$(PYTHON)' tools/environment.py '$(VENV)' remember 'TORCH_INDEX=$(TORCH_INDEX)' 'WHEELHOUSE=$(WHEELHOUSE)'; }
 	$(if $(TORCH_INDEX),$(PIP) install --quiet -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
 	$(PIP) install --quiet $(OFFLINE) -c constraints.txt -e '.[book,test]'
 	@touch $@
 
-book: $(READY)  ## build the book to _build/html
+profile:
+	@case '$(PROFILE)' in smoke|laptop|gpu) ;; *) echo "PROFILE must be smoke, laptop or gpu, got '$(PROFILE)'." >&2; exit 1 ;; esac
+
+book: profile $(READY)  ## build the book to _build/html
 	@GANPRUNE_PROFILE=$(PROFILE) $(BIN)/python tools/book.py
 
-# The tests see the book in the smoke profile: every cell runs, in seconds.
-test: lint  ## run every test: package, notebooks, built site
+# The tests see the book in the smoke profile: every cell runs, in seconds. The copies for students run in a folder
+# of their own, far from the repository, as they do at a student's.
+test: lint  ## run every test: package, notebooks, copies for students, built site
+	@echo "Building a book and running every test: about 6 minutes on two cores (JOBS=$(JOBS))."
 	GANPRUNE_PROFILE=smoke $(BIN)/python tools/book.py --output _build/smoke
-	GANPRUNE_PROFILE=smoke GANPRUNE_SITE=$(SMOKE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests notebooks
+	copies="$$(mktemp -d)" && trap 'rm -rf "$$copies"' EXIT && $(BIN)/python tools/students.py --output "$$copies" && \
+	  GANPRUNE_PROFILE=smoke GANPRUNE_SITE=$(SMOKE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml \
+	  --rootdir . -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	  tests notebooks "$$copies"
 
 lint: $(READY)  ## the static checks alone
 	$(BIN)/ruff check .
@@ -73,26 +111,28 @@ format: $(READY)  ## let ruff put the code in order
 strip: $(READY)  ## take pictures and noise out of the notebooks' stored outputs
 	$(BIN)/nbstripout $(STRIP) $(NOTEBOOKS)
 
-lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+lab: profile $(READY)  ## open JupyterLab on the notebooks
+	GANPRUNE_PROFILE=$(PROFILE) $(BIN)/jupyter lab $(LAB) notebooks
 
-serve: book  ## build the book and serve it on this machine
-	@echo "open http://localhost:$(PORT)  (Ctrl-C stops)"
-	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+serve: profile $(READY)  ## build the book and serve it on this machine
+	@GANPRUNE_PROFILE=$(PROFILE) $(BIN)/python tools/serve.py --port '$(PORT)' --bind '$(BIND)'
 
-bench: $(READY)  ## measure what the book claims about speed
-	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+bench: $(READY)  ## measure what the book claims about speed, to _build/bench
+	$(BIN)/python -m benchmarks $(if $(RECORD),--record) $(if $(ONLY),--only $(ONLY))
 
-student: $(READY)  ## write copies of the notebooks without solutions to _build/student
+student: $(READY)  ## write copies of the chapters without solutions to _build/student
 	$(BIN)/python tools/students.py
 
 wheelhouse: $(READY)  ## fill wheelhouse/ with everything an installation downloads
+	@echo "Downloading to wheelhouse/ (on Linux some gigabytes): 2 to 10 minutes, as your network allows."
 	$(PIP) download --quiet -d wheelhouse -c constraints.txt '.[book,test]' 'setuptools>=77'
 	$(BIN)/python tools/javascript.py --download wheelhouse
 
 lock: pyproject.toml  ## resolve all dependencies anew and write constraints.txt
+	@$(check_python)
+	@echo "Installing the newest versions that pyproject.toml allows into a fresh environment: 2 to 10 minutes."
 	rm -rf _build/lock
-	$(PYTHON) -m venv _build/lock
+	'$(PYTHON)' -m venv _build/lock
 	_build/lock/bin/python -m pip install --quiet --upgrade -e '.[book,test]'
 	_build/lock/bin/python tools/freeze.py
 	rm -rf _build/lock

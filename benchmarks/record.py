@@ -1,4 +1,4 @@
-"""Rows of figures, the machine behind them, and the file ``latest.json`` that keeps the last ones."""
+"""Rows of figures, the machine behind them, and the files that keep the last ones."""
 
 import json
 import os
@@ -16,7 +16,9 @@ import torchvision
 
 import ganprune as gp
 
-LATEST = Path(__file__).with_name("latest.json")
+LATEST = Path(__file__).with_name("latest.json")  # in the repository: the book shows it
+# Figures that nobody asked to record stay out of the repository.
+SCRATCH = Path(__file__).parents[1] / "_build" / "bench" / "latest.json"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def merge(
 
 def write(record: dict[str, Any], path: Path = LATEST) -> None:
     """Keeps a record, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

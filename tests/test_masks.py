@@ -1,8 +1,10 @@
 """Masks: which weights, how zeros are kept through training, and how a broken keeper is noticed."""
 
 import copy
+import gc
 import io
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -679,9 +681,22 @@ class TestCheck:
         with pytest.raises(MaskError, match="lost the hook"):
             self.keeper.check(pickle.loads(pickle.dumps(self.optimizer)))
 
-    def test_a_keeper_copied_with_its_optimiser_has_no_hook(self):
-        with pytest.raises(MaskError, match="lost the hook"):
-            copy.deepcopy(self.keeper).check()
+    def test_a_keeper_cannot_be_copied(self):
+        with pytest.raises(TypeError, match="call keep_mask for the copy"):
+            copy.deepcopy(self.keeper)
+
+    def test_a_second_keeper_is_refused_until_the_first_is_removed(self):
+        with pytest.raises(MaskError, match=r"0\.weight.* already kept by another keep_mask"):
+            keep_mask(self.model, self.keeper.mask, self.optimizer)
+        self.keeper.remove()
+        keep_mask(self.model, self.keeper.mask, self.optimizer).remove()
+
+    def test_dropped_with_its_optimiser_it_leaves_nothing_behind(self):
+        gone = weakref.ref(self.optimizer)
+        del self.optimizer, self.keeper
+        gc.collect()
+        assert gone() is None
+        assert not any(p._post_accumulate_grad_hooks for p in self.model.parameters())
 
     def test_parameters_replaced_by_assignment(self):
         self.model.load_state_dict(small_network(1).state_dict(), assign=True)

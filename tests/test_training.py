@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tools.small_gans import Ring, config, equal, hooks_on, small_gan, weights
 
 import ganprune as gp
 from ganprune.networks.sampling import latent_dim_of
@@ -23,18 +24,6 @@ def data():
 
 def tiny(norm="spectral", seed=0):
     return gp.dcgan(width=2, latent_dim=4, norm=norm, seed=seed, device="cpu")
-
-
-def config(**changes):
-    return gp.TrainConfig(**{"steps": 4, "batch_size": 8, "precision": "float32", "log_every": 2, **changes})
-
-
-def weights(gan):
-    return {f"{n}/{k}": v.clone() for n, net in gan.networks().items() for k, v in net.state_dict().items()}
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(v, second[k]) for k, v in first.items())
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -129,14 +118,11 @@ def test_resuming_is_bit_identical(data, tmp_path, stop, precision, norm):
 
 def test_a_masked_run_resumes_with_its_mask(data, tmp_path):
     gan = tiny()
-    masks = {
-        "generator": gp.prune(gan.generator, sparsity=0.6, ema=gan.generator_ema),
-        "discriminator": gp.prune(gan.discriminator, sparsity=0.6),
-    }
+    masks = gp.prune(gan, sparsity=0.6, which="both")
     twin = copy.deepcopy(gan)
-    gp.train(gp.TrainState(gan, config(), masks), data.train)
+    gp.train(gp.TrainState(gan, config()), data.train)
 
-    state = gp.TrainState(twin, config(), masks)
+    state = gp.TrainState(twin, config())
 
     def leave(state):
         if state.step == 2:
@@ -190,8 +176,8 @@ def test_a_state_is_not_a_gan_and_a_gan_is_no_state(tmp_path):
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_masks_hold_throughout_training(data, network, optimizer):
     gan = tiny()
-    mask = gp.prune(gan.networks()[network], sparsity=0.5)
-    state = gp.TrainState(gan, config(optimizer=optimizer, weight_decay=1e-2), {network: mask})
+    mask = gp.prune(gan, sparsity=0.5, which=network)
+    state = gp.TrainState(gan, config(optimizer=optimizer, weight_decay=1e-2))
     checks = []
 
     def check(state):
@@ -202,15 +188,16 @@ def test_masks_hold_throughout_training(data, network, optimizer):
 
     gp.train(state, data.train, [check])
     assert checks == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match="network must be generator or discriminator, got 'generator_ema'"):
-        state.set_mask("generator_ema", mask)
+    with pytest.raises(ValueError, match="network must be one of generator, discriminator"):
+        gan.masks["generator_ema"] = mask
 
 
 def test_a_mask_may_shrink_during_training(data):
     gan = tiny()
-    state = gp.TrainState(gan, config(), {"generator": gp.prune(gan.generator, sparsity=0.2)})
+    gp.prune(gan, sparsity=0.2)
+    state = gp.TrainState(gan, config())
     smaller = gp.prune(copy.deepcopy(gan.generator), sparsity=0.8)
-    gp.train(state, data.train, [gp.every(2, lambda s: s.set_mask("generator", smaller), at_end=False)])
+    gp.train(state, data.train, [gp.every(2, lambda s: s.gan.masks.update(generator=smaller), at_end=False)])
     gp.check_mask(gan.generator, smaller)
     gp.check_mask(gan.generator_ema, smaller)
     assert state.masks["generator"] == smaller
@@ -245,17 +232,202 @@ def test_moving_average_follows_the_generator(data):
     assert not any(p.requires_grad for p in gan.generator_ema.parameters())
 
 
-def test_train_epoch_makes_one_pass(data):
-    short = gp.data.Split("train", data.train.images[:40], data.train.labels[:40], "mnist")
-    state = gp.train_epoch(tiny(), short, config(steps=99))
-    assert state.step == 5 == state.config.steps
+def test_epochs_go_on_where_the_last_one_ended():
+    """Five epochs draw other batches each, leave no hook behind, and are the same run as one call of train."""
+    seen = []
+
+    class Spy(Ring):
+        def batch(self, batch_size, seed, step):
+            points = super().batch(batch_size, seed, step)
+            seen.append(points)
+            return points
+
+    gan, whole = small_gan(), small_gan()
+    for one in (gan, whole):
+        gp.prune(one, 0.5)
+    state = gp.TrainState(gan, config(steps=500))
+    for epoch in range(1, 6):
+        gp.train_epoch(state, Spy())
+        assert state.step == 100 * epoch
+        assert hooks_on(gan) == 0
+    assert len(torch.stack(seen).unique(dim=0)) == 500
+    gp.train(gp.TrainState(whole, config(steps=500)), Ring())
+    assert equal(weights(gan), weights(whole))
+    with pytest.raises(ValueError, match="state has done all 500 steps"):
+        gp.train_epoch(state, Spy())
 
 
-def test_a_count_from_numpy_can_be_saved_and_comes_back(tmp_path):
-    config = gp.TrainConfig(steps=np.int64(3), batch_size=np.int32(4))
-    gp.TrainState(gp.dcgan(width=2, device="cpu"), config).save(tmp_path / "state.safetensors")
+class DropoutNetwork(torch.nn.Module):
+    """A discriminator or generator that draws random numbers in its layers and in its forward pass."""
+
+    latent_dim = 3
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.first, self.dropout = torch.nn.Linear(inputs, 16), torch.nn.Dropout(0.5)
+        self.last = torch.nn.Linear(16, outputs)
+
+    def forward(self, x):
+        noise = 0.1 * torch.randn(len(x), 16)
+        return self.last(self.dropout(torch.relu(self.first(x)) + noise)).squeeze(1)
+
+
+def with_dropout():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return gp.GAN(DropoutNetwork(3, 2), DropoutNetwork(2, 1))
+
+
+def test_random_layers_follow_the_seed_and_the_step():
+    """One seed, one result, uninterrupted or resumed, and the global random state is left as it was found."""
+    runs = []
+    for seed, stop in ((1, None), (2, None), (3, 2)):
+        gan = with_dropout()
+        state = gp.TrainState(gan, config())
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        if stop is not None:
+            gp.train(state, Ring(), until=stop)
+            torch.rand(5)
+        gp.train(state, Ring())
+        if stop is None:
+            assert torch.equal(before, torch.get_rng_state())
+        runs.append(weights(gan))
+    assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
+    other = with_dropout()
+    gp.train(gp.TrainState(other, config(seed=1)), Ring())
+    assert not equal(runs[0], weights(other))
+
+
+class FlatteningDiscriminator(torch.nn.Module):
+    """What nearly everybody writes: view behind a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = torch.nn.Conv2d(1, 8, 3, 2, 1), torch.nn.Linear(8 * 196, 1)
+
+    def forward(self, images):
+        hidden = self.conv(images)
+        return self.last(hidden.view(len(hidden), -1)).flatten()
+
+
+def test_networks_of_ones_own_keep_their_memory_layout(data):
+    gan = gp.GAN(tiny().generator, FlatteningDiscriminator())
+    gp.train(gp.TrainState(gan, config(steps=2)), data.train)
+    assert gan.discriminator.conv.weight.is_contiguous()
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        gp.train(gp.TrainState(gan, config(steps=2, channels_last=True)), data.train)
+
+
+def test_real_and_generated_samples_share_a_pass_only_where_they_do_not_see_each_other():
+    class MinibatchStd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.seen = torch.nn.Linear(3, 1), []
+
+        def forward(self, x):
+            self.seen.append(len(x))
+            return self.last(torch.cat([x, x.std(0).mean().expand(len(x), 1)], 1)).flatten()
+
+    gan = gp.GAN(small_gan().generator, MinibatchStd())
+    gp.train(gp.TrainState(gan, config(steps=1)), Ring())
+    assert set(gan.discriminator.seen) == {8}
+    gan = gp.GAN(small_gan().generator, MinibatchStd())
+    gan.discriminator.independent_samples = True
+    gp.train(gp.TrainState(gan, config(steps=1)), Ring())
+    assert set(gan.discriminator.seen) == {16, 8}
+
+
+def test_a_rate_of_zero_is_a_rate():
+    gan = small_gan()
+    before = weights(gan)
+    gp.train(gp.TrainState(gan, config(discriminator_learning_rate=0.0)), Ring())
+    after = weights(gan)
+    assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("discriminator"))
+    assert not any(torch.equal(before[k], after[k]) for k in before if k.startswith("generator/layers"))
+
+
+def test_integer_parameters_are_left_alone():
+    class Permuted(torch.nn.Module):
+        latent_dim = 3
+
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Linear(3, 2)
+            self.order = torch.nn.Parameter(torch.tensor([1, 0]), requires_grad=False)
+
+        def forward(self, z):
+            return self.last(z)[:, self.order]
+
+    gan = gp.GAN(Permuted(), small_gan().discriminator)
+    gp.train(gp.TrainState(gan, config()), Ring())
+    assert gan.generator_ema.order.tolist() == [1, 0]
+
+
+def test_a_callback_may_stop_the_training_and_its_rows_are_saved(tmp_path):
+    class Watch(gp.Callback):
+        ended = 0
+
+        def __call__(self, state):
+            self.rows.append({"step": state.step})
+            state.stop = state.step == 2
+
+        def end(self, state):
+            self.ended += 1
+
+    watch = Watch()
+    state = gp.train(gp.TrainState(small_gan(), config()), Ring(), [watch])
+    assert state.step == 2 and watch.ended == 1
+    state.save(tmp_path / "state")
+    loaded, again = gp.TrainState.load(tmp_path / "state", "cpu"), Watch()
+    gp.train(loaded, Ring(), [gp.every(1, again)])
+    assert loaded.rows == {"Watch": [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 4}]}
+    assert again.rows is loaded.rows["Watch"]
+
+    def fail(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gp.train(gp.TrainState(small_gan(), config()), Ring(), [watch, fail])
+    assert watch.ended == 2
+    with pytest.raises(ValueError, match="callbacks must have different names"):
+        gp.train(gp.TrainState(small_gan(), config()), Ring(), [Watch(), Watch()])
+    with pytest.raises(TypeError, match="callbacks must be functions of the state"):
+        gp.train(gp.TrainState(small_gan(), config()), Ring(), [3])
+    with pytest.raises(ValueError, match="network must be one of generator_ema, generator"):
+        gp.Evaluate(None, network="ema")
+
+
+def test_a_run_goes_on_from_its_file_if_there_is_one(tmp_path):
+    path, started = tmp_path / "state.safetensors", []
+
+    def start():
+        started.append(True)
+        return gp.TrainState(small_gan(), config())
+
+    for steps in (0, 2, 4):
+        state = gp.TrainState.resume(path, start, "cpu")
+        assert state.step == steps
+        gp.train(state, Ring(), [gp.Checkpoint(path)], until=steps + 2)
+    assert len(started) == 1
+
+
+def test_settings_of_other_types_can_be_saved_and_comes_back(tmp_path):
+    given = {
+        "steps": np.int64(3),
+        "batch_size": np.int32(4),
+        "learning_rate": np.float32(0.5),
+        "weight_decay": torch.tensor(0.25),
+        "seed": np.int64(3),
+        "loss": gp.losses.get_loss("hinge"),
+        "betas": [np.float64(0.0), torch.tensor(0.5)],
+        "channels_last": np.bool_(True),
+    }
+    gp.TrainState(small_gan(), gp.TrainConfig(**given)).save(tmp_path / "state.safetensors")
     loaded = gp.TrainState.load(tmp_path / "state.safetensors", "cpu").config
-    assert (loaded.steps, loaded.batch_size) == (3, 4)
+    assert (loaded.steps, loaded.batch_size, loaded.seed, loaded.loss) == (3, 4, 3, "hinge")
+    assert (loaded.learning_rate, loaded.weight_decay, loaded.betas) == (0.5, 0.25, (0.0, 0.5))
+    assert loaded.channels_last is True
 
 
 @pytest.mark.parametrize(
@@ -272,10 +444,17 @@ def test_a_count_from_numpy_can_be_saved_and_comes_back(tmp_path):
         ({"precision": "float8"}, "precision must be one of .*, got 'float8'"),
         ({"clip": 0}, r"clip must be in \(0, inf\) or None, got 0"),
         ({"loss": "l2"}, "loss must be one of"),
+        ({"penalty_weight": -5.0}, r"penalty_weight must be in \[0, inf\), got -5.0"),
+        ({"penalty_weight": "10"}, "penalty_weight must be a number"),
+        ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\), got -1.0"),
+        ({"betas": (2.0, 3.0)}, r"betas must be in \[0, 1\), got 2.0"),
+        ({"betas": (0.5,)}, "betas must be two numbers"),
+        ({"seed": "x"}, "seed must be an integer of at least 0, got 'x'"),
+        ({"channels_last": "yes"}, "channels_last must be one of"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         config(**changes)
 
 

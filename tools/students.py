@@ -1,10 +1,11 @@
 """Write copies of the notebooks without solutions, for a class.
 
-    python tools/students.py                      notebooks/*.ipynb to _build/student
+    python tools/students.py                      every chapter of notebooks/ to _build/student
     python tools/students.py --output FOLDER      to another folder
 
 The solution of an exercise is everything between ``{solution-start}`` and ``{solution-end}``, or one
-``{solution}`` block. In its place stands one empty cell. Stored outputs are removed as well.
+``{solution}`` block. In its place stands one empty cell. Stored outputs are removed as well. The template for
+new chapters is not for students and is left out. `make test` runs the copies in a folder outside the repository.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = "[0-9]*.ipynb"
 FENCE = re.compile(r"^\s*(?P<fence>`{3,}|:{3,})\s*(?:\{(?P<name>[\w-]+)\})?")
 
 
@@ -91,11 +93,11 @@ def without_solutions(notebook: nbformat.NotebookNode, name: str = "notebook") -
     return result
 
 
-def write_copies(output: Path, source: Path = ROOT / "notebooks") -> list[Path]:
-    """Write a copy of every notebook of a folder, and return where they are."""
+def write_copies(output: Path, source: Path = ROOT / "notebooks", pattern: str = "*.ipynb") -> list[Path]:
+    """Write a copy of every notebook of a folder whose name fits a pattern, and return where they are."""
     output.mkdir(parents=True, exist_ok=True)
     written = []
-    for path in sorted(source.glob("*.ipynb")):
+    for path in sorted(source.glob(pattern)):
         notebook = nbformat.read(path, as_version=4)
         written.append(output / path.name)
         nbformat.write(without_solutions(notebook, path.name), written[-1])
@@ -107,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "_build" / "student", help="folder to write to")
     try:
-        for path in write_copies(parser.parse_args().output):
+        for path in write_copies(parser.parse_args().output, pattern=CHAPTERS):
             print(path)
     except SolutionError as error:
         print(f"error: {error}", file=sys.stderr)

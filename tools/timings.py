@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import torch
 from nbclient import NotebookClient
 
 import ganprune as gp
@@ -25,9 +26,7 @@ RECORD = ROOT / "book" / "timings.jsonl"
 
 def device_name() -> str:
     """Return what the notebooks run on, in words."""
-    import torch
-
-    device = gp.default_device()
+    device = gp.core.default_device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{os.cpu_count()} CPU cores" if device.type == "cpu" else device.type.upper()

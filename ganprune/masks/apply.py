@@ -14,7 +14,7 @@ Pairs = list[tuple[WeightSlot, Tensor]]
 
 
 def match_slots(
-    model: nn.Module, mask: Mapping[str, Tensor], role: str = "model", others: Mask | None = None
+    network: nn.Module, mask: Mapping[str, Tensor], role: str = "network", others: Mask | None = None
 ) -> Pairs:
     """Pairs of weight and mask, and then of other parameters and theirs.
 
@@ -26,9 +26,9 @@ def match_slots(
         if not isinstance(one, Mask) and (one is not None or name == "mask"):
             raise TypeError(f"{name} must be a Mask, got {type(one).__name__}")
     wanted: dict[str, Tensor] = {**mask, **(others or {})}
-    slots = weight_slots(model)
+    slots = weight_slots(network)
     if others is not None:
-        slots = {**slots, **slots_of_parameters(model, others)}
+        slots = {**slots, **slots_of_parameters(network, others)}
     problems = [f"{key} is missing" for key in wanted if key not in slots]
     problems += [
         f"{key} has shape {tuple(slots[key].raw.shape)}, its mask {tuple(kept.shape)}"
@@ -40,14 +40,14 @@ def match_slots(
     return [(slots[key], kept.to(slots[key].raw.device)) for key, kept in wanted.items()]
 
 
-def check_fit(model: nn.Module, mask: Mask) -> None:
-    """Does nothing if the model has every layer of the mask, in its shape.
+def check_fit(network: nn.Module, mask: Mask) -> None:
+    """Does nothing if the network has every layer of the mask, in its shape.
 
     Raises:
         TypeError: if ``mask`` is not a :class:`Mask`.
         ValueError: if a layer is missing or has another shape; all are listed.
     """
-    match_slots(model, mask)
+    match_slots(network, mask)
 
 
 def _refuse(pairs: Pairs, flags: list[Tensor], message: str) -> None:
@@ -60,18 +60,18 @@ def _refuse(pairs: Pairs, flags: list[Tensor], message: str) -> None:
 
 @torch.no_grad()
 def apply_mask(
-    model: nn.Module, mask: Mask, ema: nn.Module | None = None, others: Mask | None = None
+    network: nn.Module, mask: Mask, ema: nn.Module | None = None, others: Mask | None = None
 ) -> None:
-    """Sets the pruned weights to (positive) zero in the model and in its EMA copy.
+    """Sets the pruned weights to (positive) zero in the network and in its EMA copy.
 
     Left alone, an EMA copy has no sparsity at all a thousand steps later. Under spectral norm the power
     iteration is run again, because its vectors belong to the weights of before. All is checked before
     anything is written.
 
     Args:
-        model: changed in place.
-        mask: as :func:`prunable_weights` names the layers; the model may be frozen.
-        ema: a copy of the model that shares the mask, or None.
+        network: changed in place.
+        mask: as :func:`prunable_weights` names the layers; the network may be frozen.
+        ema: a copy of the network that shares the mask, or None.
         others: entries of other parameters that become zero too, as for :func:`keep_mask`.
 
     Raises:
@@ -79,7 +79,7 @@ def apply_mask(
         ValueError: if the mask does not fit, a weight is NaN or infinite, or the mask empties something that
             a spectral or weight norm divides by its norm.
     """
-    networks = {"model": model} | ({"EMA copy": ema} if ema is not None else {})
+    networks = {"network": network} | ({"EMA copy": ema} if ema is not None else {})
     matched = {role: match_slots(network, mask, role, others) for role, network in networks.items()}
     for role, pairs in matched.items():
         not_finite = [~torch.isfinite(slot.raw).all() for slot, _ in pairs]
@@ -128,7 +128,7 @@ def _refresh_spectral_norm(slot: WeightSlot) -> None:
         v.copy_(right)
 
 
-def check_mask(model: nn.Module, mask: Mask) -> None:
+def check_mask(network: nn.Module, mask: Mask) -> None:
     """Does nothing if every pruned weight is zero and every weight is finite.
 
     Saving, exporting and evaluating a masked network call it, so that no number is reported for a mask that
@@ -136,9 +136,9 @@ def check_mask(model: nn.Module, mask: Mask) -> None:
 
     Raises:
         MaskError: if a pruned weight is not zero, or a weight is NaN or infinite.
-        ValueError: if the mask does not fit the model.
+        ValueError: if the mask does not fit the network.
     """
-    check_pairs(match_slots(model, mask))
+    check_pairs(match_slots(network, mask))
 
 
 @torch.no_grad()

@@ -59,18 +59,18 @@ class MaskKeeper:
 
     def __init__(
         self,
-        model: nn.Module,
+        network: nn.Module,
         mask: Mask,
         optimizer: Optimizer,
         ema: nn.Module | None,
         gradients: str,
         others: Mask | None = None,
     ) -> None:
-        self.model, self.optimizer, self.ema = model, optimizer, ema
+        self.network, self.optimizer, self.ema = network, optimizer, ema
         self.gradients = gradients
-        apply_mask(model, mask, ema, others)
+        apply_mask(network, mask, ema, others)
         self.mask, self.others = mask, others
-        pairs = match_slots(model, mask, others=others)  # those of the mask come first
+        pairs = match_slots(network, mask, others=others)  # those of the mask come first
         self._slots = [slot for slot, _ in pairs]
         self._weights = [slot.raw for slot in self._slots]
         self._working = [_bits(kept, slot.raw) for slot, kept in pairs]
@@ -104,7 +104,7 @@ class MaskKeeper:
             _and_(parameter.grad, self._current_bits(index))
 
     def _current_bits(self, index: int) -> Tensor:
-        """The working copy of a mask; made anew if the model has changed device, precision or layout."""
+        """The working copy of a mask; made anew if the network has changed device, precision or layout."""
         bits, weight = self._working[index], self._weights[index]
         if (
             bits.device != weight.device
@@ -127,7 +127,7 @@ class MaskKeeper:
 
     @torch.no_grad()
     def update(self, mask: Mask) -> None:
-        """Puts another mask in force, in place: model, EMA copy, working copies, gradients and moments.
+        """Puts another mask in force, in place: network, EMA copy, working copies, gradients and moments.
 
         Weights that come back start at zero with moments of zero.
 
@@ -136,7 +136,7 @@ class MaskKeeper:
                 :func:`apply_mask` does.
         """
         changes = self.mask._paired(mask)
-        apply_mask(self.model, mask, self.ema)
+        apply_mask(self.network, mask, self.ema)
         for index, (_, old, new) in enumerate(changes):
             weight = self._weights[index]
             regrown = (new & ~old).to(weight.device)
@@ -155,7 +155,7 @@ class MaskKeeper:
 
         Raises:
             MaskError: if the keeper was removed, the hook is gone from the optimiser (as from every copied or
-                unpickled one), the model's parameters were replaced (``load_state_dict(assign=True)``,
+                unpickled one), the network's parameters were replaced (``load_state_dict(assign=True)``,
                 shrinking), or a pruned weight is not zero.
         """
         optimizer = optimizer or self.optimizer
@@ -166,11 +166,11 @@ class MaskKeeper:
                 "the optimiser has lost the hook that keeps the mask (a copied or unpickled one has none); "
                 "call keep_mask again with the optimiser in use"
             )
-        current = weight_slots(self.model) | slots_of_parameters(self.model, self.others or ())
+        current = weight_slots(self.network) | slots_of_parameters(self.network, self.others or ())
         for slot, weight in zip(self._slots, self._weights, strict=True):
             if slot.key not in current or current[slot.key].raw is not weight:
                 raise MaskError(self._replaced(slot.key))
-        for network in (self.model, self.ema):
+        for network in (self.network, self.ema):
             if network is not None:
                 check_pairs(match_slots(network, self.mask, others=self.others))
 
@@ -187,6 +187,11 @@ class MaskKeeper:
         for weight in self._weights:
             _keeper_of.pop(id(weight), None)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a mask keeper belongs to its optimiser and cannot be copied; call keep_mask for the copy"
+        )
+
     def __enter__(self) -> MaskKeeper:
         return self
 
@@ -199,6 +204,11 @@ class MaskKeeper:
 
     def __repr__(self) -> str:
         return f"MaskKeeper({self.mask!r}, {type(self.optimizer).__name__}, gradients={self.gradients!r})"
+
+
+def is_kept(parameter: nn.Parameter) -> bool:
+    """Whether a keeper holds the zeros of this parameter now."""
+    return id(parameter) in _keeper_of
 
 
 def _watch_gradient(keeper: weakref.ref[MaskKeeper], index: int, weight: nn.Parameter) -> Any:
@@ -222,7 +232,7 @@ def _remove_all(handles: list[Any]) -> None:
 
 
 def keep_mask(
-    model: nn.Module,
+    network: nn.Module,
     mask: Mask,
     optimizer: Optimizer,
     ema: nn.Module | None = None,
@@ -243,10 +253,10 @@ def keep_mask(
     around zero does).
 
     Args:
-        model: the network; its weights change at once as in :func:`apply_mask`.
+        network: the network; its weights change at once as in :func:`apply_mask`.
         mask: what to keep.
-        optimizer: moves the model's parameters.
-        ema: an exponential moving average of the model; masked now and at each :meth:`MaskKeeper.update`.
+        optimizer: moves the network's parameters.
+        ema: an exponential moving average of the network; masked now and at each :meth:`MaskKeeper.update`.
         gradients: "masked" sets gradients to zero under the mask as they are accumulated, so that clipping by
             norm counts kept weights alone; "dense" leaves them, for methods that regrow weights by gradient.
         others: held in the same way, by parameter name, but no part of the mask and of its sparsity: biases,
@@ -272,8 +282,8 @@ def keep_mask(
     both = sorted(set(others or ()) & set(mask))
     if both:
         raise ValueError(f"others must name what the mask does not, got {', '.join(both)}")
-    slots = [slot for slot, _ in match_slots(model, mask, others=others)]
-    kept = [slot.key for slot in slots if id(slot.raw) in _keeper_of]
+    slots = [slot for slot, _ in match_slots(network, mask, others=others)]
+    kept = [slot.key for slot in slots if is_kept(slot.raw)]
     if kept:
         raise MaskError(
             f"{', '.join(kept)} already kept by another keep_mask (gp.train keeps the masks of its GAN by itself); "
@@ -283,6 +293,6 @@ def keep_mask(
     missing = [slot.key for slot in slots if slot.raw.requires_grad and id(slot.raw) not in held]
     if missing:
         raise ValueError(
-            f"optimizer does not hold {', '.join(missing)}; make it from the model's present parameters"
+            f"optimizer does not hold {', '.join(missing)}; make it from the network's present parameters"
         )
-    return MaskKeeper(model, mask, optimizer, ema, gradients, others)
+    return MaskKeeper(network, mask, optimizer, ema, gradients, others)

@@ -62,15 +62,15 @@ class Mask(Mapping[str, Tensor]):
         self._counts: dict[str, int] | None = None
 
     @classmethod
-    def dense(cls, model: nn.Module, protect: Iterable[str] = ()) -> Mask:
+    def dense(cls, network: nn.Module, protect: Iterable[str] = ()) -> Mask:
         """The mask that keeps every prunable weight."""
-        weights = prunable_weights(model, protect)
+        weights = prunable_weights(network, protect)
         return cls({key: torch.ones_like(weight, dtype=torch.bool) for key, weight in weights.items()})
 
     @classmethod
-    def nonzero(cls, model: nn.Module, protect: Iterable[str] = ()) -> Mask:
+    def nonzero(cls, network: nn.Module, protect: Iterable[str] = ()) -> Mask:
         """The mask that keeps the weights which are not zero now."""
-        return cls({key: weight.detach() != 0 for key, weight in prunable_weights(model, protect).items()})
+        return cls({key: weight.detach() != 0 for key, weight in prunable_weights(network, protect).items()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self._layers[name].clone()

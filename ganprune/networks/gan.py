@@ -16,7 +16,7 @@ from ganprune.core.checks import check_choice
 from ganprune.core.device import as_device
 from ganprune.core.random import step_seed
 from ganprune.masks.apply import apply_mask, check_fit, check_mask
-from ganprune.masks.keep import MaskKeeper, keep_mask
+from ganprune.masks.keep import MaskKeeper, is_kept, keep_mask
 from ganprune.masks.mask import Mask, MaskError
 from ganprune.masks.weights import weight_slots
 
@@ -224,7 +224,7 @@ class GANMasks(MutableMapping[str, Mask]):
     @torch.no_grad()
     def _refuse_unowned_zeros(self, network: str) -> None:
         """Layers that are zero throughout were initialised so; zeros among other weights come from pruning."""
-        slots = list(weight_slots(self._pair(network)[0]).values())
+        slots = [slot for slot in weight_slots(self._pair(network)[0]).values() if not is_kept(slot.raw)]
         if not slots:
             return
         zeros = torch.stack([(slot.raw == 0).sum().cpu() for slot in slots]).tolist()
@@ -240,6 +240,11 @@ class GANMasks(MutableMapping[str, Mask]):
                 f"with gp.prune(gan, ...) or set gan.masks[{network!r}] = gp.Mask.nonzero(gan.{network}), and training "
                 "keeps the zeros; or say gan.masks.clear(), and the network is trained dense"
             )
+
+    @property
+    def said_dense(self) -> frozenset[str]:
+        """The networks of which ``clear`` or ``del`` said that they are dense."""
+        return frozenset(self._said_dense)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies have the masks; keepers belong to the optimisers of the original."""

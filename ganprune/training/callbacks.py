@@ -79,7 +79,7 @@ class Evaluate(Callback):
     Args:
         split: the reference, usually ``data.validation``.
         network: "generator_ema" or "generator".
-        name: the key of its rows; needed where one training has two of these.
+        name: the key of its rows; None for "evaluate" and the network. Two of one network need two names.
         **options: passed on to :func:`ganprune.metrics.evaluate`.
 
     Raises:
@@ -89,11 +89,12 @@ class Evaluate(Callback):
     order = EVALUATE
 
     def __init__(
-        self, split: Any, network: str = "generator_ema", name: str = "Evaluate", **options: Any
+        self, split: Any, network: str = "generator_ema", name: str | None = None, **options: Any
     ) -> None:
         super().__init__()
         check_choice("network", network, ("generator_ema", "generator"))
-        self.split, self.network, self.name, self.options = split, network, name, options
+        self.split, self.network, self.options = split, network, options
+        self.name = name or f"evaluate {network}"
 
     def __call__(self, state: TrainState) -> None:
         """Measures, and adds a row."""
