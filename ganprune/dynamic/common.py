@@ -79,7 +79,7 @@ def dense_gradients(state: TrainState, network: str) -> dict[str, Tensor]:
             f"the gradients of the {network} were masked, so nothing can be grown by them: call begin(state) first, as "
             "gp.train does for its callbacks, and change the layers of its mask before training only"
         )
-    slots = weight_slots(keeper.model)
+    slots = weight_slots(keeper.network)
     gradients = {key: slots[key].raw.grad for key in keeper.mask}
     missing = [key for key, gradient in gradients.items() if gradient is None]
     if missing:

@@ -54,7 +54,7 @@ class MovementScores:
     """
 
     def __init__(self, keeper: MaskKeeper, gathered: Mapping[str, Tensor] | None = None) -> None:
-        slots = weight_slots(keeper.model)
+        slots = weight_slots(keeper.network)
         self._keeper, self._slots = keeper, {key: slots[key] for key in keeper.mask}
         if gathered is None:
             if keeper.mask.pruned:
