@@ -185,7 +185,9 @@ def test_under_weight_norm_the_effective_weights_are_compared():
     gan = gp.GAN(small_gan().generator, discriminator)
     kept = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]]).bool()
     gan.masks["discriminator"] = gp.Mask({"0.weight": kept})
-    rigl = DynamicSparseTraining("rigl", network="discriminator", every=1, end=2, fraction=0.28)
+    rigl = DynamicSparseTraining(
+        "rigl", network="discriminator", every=1, end=2, fraction=0.2, decay="constant"
+    )
     gp.train(start(gan, 1, learning_rate=1e-6), POINTS, [rigl])
     new = gan.masks["discriminator"]["0.weight"]
     assert new[0].sum() == 1
