@@ -160,14 +160,14 @@ def all_seeds(setting: Setting, journal: Path | None) -> list[dict[str, Any]]:
         "threads": torch.get_num_threads(),
         "processor": record.machine()["processor"],
     }
-    known = gp.records.read_records(journal) if journal else []
+    known = gp.records.read(journal) if journal else []
     rows = {row["seed"]: row for row in known if all(row.get(name) == value for name, value in key.items())}
     missing = [seed for seed in setting.seeds if seed not in rows]
     for seed in missing:
         begin = time.perf_counter()
         rows[seed] = one_seed(setting, seed, data)
         if journal:
-            gp.records.append_record(journal, {**key, **rows[seed]})
+            gp.records.append(journal, {**key, **rows[seed]})
         minutes = (time.perf_counter() - begin) / 60
         shown = {k: v for k, v in rows[seed].items() if k != "curve"}
         print(f"  seed {seed}: {minutes:.1f} min, {shown}", file=sys.stderr)

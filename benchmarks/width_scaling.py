@@ -19,10 +19,10 @@ SPARSITY = 0.9
 
 def operations(gan: gp.GAN) -> dict[str, Callable[[], object]]:
     """What the package does to a generator, by name; each call leaves the network as it was."""
-    model = gan.generator
+    network = gan.generator
     latents = gp.sample_latents(64, 64)
     loss_fn = gp.generator_loss(gan, batches=1)
-    scores = gp.score(model, "magnitude")
+    scores = gp.score(network, "magnitude")
     mask = gp.allocate(scores, sparsity=SPARSITY)
     pruned = gp.GAN(gan.generator_ema, gan.discriminator).generator_ema
     gp.prune(pruned, sparsity=SPARSITY)
@@ -34,28 +34,28 @@ def operations(gan: gp.GAN) -> dict[str, Callable[[], object]]:
     }
     cheap = ("magnitude", "random")
     found: dict[str, Callable[[], object]] = {
-        f"score {name}": lambda n=name: gp.score(model, n, **given.get(n, {})) for name in (*cheap, *given)
+        f"score {name}": lambda n=name: gp.score(network, n, **given.get(n, {})) for name in (*cheap, *given)
     }
     found |= {
         f"allocate {name}": lambda n=name: gp.allocate(scores, sparsity=SPARSITY, allocation=n)
         for name in ("global", "uniform", "erk", "lamp", "per-output")
     }
-    divisible = gp.score(model, "magnitude", protect=["layers.deconv4"])
+    divisible = gp.score(network, "magnitude", protect=["layers.deconv4"])
     found["allocate 2:4"] = lambda: gp.allocate(divisible, allocation="2:4")
     found["apply a mask"] = lambda: gp.apply_mask(pruned, mask)
-    update = {key: torch.rand_like(weight) for key, weight in gp.prunable_weights(model).items()}
+    update = {key: torch.rand_like(weight) for key, weight in gp.prunable_weights(network).items()}
     found["RigL update"] = lambda: rigl_update(scores, update, mask, 0.3)
     found["recalibrate batch norm on one batch"] = lambda: gp.recalibrate_batchnorm(
         pruned, batches=1, batch_size=64
     )
-    found["shrink channels"] = lambda: shrink_channels(model, 0.5)
+    found["shrink channels"] = lambda: shrink_channels(network, 0.5)
     found["compact"] = lambda: compact(pruned, mask=mask)
     return found
 
 
 def training(gan: gp.GAN) -> Callable[[], object]:
     """One masked training step, by the package's loop."""
-    mask = gp.allocate(gp.score(gan.generator, "magnitude"), sparsity=SPARSITY)
+    gp.prune(gan, sparsity=SPARSITY)
     images = torch.rand(64, 1, 28, 28) * 2 - 1
 
     class Fixed:
@@ -63,7 +63,7 @@ def training(gan: gp.GAN) -> Callable[[], object]:
             return images
 
     config = gp.TrainConfig(steps=1, batch_size=64, precision="float32")
-    return lambda: gp.train(gp.TrainState(gan, config, {"generator": mask}), Fixed(), show_progress=False)
+    return lambda: gp.train(gp.TrainState(gan, config), Fixed(), show_progress=False)
 
 
 def exponent(parameters: Mapping[int, int], seconds: Mapping[int, float]) -> float:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from ganprune.records.statistics import interval
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart: blue, orange, green, pink, yellow, sky, black."""
+
+COLOURS = {
+    **dict(zip(("discriminator", "generator"), PALETTE, strict=False)),
+    **dict(zip(("magnitude", "taylor", "snip", "grasp", "random", "synflow"), PALETTE, strict=False)),
+    **dict(zip(("global", "uniform", "erk", "lamp", "per-output"), PALETTE, strict=False)),
+    "dense": PALETTE[6],
+    "floor": PALETTE[6],
+    "other trials": "0.6",
+}
+"""Thing → its colour in every figure; what is not here gets a colour of the palette that its figure has not used."""
+
+TEXT_WIDTH = 76
+"""Characters in a line of the book: what is printed fits into it."""
+
+_COLUMN_WIDTH = (TEXT_WIDTH - 2) // 2
 
 
 def show_samples(images: Tensor, columns: int = 8, title: str | None = None, ax: Axes | None = None) -> Axes:
@@ -30,11 +48,8 @@ def show_samples(images: Tensor, columns: int = 8, title: str | None = None, ax:
     """
     if images.ndim != 4:
         raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
-    if ax is None:
-        rows = -(-len(images) // columns)
-        _, ax = plt.subplots(
-            figsize=(0.7 * columns, 0.7 * rows + (0.3 if title else 0)), layout="constrained"
-        )
+    rows = -(-len(images) // columns)
+    ax = ax or _new_axes(0.7 * columns, 0.7 * rows + (0.3 if title else 0))
     grid = make_grid(
         images.detach().cpu().float(), nrow=columns, padding=1, normalize=True, value_range=(-1, 1)
     )
@@ -53,13 +68,8 @@ def show_sample_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Fi
         title: above the figure.
     """
     count = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(
-        len(rows),
-        1,
-        figsize=(0.75 * count + 1.6, 0.82 * len(rows) + (0.3 if title else 0)),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (0.75 * count + 1.6, 0.82 * len(rows) + (0.3 if title else 0))
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False, layout="constrained")
     for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         show_samples(images, columns=count, ax=ax)
         ax.set_axis_on()
@@ -73,13 +83,12 @@ def show_sample_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Fi
 
 def show_losses(history: Sequence[Mapping[str, float]], ax: Axes | None = None) -> Axes:
     """Both losses against the step, from ``TrainState.history``."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+    ax = ax or _new_axes(6, 3)
     steps = [row["step"] for row in history]
-    for colour, style, name in ((COLOURS[0], "-", "discriminator"), (COLOURS[1], "--", "generator")):
-        ax.plot(steps, [row[f"{name}_loss"] for row in history], style, color=colour, label=name)
+    for name, style in (("discriminator", "-"), ("generator", "--")):
+        ax.plot(steps, [row[f"{name}_loss"] for row in history], style, color=COLOURS[name], label=name)
     ax.set(xlabel="generator updates (steps)", ylabel="loss")
-    ax.legend()
+    _add_legend(ax)
     return ax
 
 
@@ -105,13 +114,13 @@ def show_curve(
         log: logarithmic vertical axis; the mean is then geometric.
         ax: drawn into this one; None for a new figure.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    ax = ax or _new_axes(6.5, 4)
     groups: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         groups.setdefault(str(row[by]), {}).setdefault(float(row[x]), []).append(float(row[y]))
+    colours = _colours(groups)
     for number, (label, points) in enumerate(groups.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], "osD^v<>"[number % 7]
+        colour, marker = colours[label], "osD^v<>"[number % 7]
         places = sorted(points)
         means = [interval(points[place], log=log) for place in places]
         ax.plot(places, [m.mean for m in means], marker=marker, color=colour, label=label)
@@ -119,17 +128,17 @@ def show_curve(
         ax.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
     if control is not None:
         mean = interval(control, log=log)
-        ax.axhline(mean.mean, color="black", linestyle="--", label="dense, trained just as long")
+        ax.axhline(mean.mean, color=COLOURS["dense"], linestyle="--", label="dense, trained just as long")
         if mean.n > 1:
-            ax.axhspan(mean.low, mean.high, color="black", alpha=0.1, linewidth=0)
+            ax.axhspan(mean.low, mean.high, color=COLOURS["dense"], alpha=0.1, linewidth=0)
     if floor is not None:
-        ax.axhline(floor, color="black", linestyle=":", label="floor (real images)")
+        ax.axhline(floor, color=COLOURS["floor"], linestyle=":", label="floor (real images)")
     if log:
         ax.set_yscale("log")
     ax.set(
         xlabel=f"{x} (share of zeros)" if x == "sparsity" else x, ylabel=y.replace("digit_fid", "digit-FID")
     )
-    ax.legend()
+    _add_legend(ax)
     return ax
 
 
@@ -159,24 +168,24 @@ def pareto_front(
     front = sorted((float(row[x]), float(row[y])) for row in rows if row.get("pareto", True))
     if not front:
         raise ValueError("rows must have at least one on the Pareto front, got none")
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    ax = ax or _new_axes(6.5, 4)
     others = [(row[x], row[y]) for row in rows if not row.get("pareto", True)]
     if others:
-        ax.plot(*zip(*others, strict=True), "o", color="0.6", markersize=4, label="other trials")
-    ax.step(
-        *zip(*front, strict=True), "-o", where="post", color=COLOURS[0], markersize=5, label="Pareto front"
-    )
+        ax.plot(
+            *zip(*others, strict=True), "o", color=COLOURS["other trials"], markersize=4, label="other trials"
+        )
+    line: dict[str, Any] = {"color": PALETTE[0], "markersize": 5, "label": "Pareto front"}
+    ax.step(*zip(*front, strict=True), "-o", where="post", **line)
     dense = [(row[x], row[y]) for row in rows if row["sparsity"] == 0]
     if dense:
-        ax.plot(*zip(*dense, strict=True), "*", color=COLOURS[1], markersize=12, label="dense")
+        ax.plot(*zip(*dense, strict=True), "*", color=COLOURS["dense"], markersize=12, label="dense")
     if floor is not None:
-        ax.axhline(floor, color="black", linestyle=":", label="floor (real images)")
+        ax.axhline(floor, color=COLOURS["floor"], linestyle=":", label="floor (real images)")
     if log:
         ax.set(xscale="log", yscale="log")
     names = {"effective_macs": "effective multiply-accumulates per image"}
     ax.set(xlabel=names.get(x, x), ylabel=y.replace("digit_fid", "digit-FID"))
-    ax.legend()
+    _add_legend(ax)
     return ax
 
 
@@ -184,35 +193,33 @@ def show_layer_density(reports: Mapping[str, Sequence[Mapping[str, Any]]], ax: A
     """Density of each layer as grouped bars.
 
     Args:
-        reports: label → rows with the keys "name" and "sparsity", such as ``Mask.layers()`` gives.
+        reports: label → rows with the keys "name" and "sparsity", such as ``Mask.layers()`` gives. The rows may come
+            in any order and need not name the same layers; a layer that a report lacks has no bar there.
         ax: drawn into this one; None for a new figure.
+
+    Raises:
+        ValueError: if there is no row.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
-    width = 0.8 / len(reports)
-    names: list[str] = []
+    names = list(dict.fromkeys(str(row["name"]) for rows in reports.values() for row in rows))
+    if not names:
+        raise ValueError("reports must have at least one row, got none")
+    ax = ax or _new_axes(6.5, 3.2)
+    width, colours = 0.8 / len(reports), _colours(reports)
     for number, (label, rows) in enumerate(reports.items()):
-        names = [str(row["name"]).removeprefix("layers.").removesuffix(".weight") for row in rows]
-        places = np.arange(len(rows)) + (number - (len(reports) - 1) / 2) * width
-        ax.bar(places, [1 - row["sparsity"] for row in rows], width, label=label, color=COLOURS[number % 7])
-    ax.set_xticks(range(len(names)), names)
-    ax.set(ylabel="density (share kept)", ylim=(0, 1))
-    ax.legend()
+        middle = (number - (len(reports) - 1) / 2) * width
+        places = [names.index(str(row["name"])) + middle for row in rows]
+        ax.bar(places, [1 - row["sparsity"] for row in rows], width, label=label, color=colours[label])
+    ax.set_xticks(range(len(names)), map(_short_name, names), rotation=90 if len(names) > 8 else 0)
+    ax.set(xlabel="layer", ylabel="density (share kept)", ylim=(0, 1))
+    _add_legend(ax)
     return ax
 
 
 def show_mask(mask: Tensor, title: str | None = None, ax: Axes | None = None) -> Axes:
     """One layer's mask as a picture: kept weights dark, pruned ones light; (rows, columns × kernel positions)."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    ax.imshow(
-        mask.detach().cpu().flatten(1).numpy(),
-        cmap="Greys",
-        aspect="auto",
-        interpolation="nearest",
-        vmin=0,
-        vmax=1,
-    )
+    ax = ax or _new_axes(6, 3.2)
+    dark = mask.detach().cpu().flatten(1).numpy()
+    ax.imshow(dark, cmap="Greys", aspect="auto", interpolation="nearest", vmin=0, vmax=1)
     ax.set(xlabel="column × kernel position", ylabel="row of the weight tensor", title=title)
     return ax
 
@@ -221,18 +228,47 @@ def show_weights(
     weights: Mapping[str, Tensor], threshold: float | None = None, bins: int = 101, ax: Axes | None = None
 ) -> Axes:
     """Histogram of the weights of each layer; dashed lines at ±threshold."""
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
-    for number, (name, weight) in enumerate(weights.items()):
-        label = name.removeprefix("layers.").removesuffix(".weight")
-        values = weight.detach().cpu().float().flatten().numpy()
-        ax.hist(values, bins, histtype="step", density=True, label=label, color=COLOURS[number % 7])
+    ax = ax or _new_axes(6.5, 3.2)
+    colours = _colours(weights)
+    for name, weight in weights.items():
+        values, label = weight.detach().cpu().float().flatten().numpy(), _short_name(name)
+        ax.hist(values, bins, histtype="step", density=True, label=label, color=colours[name])
     if threshold is not None:
         for sign in (-1, 1):
             ax.axvline(sign * threshold, color="black", linestyle="--")
     ax.set(xlabel="weight", ylabel="probability density", yscale="log")
-    ax.legend()
+    _add_legend(ax)
     return ax
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    """The axes of a new figure, sizes in inches."""
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _short_name(weight: str) -> str:
+    return weight.removeprefix("layers.").removesuffix(".weight")
+
+
+def _colours(labels: Iterable[str]) -> dict[str, str]:
+    """A colour for each label of one figure: its own, or the next one of the palette that is free."""
+    labels = list(labels)
+    own = {label: COLOURS[label] for label in labels if label in COLOURS}
+    free = [colour for colour in PALETTE if colour not in own.values()] or list(PALETTE)
+    others = [label for label in labels if label not in own]
+    return {**own, **{label: free[number % len(free)] for number, label in enumerate(others)}}
+
+
+def _add_legend(ax: Axes) -> None:
+    """A legend under the axis' label, where it covers no curve; in one column where two are wider than the axes."""
+    used = ax.xaxis.get_tightbbox()
+    depth = ax.bbox.y0 - (used.y0 if used is not None else ax.bbox.y0)
+    below = ax.transAxes + ScaledTranslation(0, -depth / ax.figure.dpi - 0.08, ax.figure.dpi_scale_trans)
+    where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 0}
+    for columns in (2, 1):
+        legend = ax.legend(ncols=columns, bbox_transform=below, **where)
+        if legend.get_window_extent().width <= ax.bbox.width:
+            break
 
 
 class Table:
@@ -274,15 +310,29 @@ class Table:
         return f'<table class="table"><thead>{head}</thead><tbody>{body}</tbody></table>'
 
     def __repr__(self) -> str:
-        lines = [self.headings, *self._cells()]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-        numbers = [self._is_number(heading) for heading in self.headings]
+        """Aligned text; what is wider than a line is wrapped, and further columns follow below under the first one."""
+        lines = [[textwrap.wrap(text, _COLUMN_WIDTH) or [""] for text in line] for line in self._lines()]
+        widths = [max(len(part) for cell in column for part in cell) for column in zip(*lines, strict=True)]
+        blocks: list[list[int]] = []
+        for column, width in enumerate(widths):
+            if not blocks or sum(widths[c] + 2 for c in blocks[-1]) + width > TEXT_WIDTH:
+                blocks.append([0] if column else [])
+            blocks[-1].append(column)
+        return "\n\n".join(self._aligned(lines, widths, block) for block in blocks)
 
-        def aligned(line: Sequence[str]) -> str:
-            parts = zip(line, widths, numbers, strict=True)
-            return "  ".join(t.rjust(w) if number else t.ljust(w) for t, w, number in parts).rstrip()
+    def _lines(self) -> list[list[str]]:
+        return [self.headings, *self._cells()]
 
-        return "\n".join(aligned(line) for line in lines)
+    def _aligned(self, lines: list[list[list[str]]], widths: list[int], columns: list[int]) -> str:
+        """Some columns of wrapped cells as text."""
+        numbers = {column: self._is_number(self.headings[column]) for column in columns}
+        text = []
+        for line in lines:
+            for parts in zip_longest(*(line[column] for column in columns), fillvalue=""):
+                pairs = zip(columns, parts, strict=True)
+                cells = (part.rjust(widths[c]) if numbers[c] else part.ljust(widths[c]) for c, part in pairs)
+                text.append("  ".join(cells).rstrip())
+        return "\n".join(text)
 
 
 def _cell(value: Any) -> str:

@@ -118,7 +118,6 @@ def test_every_benchmark_says_how_long_it_takes():
         "dynamic_sparse",
         "shrunk_latency",
         "width_scaling",
-        "narrow_layers",
     }
     assert wanted <= found.keys()
     minutes = [module.MINUTES for module in found.values()]
@@ -162,7 +161,6 @@ def test_a_benchmark_that_fails_does_not_lose_the_others(capsys, monkeypatch, tm
     [
         "dynamic_sparse",
         "masked_step",
-        "narrow_layers",
         "score_cost",
         "shrunk_latency",
         "training_step",

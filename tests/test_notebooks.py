@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -23,8 +24,9 @@ HEADINGS = [
     "Summary",
     "Further reading",
 ]
-MARKER = "# NBVAL_CHECK_OUTPUT"
-LONGEST_CELL = 20
+COMPARED, FOLDED = "nbval-check-output", "hide-input"  # tags of cells
+LONGEST_CELL = 20  # lines that begin a statement
+LONGEST_ON_THE_PAGE = 31  # lines that a reader sees
 
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -129,16 +131,35 @@ def test_the_self_check_has_one_right_answer_each(path: Path) -> None:
 @every_notebook
 def test_cells_are_short(path: Path) -> None:
     for cell in cells(path, "code"):
-        length = len(cell.source.splitlines())
-        assert length <= LONGEST_CELL, f"cell {cell['id']} has {length} lines"
+        code = "".join(line for line in cell.source.splitlines(keepends=True) if line[:1] not in "%!")
+        tree = ast.walk(ast.parse(code))
+        starts = {node.lineno for node in tree if isinstance(node, (ast.stmt, ast.ExceptHandler))}
+        assert len(starts) <= LONGEST_CELL, (
+            f"cell {cell['id']} has {len(starts)} lines that begin a statement"
+        )
+        if FOLDED not in cell.metadata.get("tags", []):
+            lines = len(cell.source.splitlines())
+            assert lines <= LONGEST_ON_THE_PAGE, f"cell {cell['id']} takes {lines} lines of the page"
+
+
+@every_notebook
+def test_code_that_only_draws_is_folded(path: Path) -> None:
+    for cell in cells(path, "code"):
+        tree = ast.parse(
+            "".join(line for line in cell.source.splitlines(keepends=True) if line[:1] not in "%!")
+        )
+        makes_axes = "plt.subplots" in cell.source and len(cell.source.splitlines()) > 8
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if makes_axes and not calls & {"print", "gp.train", "gp.evaluate", "gp.plots.Table"}:
+            assert FOLDED in cell.metadata.get("tags", []), f"cell {cell['id']} only draws"
 
 
 @every_notebook
 def test_marked_cells_can_be_compared(path: Path) -> None:
-    marked = [cell for cell in cells(path, "code") if MARKER in cell.source]
+    assert not any("NBVAL_" in cell.source for cell in cells(path, "code")), "a reader sees a marker"
+    marked = [cell for cell in cells(path, "code") if COMPARED in cell.metadata.get("tags", [])]
     assert marked, "no cell is marked for comparison"
     for cell in marked:
-        assert cell.source.startswith(MARKER), f"the marker of cell {cell['id']} is not its first line"
         assert cell.outputs, f"marked cell {cell['id']} has no stored output: nothing would be compared"
         assert cell.execution_count, f"marked cell {cell['id']} has no execution count"
 
@@ -259,3 +280,19 @@ def test_outputs_are_removed_and_the_original_is_untouched() -> None:
     copy = students.without_solutions(notebook)
     assert copy.cells[0].outputs == []
     assert len(notebook.cells[0].outputs) == 1
+
+
+def test_a_marked_cell_is_really_compared(tmp_path: Path) -> None:
+    """nbval compares cells by their tag: a stored output that is wrong fails, and one that is right passes."""
+    for stored, passes in (("2", True), ("3", False)):
+        cell = nbformat.v4.new_code_cell("print(1 + 1)", execution_count=1)
+        cell.metadata["tags"] = [COMPARED]
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"{stored}\n")]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        path = tmp_path / f"stored_{stored}.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), path)
+        command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-q", str(path)]
+        done = subprocess.run(
+            [*command, "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (done.returncode == 0) == passes, done.stdout

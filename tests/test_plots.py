@@ -1,9 +1,12 @@
 """Figures say what their rows say."""
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ganprune as gp
 
@@ -14,8 +17,6 @@ plots = gp.plots
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    import matplotlib.pyplot as plt
-
     plt.close("all")
 
 
@@ -58,6 +59,141 @@ def test_sample_rows_are_labelled():
     assert [ax.get_ylabel() for ax in figure.axes] == ["before", "after"]
 
 
+def bars(ax):
+    """(name under the bar, place within its group) → height."""
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    found = {}
+    for bar in sorted(ax.patches, key=lambda bar: bar.get_x()):
+        name = names[round(bar.get_x() + bar.get_width() / 2)]
+        found[name, sum(1 for other, _ in found if other == name)] = bar.get_height()
+    return found
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 1), min_size=1).map(
+            lambda report: list(report.items())
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.randoms(),
+)
+@settings(max_examples=25)
+def test_each_bar_stands_over_the_name_of_its_layer(reports, random):
+    """Whatever the order of the layers in a report, and whichever it has."""
+    for report in reports:
+        random.shuffle(report)
+    rows = {
+        f"report {number}": [{"name": f"layers.{name}.weight", "sparsity": s} for name, s in report]
+        for number, report in enumerate(reports)
+    }
+    expected = {}
+    for report in reports:
+        for name, sparsity in report:
+            expected.setdefault(name, []).append(1 - sparsity)
+    found = bars(plots.show_layer_density(rows))
+    plt.close("all")
+    assert found == {
+        (name, n): height for name, heights in expected.items() for n, height in enumerate(heights)
+    }
+
+
+def test_reports_without_a_row_are_refused():
+    for reports in ({}, {"one": []}):
+        with pytest.raises(ValueError, match="reports must have at least one row, got none"):
+            plots.show_layer_density(reports)
+
+
+LABELS = ["magnitude", "random", "dense, trained just as long", "a very long label of a third group", "four"]
+
+
+def draw_curve(ax):
+    rows = [{**row, "score": label} for row in ROWS for label in LABELS]
+    plots.show_curve(rows, floor=3.0, control=[9.0, 11.0], ax=ax)
+
+
+def draw_losses(ax):
+    history = [{"step": s, "discriminator_loss": 1 / s, "generator_loss": s} for s in range(1, 50)]
+    plots.show_losses(history, ax)
+
+
+def draw_density(ax):
+    rows = [{"name": f"layers.deconv{n}.weight", "sparsity": 0.01 * n} for n in range(9)]
+    plots.show_layer_density(dict.fromkeys(LABELS, rows), ax)
+
+
+def draw_weights(ax):
+    plots.show_weights({f"layers.deconv{n}.weight": torch.randn(500) for n in range(6)}, 0.5, ax=ax)
+
+
+def draw_front(ax):
+    rows = [
+        {"effective_macs": 10**n, "digit_fid": 90.0 - n, "sparsity": 0.1 * (n - 1), "pareto": n % 2 > 0}
+        for n in range(1, 9)
+    ]
+    plots.pareto_front([{**rows[0], "sparsity": 0.0}, *rows[1:]], floor=3.0, ax=ax)
+
+
+@pytest.mark.parametrize("draw", [draw_curve, draw_losses, draw_density, draw_weights, draw_front])
+@pytest.mark.parametrize("layout", ["alone", "two panels"])
+def test_no_legend_covers_a_curve_or_a_label(draw, layout):
+    columns = 2 if layout == "two panels" else 1
+    figure, axes = plt.subplots(1, columns, figsize=(11, 4), layout="constrained", squeeze=False)
+    for ax in axes[0]:
+        draw(ax)
+        ax.set_title("a title")
+    figure.draw_without_rendering()
+    legends = [ax.get_legend().get_window_extent() for ax in axes[0]]
+    for legend in legends:
+        assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and figure.bbox.y0 <= legend.y0
+        for ax in axes[0]:
+            texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels()]
+            others = [ax.bbox, *(text.get_window_extent() for text in texts if text.get_text())]
+            assert not any(legend.overlaps(other) for other in others)
+    assert not (len(legends) == 2 and legends[0].overlaps(legends[1]))
+
+
+def test_a_thing_has_its_colour_in_every_figure():
+    def colours(labels):
+        rows = [{**ROWS[0], "score": label} for label in labels]
+        return {line.get_label(): line.get_color() for line in plots.show_curve(rows).get_lines()}
+
+    both, alone = colours(["something", "random", "magnitude", "else"]), colours(["magnitude", "random"])
+    assert both.items() >= alone.items() and len(set(both.values())) == 4
+    assert alone["random"] == plots.COLOURS["random"] != plots.COLOURS["magnitude"]
+    assert len(colours([f"arm {number}" for number in range(9)])) == 9
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.one_of(st.text("ab c", max_size=90), st.integers(0, 10**9), st.none()), min_size=3, max_size=3
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(st.text("xyz ", min_size=1, max_size=50), min_size=3, max_size=3, unique=True),
+)
+def test_a_table_fits_into_the_book_s_column_and_loses_no_word(rows, headings):
+    printed = repr(plots.Table([dict(zip(headings, row, strict=True)) for row in rows]))
+    assert all(len(line) <= 76 for line in printed.splitlines())
+    letters = "".join(printed.split())
+    for value in (*headings, *(cell for row in rows for cell in row if isinstance(cell, str))):
+        assert all(word[:37] in letters for word in value.split())
+
+
+def test_a_wide_table_goes_on_below_under_its_first_column():
+    row = {"layer": "deconv1", **{f"a rather long heading, number {n}": n for n in range(4)}}
+    assert repr(plots.Table([row])).splitlines() == [
+        "layer    a rather long heading, number 0  a rather long heading, number 1",
+        "deconv1                                0                                1",
+        "",
+        "layer    a rather long heading, number 2  a rather long heading, number 3",
+        "deconv1                                2                                3",
+    ]
+
+
 def test_losses_and_densities_and_masks():
     history = [{"step": s, "discriminator_loss": 1.0, "generator_loss": 2.0} for s in (50, 100)]
     ax = plots.show_losses(history)
@@ -67,8 +203,7 @@ def test_losses_and_densities_and_masks():
         {"name": "layers.deconv2.weight", "sparsity": 0.5},
     ]
     ax = plots.show_layer_density({"global": rows, "local": rows})
-    assert [bar.get_height() for bar in ax.patches] == [0.75, 0.5] * 2
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["deconv1", "deconv2"]
+    assert bars(ax) == {("deconv1", n): 0.75 for n in (0, 1)} | {("deconv2", n): 0.5 for n in (0, 1)}
     ax = plots.show_mask(torch.eye(4, dtype=torch.bool).view(4, 4, 1, 1))
     assert ax.get_images()[0].get_array().shape == (4, 4)
     ax = plots.show_weights({"layers.a.weight": torch.randn(50)}, threshold=0.5)

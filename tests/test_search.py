@@ -13,43 +13,22 @@ import warnings
 
 import optuna
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
-from torch import nn
+from tools.search import Quality, config
+from tools.small_data import small_data
 
 import ganprune as gp
 from ganprune import metrics
 from ganprune.core.tensors import CheckpointError
-from ganprune.data.splits import ImageData, Split
 from ganprune.experiments import search as module
 from ganprune.experiments import studies
-from ganprune.experiments.search import (
-    SearchConfig,
-    build_trial,
-    final_test,
-    open_study,
-    parameter_space,
-    pareto_rows,
-    search,
-    trial_rows,
-)
-
-
-def small_data(name="mnist", count=64):
-    """The first images of each split, as a data set of their own."""
-    whole = gp.mnist("cpu")
-    parts = {
-        split: Split(split, getattr(whole, split).images[:count], getattr(whole, split).labels[:count], name)
-        for split in ("train", "validation", "test")
-    }
-    data = ImageData(name, **parts)
-    for part in parts.values():
-        object.__setattr__(part, "parent", data)
-    return data
+from ganprune.experiments import trials as trials_module
+from ganprune.experiments.search import final_test, open_study, pareto_rows, run_search, trial_rows
+from ganprune.experiments.trials import SPACES, SearchConfig, build_trial
 
 
 @pytest.fixture(scope="module")
@@ -62,151 +41,13 @@ def gan():
     return gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=1, device="cpu")
 
 
-def config(**changes):
-    return SearchConfig(
-        **{"trials": 5, "finetune_steps": 0, "batch_size": 4, "precision": "float32", **changes}
-    )
-
-
-class Quality:
-    """The mean distance of the pruned weights to a target: cheap, and worse the more is pruned. Notes its calls."""
-
-    def __init__(self, interrupt_at=None, bad_at=None):
-        self.splits, self.interrupt_at, self.bad_at = [], interrupt_at, bad_at
-
-    def __call__(self, gan, split):
-        self.splits.append(split.name)
-        if len(self.splits) == self.interrupt_at:
-            raise KeyboardInterrupt
-        if len(self.splits) == self.bad_at:
-            return {"digit_fid": float("nan")}
-        weights = [p.detach().abs().sum() for p in gan.generator_ema.parameters() if p.ndim == 2]
-        return {"digit_fid": 100 / float(sum(weights)), "split": split.name}
-
-
 def complete(study):
     return study.get_trials(states=(TrialState.COMPLETE,))
 
 
-class TestConfig:
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"space": "channels"}, "space must be one of layer-sparsity, threshold, got 'channels'"),
-            ({"sampler": "grid"}, "sampler must be one of tpe, nsga2, got 'grid'"),
-            ({"measure": "kid"}, "measure must be one of digit_fid, fid, got 'kid'"),
-            ({"trials": 0}, "trials must be an integer of at least 1, got 0"),
-            ({"trials": 2.0}, "trials must be an integer of at least 1, got 2.0"),
-            ({"finetune_steps": -1}, "finetune_steps must be an integer of at least 0, got -1"),
-            ({"samples": True}, "samples must be an integer of at least 2, got True"),
-            ({"max_sparsity": 1.0}, r"max_sparsity must be in \[0, 1\), got 1.0"),
-            ({"score": "size"}, "score must be one of"),
-            ({"score": "wanda"}, "score must need no inputs, got 'wanda'"),
-            ({"loss": "l2"}, "loss must be one of"),
-            ({"finetune_learning_rate": 0}, r"learning_rate must be in \(0, inf\), got 0"),
-            ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
-        ],
-    )
-    def test_what_it_refuses(self, changes, message):
-        with pytest.raises(ValueError, match=message):
-            config(**changes)
-
-    def test_a_sampler_by_hand(self):
-        with pytest.raises(ValueError, match="sampler must be one of tpe, nsga2, got 'cma'"):
-            studies.SeededByTrial("cma", 0)
-
-
-class TestTrial:
-    def test_densities_are_met_by_layer(self, gan, data):
-        space = parameter_space(config(max_sparsity=0.9), gan)
-        assert list(space) == [f"density/layers.{name}.weight" for name in ("linear1", "linear2", "output")]
-        assert all(
-            (part.low, part.high, part.log) == (pytest.approx(0.1), 1.0, True) for part in space.values()
-        )
-        densities = dict(zip(space, (1.0, 0.5, 0.1), strict=True))
-        made = build_trial(config(max_sparsity=0.9), gan, data, densities)
-        kept = [row["kept"] for row in made.masks["generator"].layers()]
-        assert kept == [24, 15, round(0.1 * 5 * 784)]
-
-    def test_thresholds_reach_from_dense_to_the_highest_sparsity(self, gan, data):
-        settings = config(space="threshold", max_sparsity=0.8)
-        space = parameter_space(settings, gan)
-        weights = gp.prunable_weights(gan.generator_ema)
-        low = build_trial(settings, gan, data, {name: part.low for name, part in space.items()})
-        assert low.masks["generator"].pruned == 0
-        high = build_trial(settings, gan, data, {name: part.high for name, part in space.items()})
-        for row in high.masks["generator"].layers():
-            assert row["total"] - row["kept"] == round(0.8 * row["total"])
-        middle = {name: 0.7 * part.high for name, part in space.items()}
-        mask = build_trial(settings, gan, data, middle).masks["generator"]
-        for key, weight in weights.items():
-            assert torch.equal(mask[key], weight.detach().abs() >= middle[f"threshold/{key}"])
-
-    def test_prunes_the_ema_weights_and_fine_tunes_under_the_mask(self, data):
-        gan = gp.dcgan(width=2, latent_dim=4, device="cpu")
-        with torch.no_grad():
-            for parameter in gan.generator_ema.parameters():
-                parameter.mul_(2)
-        before = {
-            f"{name}/{key}": value.clone()
-            for name, network in gan.networks().items()
-            for key, value in network.state_dict().items()
-        }
-        densities = dict.fromkeys(parameter_space(config(), gan), 0.3)
-        still = build_trial(config(), gan, data, densities)
-        mask = still.masks["generator"]
-        for key, weight in gp.prunable_weights(still.generator).items():
-            kept = torch.where(mask[key], gp.prunable_weights(gan.generator_ema)[key], 0.0)
-            assert torch.equal(weight, kept)
-        moved = build_trial(config(finetune_steps=2), gan, data, densities)
-        assert moved.masks["generator"] == mask
-        for network in (moved.generator, moved.generator_ema):
-            gp.check_mask(network, mask)
-        assert not torch.equal(moved.generator.layers.deconv4.bias, still.generator.layers.deconv4.bias)
-        again = build_trial(config(finetune_steps=2), gan, data, densities)
-        for key, value in moved.generator_ema.state_dict().items():
-            assert torch.equal(value, again.generator_ema.state_dict()[key])
-        for name, network in gan.networks().items():
-            for key, value in network.state_dict().items():
-                assert torch.equal(value, before[f"{name}/{key}"])
-        assert gan.masks == {}
-
-    def test_a_score_by_gradients_goes_through_the_discriminator(self, gan, data):
-        settings = config(score="taylor", space="threshold")
-        space = parameter_space(settings, gan)
-        mask = build_trial(settings, gan, data, {name: part.high for name, part in space.items()}).masks[
-            "generator"
-        ]
-        scores = gp.score(gan.generator, "taylor", gp.generator_loss(gan, loss="hinge"))
-        for key, values in scores.items():
-            assert torch.equal(mask[key], values >= space[f"threshold/{key}"].high)
-
-    def test_networks_with_the_older_spectral_norm_are_copied_too(self, data):
-        """Such a layer holds the weight of its last pass, which hangs on its graph; a discriminator's mask stays."""
-        generator = gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=1, device="cpu").generator
-        normed = torch.nn.utils.spectral_norm(nn.Linear(784, 8))
-        gan = gp.GAN(
-            generator, nn.Sequential(nn.Flatten(), normed, nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
-        )
-        gan.masks["discriminator"] = gp.prune(gan.discriminator, 0.5)
-        gan.discriminator(torch.zeros(2, 1, 28, 28))
-        settings = config(finetune_steps=1)
-        made = build_trial(settings, gan, data, dict.fromkeys(parameter_space(settings, gan), 0.5))
-        gp.check_mask(made.discriminator, gan.masks["discriminator"])
-        assert set(made.masks) == {"generator", "discriminator"} and set(gan.masks) == {"discriminator"}
-
-    def test_other_parameters_are_refused(self, gan, data):
-        with pytest.raises(
-            ValueError, match="parameters must be density/layers.linear1.weight, .*got density/x"
-        ):
-            build_trial(config(), gan, data, {"density/x": 0.5})
-        with pytest.raises(ValueError, match="got none"):
-            build_trial(config(), gan, data, {})
-
-
 class TestStudy:
     def test_the_dense_network_is_first_and_rows_say_what_was_made(self, gan, data, tmp_path):
-        study = search(config(), tmp_path / "deep" / "s.sqlite3", gan, data, Quality())
+        study = run_search(config(), tmp_path / "deep" / "s.sqlite3", gan, data, Quality())
         rows = trial_rows(study)
         assert [row["trial"] for row in rows] == [0, 1, 2, 3, 4]
         assert rows[0]["sparsity"] == 0 and not any(row["sparsity"] == 0 for row in rows[1:])
@@ -224,65 +65,65 @@ class TestStudy:
             assert {"torch", "commit"} <= trial.user_attrs["provenance"].keys()
 
     @pytest.mark.parametrize("sampler", studies.SAMPLERS)
-    @pytest.mark.parametrize("space", module.SPACES)
+    @pytest.mark.parametrize("space", SPACES)
     def test_a_seed_determines_a_fresh_run_and_one_that_went_on(self, gan, data, tmp_path, space, sampler):
         settings = {"space": space, "sampler": sampler}
-        whole = search(config(trials=12, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality())
+        whole = run_search(
+            config(trials=12, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality()
+        )
         storage = tmp_path / "s.sqlite3" if sampler == "nsga2" else optuna.storages.InMemoryStorage()
-        search(config(trials=6, **settings), storage, gan, data, Quality())
+        run_search(config(trials=6, **settings), storage, gan, data, Quality())
         late = Quality()
-        parts = search(config(trials=12, **settings), storage, gan, data, late)
+        parts = run_search(config(trials=12, **settings), storage, gan, data, late)
         assert len(late.splits) == 6
         assert trial_rows(parts) == trial_rows(whole)
-        other = search(
+        other = run_search(
             config(trials=3, seed=1, **settings), optuna.storages.InMemoryStorage(), gan, data, Quality()
         )
         assert trial_rows(other)[0]["digit_fid"] == trial_rows(whole)[0]["digit_fid"]
         assert trial_rows(other)[1] != trial_rows(whole)[1]
 
     def test_a_finished_study_runs_nothing(self, gan, data, tmp_path):
-        search(config(), tmp_path / "s.sqlite3", gan, data, Quality())
+        run_search(config(), tmp_path / "s.sqlite3", gan, data, Quality())
         quality = Quality()
-        study = search(config(), f"sqlite:///{tmp_path / 's.sqlite3'}", gan, data, quality)
+        study = run_search(config(), f"sqlite:///{tmp_path / 's.sqlite3'}", gan, data, quality)
         assert (len(study.trials), quality.splits) == (5, [])
 
     @pytest.mark.parametrize("at", [1, 3])
     def test_an_interrupted_trial_does_not_count(self, gan, data, at):
         storage = optuna.storages.InMemoryStorage()
         with pytest.raises(KeyboardInterrupt):
-            search(config(), storage, gan, data, Quality(interrupt_at=at))
+            run_search(config(), storage, gan, data, Quality(interrupt_at=at))
         assert len(complete(open_study(config(), storage, gan, data))) == at - 1
         quality = Quality()
-        study = search(config(), storage, gan, data, quality)
+        study = run_search(config(), storage, gan, data, quality)
         assert (len(complete(study)), len(quality.splits)) == (5, 6 - at)
         assert sum(row["sparsity"] == 0 for row in trial_rows(study)) == 1
 
     @pytest.mark.parametrize("at", [1, 3])
     def test_a_trial_that_diverged_counts_and_has_no_row(self, gan, data, at):
         quality = Quality(bad_at=at)
-        study = search(config(), optuna.storages.InMemoryStorage(), gan, data, quality)
+        study = run_search(config(), optuna.storages.InMemoryStorage(), gan, data, quality)
         assert len(quality.splits) == len(study.trials) == 5
         assert [row["trial"] for row in trial_rows(study)] == [n for n in range(5) if n != at - 1]
         assert "nan" in study.trials[at - 1].user_attrs["diverged"]
 
     def test_a_trial_is_dated_by_itself_and_its_commit_is_that_of_the_start(self, gan, data, monkeypatch):
         calls = iter(range(99))
-        monkeypatch.setattr(module, "provenance", lambda: {"commit": (at := next(calls)), "time": at})
-        study = search(config(trials=3), optuna.storages.InMemoryStorage(), gan, data, Quality())
+        monkeypatch.setattr(trials_module, "provenance", lambda: {"commit": (at := next(calls)), "time": at})
+        study = run_search(config(trials=3), optuna.storages.InMemoryStorage(), gan, data, Quality())
         assert [trial.user_attrs["provenance"]["commit"] for trial in study.trials] == [0, 0, 0]
         assert [trial.user_attrs["provenance"]["time"] for trial in study.trials] == [1, 2, 3]
 
-    def test_one_measured_precision_holds_for_all_trials_and_their_test(self, gan, data, monkeypatch):
-        """Though each process that works on the study, or tests it, would find another one faster."""
-        measured, used = iter(["bfloat16", "float32", "float32"]), []
-        monkeypatch.setattr(module, "best_precision", lambda device: next(measured))
-        monkeypatch.setattr(module, "train", lambda state, split, **rest: used.append(state.config.precision))
+    def test_the_precision_of_the_first_worker_holds_for_all_trials(self, gan, data, monkeypatch):
+        """Though another process that works on the study would choose another one."""
         storage, settings = optuna.storages.InMemoryStorage(), {"finetune_steps": 1, "precision": "auto"}
-        for trials in (2, 3):
-            study = search(config(trials=trials, **settings), storage, gan, data, Quality())
-        final_test(config(**settings), storage, gan, data, Quality(), trials=[0, 2])
-        assert used == ["bfloat16"] * 5
+        for trials, precision in ((2, "bfloat16"), (3, "float32")):
+            monkeypatch.setenv("GANPRUNE_PRECISION", precision)
+            study = run_search(config(trials=trials, **settings), storage, gan, data, Quality())
         assert {trial.user_attrs["provenance"]["precision"] for trial in study.trials} == {"bfloat16"}
+        rows = final_test(config(**settings), storage, gan, data, Quality(), trials=[0, 2])
+        assert [row["test_digit_fid"] for row in rows] == [row["digit_fid"] for row in rows]
 
     def test_other_settings_weights_or_data_make_another_study(self, gan, data, tmp_path):
         storage = studies.open_storage(tmp_path / "s.sqlite3")
@@ -321,17 +162,20 @@ class TestStudy:
         with pytest.raises(CheckpointError, match="not found"):
             open_study(config(checkpoint=str(tmp_path / "none.safetensors")), memory, None, data)
         with pytest.raises(ValueError, match="measure 'digit_fid' must be among .*got accuracy"):
-            search(config(), memory, gan, data, lambda gan, split: {"accuracy": 1.0, "digit_fid": None})
-        gan.masks["generator"] = gp.prune(gan.generator, 0.5)
+            run_search(config(), memory, gan, data, lambda gan, split: {"accuracy": 1.0, "digit_fid": None})
+        gp.prune(gan, 0.5)
         with pytest.raises(ValueError, match="gan must have a dense generator, got one with a mask"):
-            search(config(), memory, gan, data, Quality())
+            run_search(config(), memory, gan, data, Quality())
 
 
 WORKER = textwrap.dedent(
     """
     import sys, time
     sys.path.insert(0, sys.argv[1])
-    from test_search import Quality, config, gp, search, small_data
+    import ganprune as gp
+    from ganprune.experiments.search import run_search
+    from tools.search import Quality, config
+    from tools.small_data import small_data
 
     class Slow(Quality):
         def __call__(self, gan, split):
@@ -341,7 +185,7 @@ WORKER = textwrap.dedent(
             return super().__call__(gan, split)
 
     gan = gp.mlp_gan(hidden=(6, 5), latent_dim=4, seed=1, device="cpu")
-    search(config(), sys.argv[2], gan, small_data(), Slow())
+    run_search(config(), sys.argv[2], gan, small_data(), Slow())
     """
 )
 
@@ -367,7 +211,7 @@ def test_a_killed_search_goes_on(gan, data, tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "GRACE", 1)
     time.sleep(2.1)  # longer than the grace, so that the dead trial is recognised
     quality = Quality()
-    study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+    study = run_search(config(), tmp_path / "s.sqlite3", gan, data, quality)
     assert (len(complete(study)), len(quality.splits)) == (5, 5)
     assert [trial.number for trial in study.trials if trial.state == TrialState.FAIL] == [0]
     assert [row["trial"] for row in trial_rows(study) if row["sparsity"] == 0] == [1]
@@ -377,7 +221,7 @@ def test_workers_share_a_study(gan, data, tmp_path):
     """Two begin together, and so make the file, its tables and the study at the same moment; a third joins them."""
     processes = workers(tmp_path / "s.sqlite3", seconds=1, number=2)
     quality = Quality()
-    study = search(config(), tmp_path / "s.sqlite3", gan, data, quality)
+    study = run_search(config(), tmp_path / "s.sqlite3", gan, data, quality)
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
@@ -404,7 +248,7 @@ def test_workers_on_a_journal_share_a_study(gan, data, tmp_path):
             if len(self.splits) == 1:  # in the midst of its second trial, another worker makes two
                 self.splits.append("validation")
                 other = Quality()
-                search(config(trials=3), second, gan, data, other)
+                run_search(config(trials=3), second, gan, data, other)
                 assert len(other.splits) == 2
                 with pytest.raises(ValueError, match=r"no running trial, .* trials \[1\] run: wait"):
                     final_test(config(), second, gan, data, other)
@@ -412,7 +256,7 @@ def test_workers_on_a_journal_share_a_study(gan, data, tmp_path):
             return super().__call__(gan_, split)
 
     quality = Shared()
-    study = search(config(trials=4), first, gan, data, quality)
+    study = run_search(config(trials=4), first, gan, data, quality)
     assert len(quality.splits) == 2 and [row["trial"] for row in trial_rows(study)] == [0, 1, 2, 3]
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 4
     assert sum(row["sparsity"] == 0 for row in trial_rows(study)) == 1
@@ -430,7 +274,7 @@ def test_a_worker_stops_when_another_makes_the_final_test(gan, data):
 
     quality = Tested()
     with pytest.raises(ValueError, match="trials must be at most 3: the final test .* got 5"):
-        search(config(), storage, gan, data, quality)
+        run_search(config(), storage, gan, data, quality)
     assert len(quality.splits) == 3
 
 
@@ -491,13 +335,13 @@ class TestFinalTest:
     @pytest.fixture
     def storage(self, gan, data):
         quality, storage = Quality(), optuna.storages.InMemoryStorage()
-        search(config(trials=8), storage, gan, data, quality)
+        run_search(config(trials=8), storage, gan, data, quality)
         assert set(quality.splits) == {"validation"}
         return storage
 
     def test_looks_once_at_the_front_and_the_dense_network(self, gan, data, tmp_path):
         quality, storage = Quality(), tmp_path / "s.sqlite3"
-        search(config(trials=8), storage, gan, data, Quality())
+        run_search(config(trials=8), storage, gan, data, Quality())
         rows = final_test(config(), storage, gan, data, quality)
         study = open_study(config(), storage, gan, data)
         front = {row["trial"] for row in pareto_rows(study)} | {0}
@@ -522,9 +366,9 @@ class TestFinalTest:
         ):
             final_test(config(), storage, gan, data, quality, trials=[3])
         with pytest.raises(ValueError, match="trials must be at most 8: the final test .* got 9"):
-            search(config(trials=9), storage, gan, data, quality)
+            run_search(config(trials=9), storage, gan, data, quality)
         assert quality.splits == []
-        assert len(search(config(trials=8), storage, gan, data, quality).trials) == 8
+        assert len(run_search(config(trials=8), storage, gan, data, quality).trials) == 8
 
     def test_after_a_stop_only_what_is_missing_is_measured(self, gan, data, storage):
         with pytest.raises(KeyboardInterrupt):
@@ -545,7 +389,7 @@ class TestFinalTest:
         with pytest.raises(ValueError, match=rf"no running trial, .* trials \[{running.number}\] run"):
             final_test(config(), storage, gan, data, quality)
         open_study(config(), storage, gan, data).tell(running.number, state=TrialState.FAIL)
-        monkeypatch.setattr(module, "_size", lambda gan: {"nonzero": 1})
+        monkeypatch.setattr(module, "trial_size", lambda gan: {"nonzero": 1})
         with pytest.raises(RuntimeError, match="trial 0 has another size when built again"):
             final_test(config(), storage, gan, data, quality, trials=[0])
         assert quality.splits == []

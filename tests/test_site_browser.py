@@ -123,6 +123,29 @@ def test_a_phone_does_not_scroll_sideways(browser: Browser, address: str, page: 
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+CUT_OFF = """
+() => [...document.querySelectorAll("main pre, main table, main .output")]
+    .filter((part) => part.offsetParent && part.scrollWidth > part.clientWidth + 1)
+    .map((part) => part.innerText.slice(0, 200))
+"""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_code_and_no_table_is_cut_off_on_a_desk(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, DESK) as visit:
+        assert visit.page.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_folded_code_opens(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, DESK) as visit:
+        folded = visit.page.locator("details.hide").first
+        code = folded.locator("pre").first
+        assert not code.is_visible()
+        folded.locator("summary").click()
+        code.wait_for(state="visible")
+
+
 def test_the_menu_opens_on_a_phone(browser: Browser, address: str) -> None:
     with Visit(browser, address, PAGES[1], PHONE) as visit:
         entry = visit.page.locator(".bd-sidebar-primary a", has_text="Glossary").first

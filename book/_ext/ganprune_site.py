@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from book import digest  # noqa: E402
 
-CACHED_BY = ("ganprune", "results", "constraints.txt")
+CACHED_BY = ("ganprune", "constraints.txt")  # records lie inside the package
 BENCHMARKS = ROOT / "benchmarks" / "latest.json"
-INITIAL_MASKS = ROOT / "results" / "initial_masks.jsonl"
+INITIAL_MASKS = ROOT / "ganprune" / "assets" / "records" / "initial_masks.jsonl"
 TIMINGS = ROOT / "book" / "timings.jsonl"
 KEEP_CACHES = 4
 
@@ -34,8 +34,9 @@ KEEP_CACHES = 4
 
 
 def set_cache(app: Sphinx, config: Any) -> None:
-    """Key the notebook cache by package, results, lock and profile, which jupyter-cache itself ignores."""
-    key = digest(*CACHED_BY, settings=("GANPRUNE_PROFILE", "GANPRUNE_DEVICE"), root=ROOT)[:16]
+    """Key the notebook cache by package, lock and settings, which jupyter-cache itself ignores."""
+    settings = ("GANPRUNE_PROFILE", "GANPRUNE_DEVICE", "GANPRUNE_PRECISION")
+    key = digest(*CACHED_BY, settings=settings, root=ROOT)[:16]
     caches = ROOT / "_build" / "cache"
     (caches / key).mkdir(parents=True, exist_ok=True)
     os.utime(caches / key)
@@ -215,33 +216,36 @@ def fill_chapter_times(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a measured value with three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Return a measured value with three significant digits, zeros at the end too: 1.00, not 1."""
+    return f"{value:#.3g}".rstrip(".") if isinstance(value, float) else str(value)
 
 
 class BenchmarkTable(SphinxDirective):
-    """The table that ``make bench`` last recorded, with the machine that made it."""
+    """The recorded rows of the benchmarks that its arguments name; ``machine`` stands for what measured them."""
+
+    optional_arguments = 99
 
     def run(self) -> list[nodes.Node]:
         """Read the record and lay it out."""
         self.env.note_dependency(str(BENCHMARKS))
         if not BENCHMARKS.is_file():
-            return [nodes.paragraph("", "No benchmark has been recorded yet; run make bench.")]
+            return [nodes.paragraph("", "No benchmark has been recorded yet; run make bench RECORD=1.")]
         record = json.loads(BENCHMARKS.read_text(encoding="utf-8"))
+        if self.arguments == ["machine"]:
+            facts = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
+            versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+            text = f"Measured on {record['time'][:10]}. Machine: {facts}. Versions: {versions}."
+            return [nodes.paragraph("", text)]
+        found = [row for row in record["rows"] if row["benchmark"] in self.arguments]
+        if not found:
+            return [nodes.paragraph("", f"Not recorded yet: {', '.join(self.arguments)}.")]
         rows: list[list[nodes.Node | str]] = []
-        for row in record["rows"]:
+        for row in found:
             value = "never reached" if row["value"] is None else f"{number(row['value'])} {row['unit']}"
-            bar = "–" if row["bar"] is None else f"{row['sense']} {number(row['bar'])}"
+            bar = "–" if row["bar"] is None else f"{row['sense']} {number(float(row['bar']))}"
             verdict = {True: "holds", False: "missed", None: "–"}[row["holds"]]
             rows.append([row["name"], value, bar, verdict])
-        facts = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
-        versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-        return [
-            table(["What", "Measured", "Bar", "Verdict"], rows),
-            nodes.paragraph(
-                "", f"Measured on {record['time'][:10]}. Machine: {facts}. Versions: {versions}."
-            ),
-        ]
+        return [table(["What", "Measured", "Bar", "Verdict"], rows)]
 
 
 class InitialMasksTable(SphinxDirective):
@@ -321,7 +325,9 @@ class BenchmarkFigure(SphinxDirective):
         name, options = self.arguments[0], self.options
         curves = curves_of(name, options["x"], options["y"])
         if not curves:
-            return [nodes.paragraph("", f"No curve of {name} has been recorded yet; run make bench.")]
+            return [
+                nodes.paragraph("", f"No curve of {name} has been recorded yet; run make bench RECORD=1.")
+            ]
         path = ROOT / "_build" / "figures" / f"{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure = draw_curves(curves, (options["xlabel"], options["ylabel"]), "log" in options)

@@ -17,14 +17,15 @@ from ganprune.cli.networks import load_data, load_gan, loss_of, new_gan
 from ganprune.cli.output import losses, measure, plain, say
 from ganprune.cli.pruning import scoring
 from ganprune.core.files import replacing
+from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
 from ganprune.lottery.iterative import find_tickets
-from ganprune.lottery.tickets import Ticket, random_mask, reinitialised, shuffled
+from ganprune.lottery.tickets import Ticket
 from ganprune.scores.registry import SCORES
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
-    "reinitialised": reinitialised,
-    "shuffled": shuffled,
-    "random": random_mask,
+    "reinitialised": reinitialise_ticket,
+    "shuffled": shuffle_ticket,
+    "random": draw_random_ticket,
 }
 NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",)} | {
     "both": ("generator", "discriminator")
@@ -150,7 +151,7 @@ def _row(
     """The row of one trained ticket or control; kept in the folder, as an evaluation takes long."""
     key = {"round": number, "arm": arm, "samples": options.samples, "split": options.split}
     store = options.out / "rows.jsonl"
-    for row in gp.records.read_records(store):
+    for row in gp.records.read(store):
         if all(row.get(name) == value for name, value in key.items()):
             return row
     row = {**key, "ticket_sparsity": ticket.sparsity, "kept": ticket.kept, "start_step": ticket.step}
@@ -158,5 +159,5 @@ def _row(
     row |= state.history[-1]
     row |= measure(options, state.gan, data, state.config.loss, "generator_ema") | key
     row = plain(row | gp.records.provenance())
-    gp.records.append_record(store, row)
+    gp.records.append(store, row)
     return row

@@ -13,7 +13,7 @@ from ganprune.cli.arguments import UsageError
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
 from ganprune.networks.checkpoints import PRETRAINED, load_network
-from ganprune.networks.custom import ImportedSpec, check_discriminator, check_generator
+from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator
 
 ROLES = ("generator", "discriminator")
 
@@ -48,10 +48,10 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
         options: of the command; those that it has not are the course's defaults.
         image_shape: for the course's generator; a generator of one's own says what it makes.
     """
-    own: dict[str, ImportedSpec] = {}
+    own: dict[str, CustomSpec] = {}
     for role in ROLES:
         if (path := getattr(options, role)) is not None:
-            own[role] = ImportedSpec(path, getattr(options, f"{role}_args") or {})
+            own[role] = CustomSpec(path, getattr(options, f"{role}_args") or {})
     if "generator" in own:
         with keep_random_state():
             image_shape = check_generator(own["generator"].build(), f"generator {options.generator}")
@@ -137,8 +137,8 @@ def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module)
         return
     where = f"ganprune {options.command}: error: argument --{role}"
     spec = network.spec
-    if not isinstance(spec, ImportedSpec) or spec.path != path:
-        held = spec.path if isinstance(spec, ImportedSpec) else type(network).__name__
+    if not isinstance(spec, CustomSpec) or spec.path != path:
+        held = spec.path if isinstance(spec, CustomSpec) else type(network).__name__
         raise UsageError(f"{where}: {options.checkpoint} holds the {role} {held}, not {path}")
     if arguments is not None and arguments != spec.arguments:
         raise UsageError(
@@ -149,18 +149,18 @@ def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module)
 def _check_own(gan: gp.GAN) -> None:
     """Networks of one's own are tried out before anything is done with them."""
     for network in (gan.generator, gan.generator_ema):
-        if isinstance(network.spec, ImportedSpec):
+        if isinstance(network.spec, CustomSpec):
             check_generator(network, f"generator {network.spec.path}")
     spec = gan.discriminator.spec
     shape = _image_shape(gan)
-    if isinstance(spec, ImportedSpec) and shape is not None:
+    if isinstance(spec, CustomSpec) and shape is not None:
         check_discriminator(gan.discriminator, shape, f"discriminator {spec.path}")
 
 
 def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
     """What the generator makes; None if that is no image."""
     spec = gan.generator.spec
-    if isinstance(spec, ImportedSpec):
+    if isinstance(spec, CustomSpec):
         return check_generator(gan.generator, f"generator {spec.path}")
     shape = getattr(spec, "image_shape", None) or getattr(spec, "output_shape", None)
     return tuple(shape) if shape else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,10 +14,7 @@ from torch import nn
 from ganprune.core.checks import check_choice
 
 PROFILES = ("smoke", "laptop", "gpu")
-
-
 PRECISIONS = ("auto", "float32", "bfloat16")
-
 
 T = TypeVar("T")
 
@@ -37,8 +34,14 @@ def as_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'mps', got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'mps', got {device!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no MPS device; use 'cpu'")
     return chosen
@@ -86,45 +89,61 @@ def profile(name: str | None = None, device: str | torch.device | None = None) -
     return Profile(chosen, as_device(device))
 
 
-_PROBED: dict[str, str] = {}
-
-
 def best_precision(device: str | torch.device) -> str:
-    """ "bfloat16" where autocast to it is faster on this device, else "float32".
+    """The precision for training on a device: "bfloat16" if its processor computes in bfloat16, else "float32".
 
-    Processors without bfloat16 instructions emulate them several times slower, so a small convolution is timed
-    forward and backward in both precisions (well under a second, once per process). ``GANPRUNE_PRECISION``
-    overrides it.
+    The answer follows from the instructions that the processor has, so every process on a machine gets the same one:
+
+    - CPU: bfloat16 with AVX-512 BF16 or AMX; others would emulate it, several times slower.
+    - CUDA: bfloat16 if the GPU has it in hardware (compute capability 8.0, "Ampere", or later).
+    - Apple's GPUs (MPS): float32.
+
+    The environment variable ``GANPRUNE_PRECISION`` ("float32" or "bfloat16") overrides it.
+
+    Raises:
+        ValueError: if ``GANPRUNE_PRECISION`` is something else.
     """
     named = os.environ.get("GANPRUNE_PRECISION")
     if named:
         if named not in PRECISIONS[1:]:
             raise ValueError(f"GANPRUNE_PRECISION must be float32 or bfloat16, got {named!r}")
         return named
-    device = torch.device(device)
-    if device.type not in _PROBED:
-        _PROBED[device.type] = "bfloat16" if _bfloat16_gain(device) > 1.05 else "float32"
-    return _PROBED[device.type]
+    return "bfloat16" if has_bfloat16(torch.device(device)) else "float32"
 
 
-def _bfloat16_gain(device: torch.device) -> float:
-    """Time of a float32 step over that of a bfloat16 step: median over pairs, so that a busy moment decides nothing."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return 0.0
-    if device.type == "mps":
-        return 0.0
-    convolution = nn.Conv2d(32, 64, 4, 2, 1, device=device).to(memory_format=torch.channels_last)
-    images = torch.ones(64, 32, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
-    images.requires_grad_()  # as inside a network, where the gradient goes on to the layer before
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has instructions for bfloat16 that PyTorch uses."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
-    def seconds(reduced: bool) -> float:
-        begin = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-            loss = convolution(images).float().sum()
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - begin
 
-    ratios = [seconds(False) / seconds(True) for _ in range(5 + 25)][5:]  # the first ones warm up
-    return statistics.median(ratios)
+def placement_of(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype in which a network computes: those of its first floating-point parameter, else buffer.
+
+    Parameters may hold integers (tables of indices), which say nothing about the dtype of inputs. A network without
+    floating-point tensors takes float32 on the CPU.
+    """
+    for tensors in (network.parameters(), network.buffers()):
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
+
+
+@contextmanager
+def standard_defaults() -> Iterator[None]:
+    """PyTorch's own defaults inside the block: new tensors are float32 and on the CPU.
+
+    Code that calls ``torch.set_default_dtype`` or works under ``with torch.device(...)`` would otherwise decide what
+    our networks and data are made of.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

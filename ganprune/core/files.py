@@ -1,34 +1,155 @@
-"""Files that are whole or absent, and the folder for what can be made again."""
+"""Files that are whole or absent, outputs with one owner, and the folder for what can be made again."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
+import secrets
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ganprune.core.errors import GanpruneError
+
+UNFINISHED = ".unfinished"
+
+
+class OutputInUseError(GanpruneError, RuntimeError):
+    """Another run is writing to the same output."""
+
+
+class CacheError(GanpruneError, RuntimeError):
+    """There is no folder for what can be made again; the message names the variable that sets one."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to; it takes the place of ``path`` when it is whole, so a kill loses nothing.
+    """A file beside ``path`` to write to; it takes the place of ``path`` when the block ends, so a kill loses nothing.
 
-    Folders are made as needed. If the block raises, ``path`` stays as it was.
+    Folders are made as needed. A link stays a link: the file it points to is replaced. A new file has the mode that
+    the process's umask gives, an old one keeps its own. If the block raises, ``path`` stays as it was.
+
+    Raises:
+        ValueError: if ``path`` is a folder, a device or a pipe.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    target = _target_of(path)
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a device or a pipe"
+        raise ValueError(f"path must be a file to write, got {str(path)!r}, which is {kind}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
     try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        yield temporary
+        temporary.chmod(mode)
+        temporary.replace(target)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: str | Path) -> Path:
+    """Where a run that writes to ``path`` keeps its state until it is done: ``run.0`` → ``run.0.unfinished``.
+
+    The whole name of the output is in it, so two outputs never share one; a link counts as the file it points to.
+
+    Raises:
+        ValueError: if ``path`` is itself the name of an unfinished file.
+    """
+    target = _target_of(path)
+    if target.name.endswith(UNFINISHED):
+        raise ValueError(
+            f"path must not end with {UNFINISHED}, which marks unfinished runs, got {str(path)!r}"
+        )
+    return target.with_name(target.name + UNFINISHED)
+
+
+@contextmanager
+def owned(path: str | Path) -> Iterator[None]:
+    """The output ``path`` (a file or a folder) belongs to this block alone, among all processes of the machine.
+
+    A lock file lies beside the output while the block runs. The system frees the lock of a process that dies,
+    however it dies, so nothing has to be cleaned up by hand.
+
+    Raises:
+        OutputInUseError: if another block, in this process or in another one, owns it.
+        ValueError: if ``path`` is a device or a pipe.
+    """
+    target = _target_of(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise ValueError(f"path must be a file or a folder, got {str(path)!r}, which is a device or a pipe")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tag = hashlib.blake2b(
+        os.fsencode(target.name), digest_size=6
+    ).hexdigest()  # a whole name might be too long
+    lock = target.with_name(f".{target.name[:40]}.{tag}.lock")
+    handle = _open_locked(lock)
+    if handle is None:
+        raise OutputInUseError(
+            f"another run is writing to {path}: wait until it has ended, or choose another output"
+        )
+    try:
+        yield
+    finally:
+        with suppress(
+            PermissionError
+        ):  # Windows deletes no open file; an unlocked one that stays does no harm
+            lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again: ``GANPRUNE_CACHE``, else ``~/.cache/ganprune``. Created on demand."""
-    folder = Path(os.environ.get("GANPRUNE_CACHE") or Path.home() / ".cache" / "ganprune")
-    folder.mkdir(parents=True, exist_ok=True)
+    """Folder for what can be made again: ``GANPRUNE_CACHE``, else ``~/.cache/ganprune``. Created on demand.
+
+    Raises:
+        CacheError: if there is no home folder, or the folder cannot be made.
+    """
+    try:
+        folder = Path(os.environ.get("GANPRUNE_CACHE") or Path.home() / ".cache" / "ganprune")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise CacheError(
+            f"no folder for what can be made again ({error}): name one that can be written to by the environment "
+            "variable GANPRUNE_CACHE"
+        ) from error
     return folder
+
+
+def _target_of(path: str | Path) -> Path:
+    """The file itself, behind any links; it need not exist."""
+    return Path(os.path.realpath(path))
+
+
+def _open_locked(path: Path) -> int | None:
+    """Opens and locks a lock file; None if somebody else has locked it.
+
+    An owner deletes its lock file on leaving. Who opened that file a moment before then locks one without a name, which
+    protects nothing, and begins anew.
+    """
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        locked = _lock(handle)
+        with suppress(FileNotFoundError):
+            if locked and os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)
+        if not locked:
+            return None
+
+
+def _lock(handle: int) -> bool:
+    """Locks an open file without waiting; False if somebody else has locked it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -1,12 +1,17 @@
-"""Evaluation mode and frozen parameters inside a block, and everything as before after it."""
+"""Evaluation mode, frozen parameters, full precision inside a block, and everything as before after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
+
+from ganprune.core.device import placement_of
+from ganprune.core.random import keep_random_state
 
 
 @contextmanager
@@ -46,3 +51,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
     ):
         yield
+
+
+def call_untouched(network: nn.Module, *inputs: Any) -> Any:
+    """The output of a network in evaluation mode, without gradients and without a trace.
+
+    Buffers, training modes and global random states are afterwards what they were before.
+    """
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with torch.no_grad(), eval_mode(network), keep_random_state(placement_of(network)[0]):
+        return functional_call(network, buffers, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ def step_seed(seed: int, step: int, stream: str = "") -> int:
 
 def seeded(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     """A fresh random generator on ``device``, seeded."""
-    return torch.Generator(device=device).manual_seed(seed)
+    return torch.Generator(device=device).manual_seed(operator.index(seed))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ganprune.core.device import standard_defaults
 from ganprune.core.errors import GanpruneError
 from ganprune.core.files import replacing
 
@@ -24,10 +25,20 @@ class CheckpointError(GanpruneError, RuntimeError):
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes tensors and JSON-able metadata to one file, atomically: the old file stays until the new one is whole."""
+    """Writes tensors and JSON-able metadata to one file, atomically: the old file stays until the new one is whole.
+
+    Raises:
+        ValueError: if the metadata holds what JSON cannot hold. Nothing is written then.
+    """
+    try:
+        remarks = json.dumps({"format": FORMAT, **metadata})
+    except TypeError as error:
+        raise ValueError(
+            f"metadata must be values that JSON can hold (numbers, strings, lists, mappings): {error}"
+        ) from error
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(plain, temporary, {"ganprune": json.dumps({"format": FORMAT, **metadata})})
+        save_file(plain, temporary, {"ganprune": remarks})
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,7 +51,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     if not path.is_file():
         raise CheckpointError(f"checkpoint not found: expected a file at {path}")
     try:
-        with safe_open(str(path), framework="pt") as handle:
+        with standard_defaults(), safe_open(str(path), framework="pt") as handle:
             metadata = json.loads((handle.metadata() or {}).get("ganprune", "{}"))
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
@@ -52,7 +63,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, metadata
 
 
-def weights_hash(network: nn.Module) -> str:
+def hash_weights(network: nn.Module) -> str:
     """First twelve hexadecimal digits of the SHA-256 over names, types, shapes and bytes of a state dict."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

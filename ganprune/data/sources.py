@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganprune.core.device import as_device
+from ganprune.core.checks import check_choice
+from ganprune.core.device import as_device, standard_defaults
 from ganprune.core.files import cache_dir
 from ganprune.data.splits import DataError, ImageData, three_splits
 
 DATASETS = ("mnist", "fashion-mnist", "cifar10")
 
 
+@standard_defaults()
 def mnist(device: str | torch.device | None = None, image_size: int = 28) -> ImageData:
     """MNIST, shipped with the package: 50,000 train, 10,000 validation, 10,000 test.
 
@@ -37,6 +39,7 @@ def mnist(device: str | torch.device | None = None, image_size: int = 28) -> Ima
     """
     if image_size not in (28, 32):
         raise ValueError(f"image_size must be 28 or 32, got {image_size!r}")
+    place = as_device(device)
     folder = Path(__file__).parents[1] / "assets" / "mnist"
     official = {}
     for part in ("train", "t10k"):
@@ -45,30 +48,30 @@ def mnist(device: str | torch.device | None = None, image_size: int = 28) -> Ima
         if image_size == 32:
             images = torch.nn.functional.pad(images, (2, 2, 2, 2))
         official[part] = images.unsqueeze(1), labels.long()
-    return three_splits("mnist", official["train"], official["t10k"], as_device(device))
+    return three_splits("mnist", official["train"], official["t10k"], place)
 
 
 def fashion_mnist(
-    device: str | torch.device | None = None, root: str | Path | None = None, download: bool = True
+    root: str | Path | None = None, device: str | torch.device | None = None, download: bool = True
 ) -> ImageData:
     """Fashion-MNIST (Xiao et al. 2017) through torchvision's own class; same splits and interface as :func:`mnist`.
 
     Args:
-        device: where the images go; None for the best device.
         root: folder of the files; None for the package's cache folder.
+        device: where the images go; None for the best device.
         download: fetch the files if they are not there.
 
     Raises:
         DataError: if the files are missing and cannot be downloaded, or are damaged.
     """
-    return _torchvision("fashion-mnist", "FashionMNIST", device, root, download)
+    return _torchvision("fashion-mnist", "FashionMNIST", root, device, download)
 
 
 def cifar10(
-    device: str | torch.device | None = None, root: str | Path | None = None, download: bool = True
+    root: str | Path | None = None, device: str | torch.device | None = None, download: bool = True
 ) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009), 3 × 32 × 32; arguments and errors as for :func:`fashion_mnist`."""
-    return _torchvision("cifar10", "CIFAR10", device, root, download)
+    return _torchvision("cifar10", "CIFAR10", root, device, download)
 
 
 def load_data(
@@ -85,13 +88,10 @@ def load_data(
         ValueError: if the name is unknown.
         DataError: if the files are missing or damaged.
     """
+    check_choice("data", name, DATASETS)
     if name == "mnist":
         return mnist(device)
-    if name == "fashion-mnist":
-        return fashion_mnist(device, root)
-    if name == "cifar10":
-        return cifar10(device, root)
-    raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}")
+    return fashion_mnist(root, device) if name == "fashion-mnist" else cifar10(root, device)
 
 
 def _read_idx(path: Path, folder: Path) -> Tensor:
@@ -113,8 +113,9 @@ def _read_idx(path: Path, folder: Path) -> Tensor:
     return torch.frombuffer(bytearray(content[4 + 4 * dimensions :]), dtype=torch.uint8).reshape(shape)
 
 
+@standard_defaults()
 def _torchvision(
-    name: str, class_name: str, device: str | torch.device | None, root: str | Path | None, download: bool
+    name: str, class_name: str, root: str | Path | None, device: str | torch.device | None, download: bool
 ) -> ImageData:
     """Read a data set with torchvision, and turn what can go wrong into one sentence that helps.
 
@@ -123,6 +124,7 @@ def _torchvision(
     """
     from torchvision import datasets  # a slow import that MNIST does not need
 
+    place = as_device(device)
     folder = Path(root) if root is not None else cache_dir() / "data"
     dataset_class = getattr(datasets, class_name)
     where = folder / class_name / "raw" if class_name == "FashionMNIST" else folder
@@ -150,7 +152,7 @@ def _torchvision(
         raise DataError(
             f"{name} at {where} has {len(arrays[0][0])} + {len(arrays[1][0])} images; delete it and run again."
         )
-    return three_splits(name, arrays[0], arrays[1], as_device(device))
+    return three_splits(name, arrays[0], arrays[1], place)
 
 
 def _refuse_damaged(dataset_class: Any, folder: Path) -> None:

@@ -14,11 +14,20 @@ from ganprune.core.random import seeded
 def gaussian_ring(n: int, seed: int, modes: int = 8, radius: float = 2.0, std: float = 0.05) -> Tensor:
     """Points from a mixture of Gaussians whose centres lie on a circle.
 
+    Args:
+        n: number of points, at least 1.
+        seed: determines the points.
+        modes: number of Gaussians, at least 1.
+        radius: of the circle.
+        std: standard deviation of each Gaussian in both coordinates.
+
     Returns:
         float32, shape (n, 2).
     """
+    check_integer("n", n, 1)
     check_integer("modes", modes, 1)
     generator = seeded(seed)
-    angles = torch.randint(modes, (n,), generator=generator) * (2 * math.pi / modes)
+    chosen = torch.randint(modes, (n,), generator=generator, device="cpu")
+    angles = chosen.to(torch.float32) * (2 * math.pi / modes)
     centres = radius * torch.stack([angles.cos(), angles.sin()], dim=1)
-    return centres + std * torch.randn(n, 2, generator=generator)
+    return centres + std * torch.randn(n, 2, generator=generator, dtype=torch.float32, device="cpu")

@@ -19,7 +19,7 @@ import safetensors
 import torch
 
 from ganprune.core.device import as_device, best_precision
-from ganprune.core.tensors import weights_hash
+from ganprune.core.tensors import hash_weights
 from ganprune.data.sources import mnist
 from ganprune.metrics.classifier import ClassifierConfig, accuracy, train_classifier
 from ganprune.metrics.extractor import digit_classifier_path, save_classifier
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         validation,
         test,
         seconds,
-        weights_hash(network),
+        hash_weights(network),
         path,
         path.stat().st_size,
     )

@@ -17,7 +17,7 @@ from ganprune.allocation.choose import allocate
 from ganprune.losses import generator_loss
 from ganprune.masks.weights import prunable_slots
 from ganprune.networks.build import dcgan
-from ganprune.records.store import run
+from ganprune.records.store import SHIPPED, run
 from ganprune.scores import registry
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     default = InitialMasks()
     parser = argparse.ArgumentParser(description="Record which weights pruning before training keeps.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--store", type=Path, default=Path("ganprune/assets/records/initial_masks.jsonl"))
+    parser.add_argument("--store", type=Path, default=SHIPPED / "initial_masks.jsonl")
     parser.add_argument("--sparsity", type=float, default=default.sparsity)
     parser.add_argument("--width", type=int, default=default.width)
     options = vars(parser.parse_args())

@@ -21,7 +21,7 @@ from ganprune.metrics.fidelity import evaluate
 from ganprune.networks.build import dcgan
 from ganprune.networks.gan import GAN
 from ganprune.pruning import prune
-from ganprune.records.store import run
+from ganprune.records.store import SHIPPED, config_hash, run
 from ganprune.training.callbacks import Checkpoint, every
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
@@ -57,7 +57,7 @@ class MagnitudeCurve:
     samples: int = 10_000
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
-        """One row per arm, on the validation split: score, sparsity, stage ("pruned" or "fine-tuned"), metrics."""
+        """One row per arm, on the validation split: score, sparsity, stage, metrics, arithmetic of the fine-tuning."""
         data = mnist()
         dense = dense_gan(self.width, self.dense_steps, seed, data)
         yield {"score": "dense", "sparsity": 0.0, "stage": "pruned", **self._fid(dense.generator_ema, data)}
@@ -71,11 +71,8 @@ class MagnitudeCurve:
         gan = copy.deepcopy(dense)
         gan.generator.load_state_dict(dense.generator_ema.state_dict())
         row: dict[str, Any] = {"score": score, "sparsity": sparsity}
-        masks = {}
         if score != "dense":
-            mask = prune(gan.generator, sparsity, score=score, seed=seed, ema=gan.generator_ema)
-            masks["generator"] = mask
-            row["achieved_sparsity"] = mask.sparsity
+            row["achieved_sparsity"] = prune(gan, sparsity, score=score, seed=seed).sparsity
             yield {**row, "stage": "pruned, not recalibrated", **self._fid(gan.generator, data)}
             recalibrate_batchnorm(gan.generator, seed=seed)
             gan.generator_ema.load_state_dict(gan.generator.state_dict())
@@ -83,7 +80,8 @@ class MagnitudeCurve:
         config = TrainConfig(
             steps=self.finetune_steps, learning_rate=self.finetune_learning_rate, seed=finetuning_seed(seed)
         )
-        train(TrainState(gan, config, masks), data.train)
+        state = train(TrainState(gan, config), data.train)
+        row["arithmetic"] = state.config.precision
         report = self._measure(gan.generator_ema, data, discriminator=gan.discriminator, loss=config.loss)
         yield {**row, "stage": "fine-tuned", **report}
         yield {**row, "stage": "fine-tuned, raw weights", **self._fid(gan.generator, data)}
@@ -106,15 +104,12 @@ def finetuning_seed(seed: int) -> int:
 def dense_gan(width: int, steps: int, seed: int, data: ImageData) -> GAN:
     """A dense DCGAN trained on ``data.train``; kept in the cache folder, and resumed there after a stop.
 
-    A run that is kept there under another configuration, by an earlier version, is not taken for this one.
+    The file is named after the configuration, so a run of another one is never taken for this one.
     """
-    finished = cache_dir() / f"dense-{data.name}-{width}-{steps}-{seed}.safetensors"
     config = TrainConfig(steps, learning_rate=1.5e-3, decay_from=0.25, ema_decay=0.999, seed=seed)
-    state = TrainState.load(finished) if finished.is_file() else None
-    if state is None or dataclasses.replace(state.config, precision=config.precision) != config:
-        state = TrainState(dcgan(width=width, seed=seed), config)
-    train(state, data.train, [every(2_000, Checkpoint(finished))])
-    return state.gan
+    path = cache_dir() / f"dense-{data.name}-{width}-{config_hash(config)}.safetensors"
+    state = TrainState.resume(path, lambda: TrainState(dcgan(width=width, seed=seed), config))
+    return train(state, data.train, [every(2_000, Checkpoint(path))]).gan
 
 
 def main() -> None:
@@ -122,7 +117,7 @@ def main() -> None:
     default = MagnitudeCurve()
     parser = argparse.ArgumentParser(description="Record the quality-sparsity curve of magnitude pruning.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
-    parser.add_argument("--store", type=Path, default=Path("ganprune/assets/records/magnitude.jsonl"))
+    parser.add_argument("--store", type=Path, default=SHIPPED / "magnitude.jsonl")
     for field in ("width", "dense_steps", "finetune_steps"):
         parser.add_argument(f"--{field.replace('_', '-')}", type=int, default=getattr(default, field))
     options = vars(parser.parse_args())

@@ -22,7 +22,7 @@ from ganprune.networks.build import SPECTRAL_GAIN, mlp_gan
 from ganprune.networks.checkpoints import PRETRAINED_FOLDER, save
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.gan import GAN, GANSpec
-from ganprune.records.store import provenance
+from ganprune.records.store import config_hash, provenance
 from ganprune.training.callbacks import Checkpoint, every
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
@@ -78,12 +78,10 @@ def make(name: str, seed: int = 0, folder: str | Path | None = None) -> Path:
     """
     check_choice("name", name, RECIPES)
     recipe, data = RECIPES[name], mnist()
-    partial = cache_dir() / f"{name}-{seed}.partial.safetensors"
-    if partial.is_file():
-        state = TrainState.load(partial)
-    else:
-        config = dataclasses.replace(recipe.config, seed=seed)
-        state = TrainState(recipe.make(seed).to(data.train.device), config)
+    config = dataclasses.replace(recipe.config, seed=seed)
+    partial = cache_dir() / f"{name}-{config_hash(config)}.partial.safetensors"
+    device = data.train.device
+    state = TrainState.resume(partial, lambda: TrainState(recipe.make(seed).to(device), config), device)
     train(state, data.train, [every(2_000, Checkpoint(partial), at_end=False)])
     report = evaluate(
         state.gan.generator_ema,

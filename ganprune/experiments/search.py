@@ -11,232 +11,44 @@ import argparse
 import dataclasses
 import json
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
-from torch import Tensor
+from optuna.trial import TrialState
 
-from ganprune.allocation.choose import allocate
-from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.device import best_precision
+from ganprune.core.files import replacing
 from ganprune.core.progress import progress
-from ganprune.core.tensors import weights_hash
+from ganprune.core.tensors import hash_weights
 from ganprune.data.sources import mnist
-from ganprune.data.splits import ImageData, Split
+from ganprune.data.splits import ImageData
 from ganprune.experiments.studies import SAMPLERS, SeededByTrial, open_storage, quiet
-from ganprune.losses import generator_loss
-from ganprune.lottery.tickets import copy_gan
-from ganprune.masks.apply import apply_mask
-from ganprune.masks.mask import Mask, check_sparsity, pruned_count
-from ganprune.metrics.fidelity import evaluate
-from ganprune.metrics.macs import effective_macs
+from ganprune.experiments.trials import (
+    MEASURES,
+    SPACES,
+    Quality,
+    SearchConfig,
+    build_trial,
+    check_quality,
+    default_quality,
+    dense_parameters,
+    make_objective,
+    parameter_space,
+    trial_size,
+)
 from ganprune.networks.checkpoints import PRETRAINED, load, load_pretrained
 from ganprune.networks.gan import GAN
 from ganprune.records.store import config_hash, provenance
-from ganprune.scores.registry import get_score, score
-from ganprune.training.config import TrainConfig
-from ganprune.training.loop import DivergenceError, train
-from ganprune.training.recalibration import recalibrate_batchnorm
-from ganprune.training.state import TrainState
+from ganprune.training.loop import DivergenceError
 
-SPACES = ("layer-sparsity", "threshold")
-MEASURES = ("digit_fid", "fid")
+TEST = "final_test"
+"""The study's attribute that holds the choice of trials for the final test; each row is under ``final_test/number``."""
 
-Quality = Callable[[GAN, Split], Mapping[str, Any]]
-"""(fine-tuned GAN, split) → measurements by name; the one that the configuration names is minimised."""
-
-_TEST = "final_test"
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """What is searched, and how much is spent on it; all but ``trials`` names the study.
-
-    A trial prunes the generator's EMA weights, recalibrates its batch norm, and fine-tunes it with the trained
-    discriminator, as long as every other trial; the dense network, trained just as long, is the first.
-
-    Attributes:
-        name: of the experiment, in its records.
-        checkpoint: name of a GAN that ships with the package, or path of a file; unused where a GAN is given.
-        space: "layer-sparsity": one density per layer, drawn log-uniformly. "threshold": one threshold per layer,
-            in the units of its scores.
-        score: what orders the weights of a layer; one of the registered scores that need no inputs.
-        max_sparsity: of a layer, in [0, 1); bounds both spaces.
-        trials: in all, those of earlier runs and of other workers included; at least 1.
-        finetune_steps: of each trial; 0 for none.
-        finetune_learning_rate: held for half of the steps, then decayed to zero.
-        batch_size: of the fine-tuning.
-        loss: of the fine-tuning.
-        precision: of the fine-tuning; "auto" is what the first worker finds faster, for all trials of the study.
-        measure: the quality that is minimised: "digit_fid" (MNIST) or "fid".
-        samples: generated per estimate of the quality.
-        sampler: "tpe" (Ozaki et al. 2020) or "nsga2" (Deb et al. 2002).
-        seed: determines what is tried and how it is fine-tuned.
-    """
-
-    name: str = "search"
-    checkpoint: str = "dcgan-mnist"
-    space: str = "layer-sparsity"
-    score: str = "magnitude"
-    max_sparsity: float = 0.99
-    trials: int = 30
-    finetune_steps: int = 300
-    finetune_learning_rate: float = 1e-3
-    batch_size: int = 64
-    loss: str = "hinge"
-    precision: str = "auto"
-    measure: str = "digit_fid"
-    samples: int = 10_000
-    sampler: str = "tpe"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field, allowed in (("space", SPACES), ("sampler", SAMPLERS), ("measure", MEASURES)):
-            check_choice(field, getattr(self, field), allowed)
-        for field, least in (("trials", 1), ("finetune_steps", 0), ("samples", 2)):
-            object.__setattr__(self, field, check_integer(field, getattr(self, field), least))
-        check_sparsity(self.max_sparsity, "max_sparsity")
-        if "inputs" in get_score(self.score).parameters:
-            raise ValueError(f"score must need no inputs, got {self.score!r}")
-        self.finetuning()
-
-    def finetuning(self) -> TrainConfig:
-        """The configuration of the fine-tuning; it sees other batches than a dense run of the same seed."""
-        return TrainConfig(
-            steps=max(self.finetune_steps, 1),
-            batch_size=self.batch_size,
-            loss=self.loss,
-            learning_rate=self.finetune_learning_rate,
-            precision=self.precision,
-            seed=self.seed + 1_000_000,
-        )
-
-
-# --- One trial ------------------------------------------------------------------------------------
-
-
-def parameter_space(config: SearchConfig, gan: GAN) -> dict[str, FloatDistribution]:
-    """What a trial chooses, by name: "density/…" (log-uniform) or "threshold/…" (uniform) of each prunable layer.
-
-    Densities lie in [1 − max_sparsity, 1]; thresholds between the layer's lowest score, which prunes nothing, and the
-    one that prunes ``max_sparsity`` of it.
-    """
-    return _space(config, _scores(config, gan))
-
-
-def _space(config: SearchConfig, scores: Mapping[str, Tensor]) -> dict[str, FloatDistribution]:
-    if config.space == "layer-sparsity":
-        return {f"density/{key}": FloatDistribution(1 - config.max_sparsity, 1.0, log=True) for key in scores}
-    bounds = {}
-    for key, values in scores.items():
-        ordered = values.flatten().double().cpu().sort().values
-        highest = ordered[pruned_count(config.max_sparsity, len(ordered))]
-        bounds[f"threshold/{key}"] = FloatDistribution(float(ordered[0]), float(highest))
-    return bounds
-
-
-def _dense(config: SearchConfig, space: Mapping[str, FloatDistribution]) -> dict[str, float]:
-    return {name: 1.0 if config.space == "layer-sparsity" else part.low for name, part in space.items()}
-
-
-def _scores(config: SearchConfig, gan: GAN) -> Mapping[str, Tensor]:
-    """Scores of the EMA weights, which are the ones that a trial prunes."""
-    needs_loss = "loss_fn" in get_score(config.score).parameters
-    loss_fn = generator_loss(gan, loss=config.loss, seed=config.seed) if needs_loss else None
-    model = copy_gan(gan).generator
-    model.load_state_dict(gan.generator_ema.state_dict())
-    return score(model, config.score, loss_fn, seed=config.seed, sparsity=config.max_sparsity)
-
-
-def _mask(config: SearchConfig, scores: Mapping[str, Tensor], parameters: Mapping[str, float]) -> Mask:
-    if config.space == "layer-sparsity":
-        wanted = {key: 1 - parameters[f"density/{key}"] for key in scores}
-        return allocate(scores, layer_sparsity=wanted)
-    return Mask({key: values >= parameters[f"threshold/{key}"] for key, values in scores.items()})
-
-
-def build_trial(config: SearchConfig, gan: GAN, data: ImageData, parameters: Mapping[str, float]) -> GAN:
-    """The GAN of one trial: a pruned and fine-tuned copy.
-
-    A pure function of its arguments (on the CPU, bit for bit), if ``config.precision`` is not "auto".
-
-    Args:
-        config: of the search.
-        gan: where all trials start; left as it is.
-        data: its train split is used.
-        parameters: a value for each name of :func:`parameter_space`.
-
-    Returns:
-        The copy, with its mask in ``masks["generator"]``.
-
-    Raises:
-        DivergenceError: if the fine-tuning diverges.
-        ValueError: if the parameters are not those of the space.
-    """
-    scores = _scores(config, gan)
-    names = _space(config, scores).keys()
-    if names != parameters.keys():
-        raise ValueError(f"parameters must be {', '.join(names)}, got {', '.join(parameters) or 'none'}")
-    mask = _mask(config, scores, parameters)
-    made = copy_gan(gan)
-    made.generator.load_state_dict(gan.generator_ema.state_dict())
-    apply_mask(made.generator, mask)
-    recalibrate_batchnorm(made.generator, seed=config.seed)
-    made.generator_ema.load_state_dict(made.generator.state_dict())
-    made.masks = {**gan.masks, "generator": mask}
-    if config.finetune_steps:
-        train(TrainState(made, config.finetuning()), data.train, show_progress=False)
-    return made
-
-
-def _default_quality(config: SearchConfig, latent_seed: int) -> Quality:
-    def quality(gan: GAN, split: Split) -> Mapping[str, Any]:
-        report = evaluate(
-            gan.generator_ema,
-            split,
-            config.samples,
-            seed=latent_seed,
-            metrics=("fid",),
-            mask=gan.masks["generator"],
-        ).as_dict()
-        wanted = (config.measure, f"{config.measure}_floor", "samples", "extractor")
-        return {key: report[key] for key in wanted}
-
-    return quality
-
-
-def _measured(config: SearchConfig, found: Mapping[str, Any]) -> dict[str, Any]:
-    value = found.get(config.measure)
-    if value is None:
-        raise ValueError(
-            f"measure {config.measure!r} must be among what the quality function returns, got "
-            f"{', '.join(key for key, entry in found.items() if entry is not None) or 'nothing'}"
-        )
-    if not math.isfinite(value):
-        raise DivergenceError(f"the quality {config.measure} of the fine-tuned generator is {value}")
-    return dict(found)
-
-
-def _size(gan: GAN) -> dict[str, Any]:
-    mask = gan.masks["generator"]
-    return {
-        "layer_sparsities": {row["name"]: row["sparsity"] for row in mask.layers()},
-        "effective_macs": effective_macs(gan.generator_ema),
-        "sparsity": mask.sparsity,
-        "nonzero": mask.kept,
-    }
-
-
-# --- The study ------------------------------------------------------------------------------------
 
 
 def _start(config: SearchConfig, gan: GAN | None, data: ImageData | None) -> tuple[GAN, ImageData]:
@@ -245,6 +57,7 @@ def _start(config: SearchConfig, gan: GAN | None, data: ImageData | None) -> tup
         gan = load_pretrained(config.checkpoint) if known else load(config.checkpoint)
     if "generator" in gan.masks:
         raise ValueError("gan must have a dense generator, got one with a mask")
+    gan.masks.check()
     data = data if data is not None else mnist(gan.device)
     if config.measure == "digit_fid" and data.name != "mnist":
         raise ValueError(f"measure must be 'fid' on data other than MNIST, got 'digit_fid' on {data.name!r}")
@@ -278,7 +91,7 @@ def open_study(
     """
     gan, data = _start(config, gan, data)
     settings = config_hash(dataclasses.replace(config, trials=1))
-    weights = "-".join(weights_hash(network) for network in (gan.generator_ema, gan.discriminator))
+    weights = "-".join(hash_weights(network) for network in (gan.generator_ema, gan.discriminator))
     with quiet():
         return optuna.create_study(
             storage=open_storage(storage),
@@ -289,7 +102,7 @@ def open_study(
         )
 
 
-def _resolved(config: SearchConfig, study: Study, gan: GAN) -> SearchConfig:
+def _resolve_precision(config: SearchConfig, study: Study, gan: GAN) -> SearchConfig:
     """With the precision that the study began with: all its trials, and their test, are trained alike."""
     if config.precision != "auto":
         return config
@@ -311,7 +124,7 @@ def _enqueue_dense(study: Study, dense: dict[str, float]) -> None:
         study.enqueue_trial(dense, user_attrs={"dense": True})
 
 
-def search(
+def run_search(
     config: SearchConfig,
     storage: str | Path | BaseStorage | None = None,
     gan: GAN | None = None,
@@ -343,43 +156,23 @@ def search(
     """
     gan, data = _start(config, gan, data)
     study = open_study(config, storage, gan, data)
-    measure = quality or _default_quality(config, latent_seed=config.seed)
-    config, space, origin = _resolved(config, study, gan), parameter_space(config, gan), provenance()
-
-    def objective(trial: Trial) -> tuple[float, float]:
-        chosen = {
-            name: trial.suggest_float(name, part.low, part.high, log=part.log) for name, part in space.items()
-        }
-        try:
-            made = build_trial(config, gan, data, chosen)
-            found = _measured(config, measure(made, data.validation))
-        except DivergenceError as error:
-            trial.set_user_attr("diverged", str(error))
-            raise
-        size = _size(made)
-        # by the code that was loaded at the start
-        made_by = {**origin, "time": provenance()["time"], "precision": config.precision}
-        for key, value in (("size", size), ("quality", found), ("provenance", made_by)):
-            trial.set_user_attr(key, value)
-        return float(found[config.measure]), float(size["effective_macs"])
-
+    measure = quality or default_quality(config, latent_seed=config.seed)
+    config, space = _resolve_precision(config, study, gan), parameter_space(config, gan)
+    objective = make_objective(config, gan, data, measure, space)
     done = min(_finished(study), config.trials)
     with quiet(), progress(config.trials, "search", done, show_progress) as bar:
         optuna.storages.fail_stale_trials(study)  # those of a killed process
         while (done := _finished(study)) < config.trials:
-            if _TEST in study.user_attrs:  # another worker may have made it since
+            if TEST in study.user_attrs:  # another worker may have made it since
                 raise ValueError(
                     f"trials must be at most {done}: the final test of this study was made, and what is tried after "
                     f"it could not be tested, got {config.trials}; search with another seed"
                 )
             bar.update(done - bar.n)
-            _enqueue_dense(study, _dense(config, space))
+            _enqueue_dense(study, dense_parameters(config, space))
             study.optimize(objective, n_trials=1, catch=(DivergenceError,))
         bar.update(config.trials - bar.n)
     return study
-
-
-# --- What came out --------------------------------------------------------------------------------
 
 
 def trial_rows(study: Study) -> list[dict[str, Any]]:
@@ -450,50 +243,50 @@ def final_test(
     """
     gan, data = _start(config, gan, data)
     study = open_study(config, storage, gan, data)
-    record = study.user_attrs.get(_TEST)
-    wanted = None if trials is None else sorted(set(trials))
-    if record is not None and wanted not in (None, record["trials"]):
-        raise ValueError(
-            f"trials must be {record['trials']}, which were chosen for the one look at test before, got {wanted}"
-        )
-    if record is None:
-        with quiet():
-            optuna.storages.fail_stale_trials(study)
-        running = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-        if running:
-            raise ValueError(
-                f"storage must hold no running trial, as the test comes at the end; trials {running} run: wait for "
-                "their workers, or tell the study of those that were killed (see open_storage)"
-            )
     rows = {row["trial"]: row for row in trial_rows(study)}
-    if record is None:
-        if wanted is None:
-            wanted = sorted({row["trial"] for row in pareto_rows(study)} | _first_dense(rows))
-        if not wanted or not set(wanted) <= rows.keys():
-            raise ValueError(f"trials must be among the complete ones, {sorted(rows)}, got {wanted}")
-        record = {"trials": wanted, "provenance": provenance()}
-        study.set_user_attr(_TEST, record)
-    measure = quality or _default_quality(config, latent_seed=config.seed + 1)
-    config = _resolved(config, study, gan)
-    trials_by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    chosen = _choose_for_test(study, rows, None if trials is None else sorted(set(trials)))
+    measure = quality or default_quality(config, latent_seed=config.seed + 1)
+    config = _resolve_precision(config, study, gan)
+    by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     tested = []
-    for number in record["trials"]:
-        key = f"{_TEST}/{number}"
+    for number in chosen:
+        key, trial = f"{TEST}/{number}", by_number[number]
         if key not in study.user_attrs:
-            trial = trials_by_number[number]
             precision = trial.user_attrs["provenance"].get("precision", config.precision)
             made = build_trial(dataclasses.replace(config, precision=precision), gan, data, trial.params)
-            if _size(made) != trial.user_attrs["size"]:
+            if trial_size(made) != trial.user_attrs["size"]:
                 raise RuntimeError(
                     f"trial {number} has another size when built again; test it where it was made"
                 )
-            study.set_user_attr(key, _measured(config, measure(made, data.test)) | provenance())
+            study.set_user_attr(key, check_quality(config, measure(made, data.test)) | provenance())
         tested.append({**rows[number], **{f"test_{k}": v for k, v in study.user_attrs[key].items()}})
     return tested
 
 
-def _first_dense(rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    return set([number for number, row in sorted(rows.items()) if row["sparsity"] == 0][:1])
+def _choose_for_test(study: Study, rows: dict[int, dict[str, Any]], wanted: list[int] | None) -> list[int]:
+    """The trials of the one look at test: as chosen before, or from now on those wanted, or the front and the dense."""
+    if TEST in study.user_attrs:
+        before: list[int] = study.user_attrs[TEST]["trials"]
+        if wanted not in (None, before):
+            raise ValueError(
+                f"trials must be {before}, which were chosen for the one look at test before, got {wanted}"
+            )
+        return before
+    with quiet():
+        optuna.storages.fail_stale_trials(study)
+    running = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+    if running:
+        raise ValueError(
+            f"storage must hold no running trial, as the test comes at the end; trials {running} run: wait for "
+            "their workers, or tell the study of those that were killed (see open_storage)"
+        )
+    if wanted is None:
+        dense = [number for number, row in sorted(rows.items()) if row["sparsity"] == 0]
+        wanted = sorted({row["trial"] for row in pareto_rows(study)} | set(dense[:1]))
+    if not wanted or not set(wanted) <= rows.keys():
+        raise ValueError(f"trials must be among the complete ones, {sorted(rows)}, got {wanted}")
+    study.set_user_attr(TEST, {"trials": wanted, "provenance": provenance()})
+    return wanted
 
 
 def main() -> None:
@@ -518,15 +311,15 @@ def main() -> None:
         config = SearchConfig(**options)
     except ValueError as error:
         parser.error(str(error))
-    study = search(config, storage)
+    study = run_search(config, storage)
     rows = final_test(config, storage) if test else pareto_rows(study)
     origins = {trial.number: trial.user_attrs["provenance"] for trial in study.trials if trial.values}
     rows = [{**row, **origins[row["trial"]]} for row in rows]
     for row in rows:
         logger.info("%s", json.dumps(row))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        with replacing(out) as temporary:
+            temporary.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

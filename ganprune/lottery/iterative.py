@@ -7,8 +7,10 @@ goes on at the round and step where it was, to the same weights.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,16 @@ from ganprune.allocation.shares import ALLOCATION_NAMES, PATTERNS
 from ganprune.core.checks import check_choice, check_integer, check_number
 from ganprune.core.random import step_seed
 from ganprune.core.tensors import CheckpointError
-from ganprune.dynamic.schedules import geometric
-from ganprune.lottery.run_folder import Callback, Measured, RunFolder, Then, saving
-from ganprune.lottery.tickets import Snapshot, Ticket, check_networks, copy_gan
+from ganprune.lottery.run_folder import RunFolder, Trainer, TrainingCallback
+from ganprune.lottery.tickets import Ticket, check_dense, check_networks, copy_gan, copy_state
 from ganprune.masks.mask import Mask
 from ganprune.networks.gan import GAN
 from ganprune.scores.registry import get_score, score
 from ganprune.training.config import TrainConfig
-from ganprune.training.loop import BatchSource, train
+from ganprune.training.loop import BatchSource
 from ganprune.training.state import TrainState
 
 REWINDINGS = ("init", "late", "learning-rate")
-
 
 ScoreOfState = Callable[[TrainState, str], Mapping[str, Tensor]]
 """(trained state, network's name) → scores, for scores that need a loss or inputs."""
@@ -45,7 +45,7 @@ class Round:
         ticket: what was trained in this round.
         state: as training left it; the caller may do with it as it likes.
         row: plain values: round, sparsity, kept, start_step, step, the last losses of the history, sparsity per
-            network, and "measured", the rows that callbacks added in this round.
+            network, and "measured", the rows of all callbacks up to the end of this round.
     """
 
     number: int
@@ -67,7 +67,7 @@ def find_tickets(
     score: str | ScoreOfState = "magnitude",
     allocation: str = "global",
     protect: Iterable[str] | Mapping[str, Iterable[str]] = (),
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[TrainingCallback] = (),
     folder: str | Path | None = None,
     checkpoint_every: int = 500,
     show_progress: bool = True,
@@ -80,11 +80,11 @@ def find_tickets(
     optimisers, what callbacks keep in ``state.extras``, and the step. As batches depend on the seed and the step
     alone, the rewound run sees the same data.
 
-    With ``folder`` the run is kept there: ``ticket-03`` and ``trained-03`` of each round, and ``state``, the round
-    and step where it is now, each one safetensors file that is replaced as a whole. A run that was killed at any
-    moment goes on there when it is called again with the same arguments (``rounds``, ``callbacks`` and
-    ``checkpoint_every`` may differ), and yields the finished rounds first. On the CPU it ends with the weights of
-    an uninterrupted one, if callbacks change nothing in the state, or only as a function of it.
+    With ``folder`` the run is kept there: ``ticket-03`` and ``trained-03`` of each round, each one safetensors file
+    that is replaced as a whole. A run that was killed at any moment goes on there when it is called again with the
+    same arguments (``rounds``, ``callbacks`` and ``checkpoint_every`` may differ), and yields the finished rounds
+    first. On the CPU it ends with the weights of an uninterrupted one, if callbacks change nothing in the state, or
+    only as a function of it. While the iterator is being advanced, nobody else can use the folder.
 
     Args:
         gan: the dense GAN that training starts from; left as it is. Without ``folder`` any modules will do; with
@@ -104,10 +104,10 @@ def find_tickets(
             network's name that gives the scores (of the weights of its EMA, by gradients, …).
         allocation: as for ``allocate``, but no N:M pattern.
         protect: layers to leave alone; with two networks, a mapping from network to layers.
-        callbacks: for each training, as for ``train``. The rows that they add to their attribute ``rows``, or
-            that the function behind ``every`` adds, are in the row of the round; plain values if there is a folder.
+        callbacks: for each training, as for ``train``. Their rows are in the row of the round, and rewound with the
+            state.
         folder: where the run is kept; None for nowhere.
-        checkpoint_every: steps between two writes of ``state``.
+        checkpoint_every: steps between two writes of the round's file while it is being trained.
         show_progress: a progress bar per round on standard error.
 
     Returns:
@@ -116,31 +116,112 @@ def find_tickets(
     Raises:
         TypeError: if a number or name is expected and something else is given.
         ValueError: if an argument is out of range, the GAN has masks already, or the folder holds another run.
+        MaskError: if a network has been pruned, but the GAN has no mask for it.
+        OutputInUseError: if another run uses the folder; raised when the iterator is advanced.
         CheckpointError: if there is a folder, and a network has no spec or a file in it is damaged.
     """
     chosen = check_networks(networks)
     rounds = check_integer("rounds", rounds, 1)
     checkpoint_every = check_integer("checkpoint_every", checkpoint_every, 1)
-    keep = check_number("keep", keep, "(0, 1)")
-    if gan.masks:
-        raise ValueError(f"gan must be dense, got one with masks of {', '.join(gan.masks)}")
-    start = _check_rewind(rewind, rewind_step, config)
-    _check_method(score, allocation)
-    protected = _by_network(protect, chosen)
+    check_dense(gan)
+    method = IterativePruning(
+        keep=check_number("keep", keep, "(0, 1)"),
+        rewind=rewind,
+        rewind_step=_check_rewind(rewind, rewind_step, config),
+        score=_check_score(score),
+        allocation=check_choice("allocation", allocation, [a for a in ALLOCATION_NAMES if a not in PATTERNS]),
+    )
+    protected = _protect_by_network(protect, chosen)
     dense = {name: Mask.dense(gan.networks()[name], protected[name]) for name in chosen}
-    plan = {
-        "config": dataclasses.asdict(config),
-        "keep": keep,
-        "rewind": rewind,
-        "rewind_step": start,
-        "networks": chosen,
-        "score": score if isinstance(score, str) else "of its own",
-        "allocation": allocation,
-        "protect": protected,
-    }
-    kept = RunFolder(folder, plan, gan)
-    arguments = (split, rounds, keep, rewind, start, score, allocation, list(callbacks), checkpoint_every)
-    return _Search(*arguments, kept, show_progress).rounds_from(gan, config, dense)
+    plan = {"config": dataclasses.asdict(config), **method.settings()}
+    run_folder = RunFolder(folder, {**plan, "networks": chosen, "protect": protected}, gan)
+    trainer = Trainer(run_folder, split, list(callbacks), checkpoint_every, show_progress)
+    return _iterate(method, trainer, TrainState(copy_gan(gan), config), dense, rounds)
+
+
+def _iterate(
+    method: IterativePruning, trainer: Trainer, origin: TrainState, dense: dict[str, Mask], rounds: int
+) -> Iterator[Round]:
+    """The rounds: each stage is taken from the folder if it is there, and else made and kept."""
+    folder = trainer.folder
+    with folder.opened():
+        ticket = folder.ticket("ticket-00", lambda: _first_ticket(method, trainer, origin, dense))
+        for number in range(rounds + 1):
+            state = trainer.train(f"trained-{number:02}", ticket.start)
+            finished = Round(number, ticket, state, _row(number, ticket, state))
+            if number < rounds:  # before the caller gets the state, and may change it
+                follow = partial(method.next_ticket, number + 1, ticket, state)
+                ticket = folder.ticket(f"ticket-{number + 1:02}", follow)
+            yield finished
+
+
+def _first_ticket(
+    method: IterativePruning, trainer: Trainer, origin: TrainState, dense: dict[str, Mask]
+) -> Ticket:
+    """The dense ticket of round 0: what its training reaches at the step that later rounds rewind to."""
+    step = method.rewind_step if method.rewind == "late" else 0
+    state = trainer.train("trained-00", lambda: origin, until=step)
+    if state.step != step:
+        raise CheckpointError(
+            f"round 0 stands at step {state.step}, and later rounds rewind to step {step}: a callback has ended it, or "
+            f"the folder {trainer.folder.path} has lost ticket-00.safetensors; start anew"
+        )
+    return Ticket(dense, copy_state(state), metadata={"round": 0, **method.settings()})
+
+
+def _row(number: int, ticket: Ticket, state: TrainState) -> dict[str, Any]:
+    row = {"round": number, "sparsity": ticket.sparsity, "kept": ticket.kept, "start_step": ticket.step}
+    row |= {f"{name}_sparsity": mask.sparsity for name, mask in ticket.masks.items()}
+    measured = [dict(row) for rows in state.rows.values() for row in rows]
+    return {**row, **state.history[-1], "measured": measured}
+
+
+@dataclass(frozen=True)
+class IterativePruning:
+    """How one round's ticket follows from the last; the arguments of :func:`find_tickets`, checked."""
+
+    keep: float
+    rewind: str
+    rewind_step: int
+    score: str | ScoreOfState
+    allocation: str
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        score = self.score if isinstance(self.score, str) else "of its own"
+        return dataclasses.asdict(dataclasses.replace(self, score=score))
+
+    def next_ticket(self, number: int, ticket: Ticket, state: TrainState) -> Ticket:
+        """The ticket of a round, from the ticket of the round before and what it was trained to."""
+        sparsity = min(1 - self.keep**number, math.nextafter(1.0, 0.0))
+        masks = {}
+        for network, mask in ticket.masks.items():
+            scores = self.scores(state, network, mask)
+            dims = getattr(scores, "output_dims", None)
+            among = {key: scores[key] for key in mask}
+            masks[network] = allocate(among, sparsity, self.allocation, within=mask, output_dims=dims)
+        rewound = ticket.rewound
+        if self.rewind == "learning-rate":
+            rewound = copy_state(state)
+            rewound.step, rewound.history, rewound.pending, rewound.rows = self.rewind_step, [], [], {}
+        return Ticket(masks, rewound, metadata={"round": number, **self.settings()})
+
+    def scores(self, state: TrainState, network: str, mask: Mask) -> Mapping[str, Tensor]:
+        """A score for each weight of a trained network.
+
+        Raises:
+            ValueError: if a function that gives scores leaves out a layer of the mask.
+        """
+        if isinstance(self.score, str):
+            seed = step_seed(state.config.seed, state.step, f"lottery {network} {mask.kept}")
+            return score(state.gan.networks()[network], self.score, seed=seed)
+        scores = self.score(state, network)
+        missing = [key for key in mask if key not in scores]
+        if missing:
+            raise ValueError(
+                f"score must give every prunable weight a number; it left out {', '.join(missing)}"
+            )
+        return scores
 
 
 def _check_rewind(rewind: str, rewind_step: int | None, config: TrainConfig) -> int:
@@ -161,9 +242,14 @@ def _check_rewind(rewind: str, rewind_step: int | None, config: TrainConfig) -> 
     return step
 
 
-def _check_method(score: str | ScoreOfState, allocation: str) -> None:
+def needs_of(score: str) -> set[str]:
+    """Which of "loss_fn" and "inputs" a registered score cannot do without, or makes use of."""
+    return {"loss_fn", "inputs"} & get_score(score).parameters.keys()
+
+
+def _check_score(score: str | ScoreOfState) -> str | ScoreOfState:
     if isinstance(score, str):
-        needs = sorted({"loss_fn", "inputs"} & get_score(score).parameters.keys())
+        needs = sorted(needs_of(score))
         if needs:
             raise ValueError(
                 f"score {score!r} needs {', '.join(needs)}, which change as training goes on; "
@@ -171,11 +257,10 @@ def _check_method(score: str | ScoreOfState, allocation: str) -> None:
             )
     elif not callable(score):
         raise TypeError(f"score must be a name or a function of (state, network), got {score!r}")
-    allowed = [name for name in ALLOCATION_NAMES if name not in PATTERNS]
-    check_choice("allocation", allocation, allowed)
+    return score
 
 
-def _by_network(
+def _protect_by_network(
     protect: Iterable[str] | Mapping[str, Iterable[str]], networks: Sequence[str]
 ) -> dict[str, list[str]]:
     if isinstance(protect, Mapping):
@@ -187,127 +272,3 @@ def _by_network(
         names = [protect] if isinstance(protect, str) else list(protect)
         given = dict.fromkeys(networks, names)
     return {name: [one] if isinstance(one, str) else list(one) for name, one in given.items()}
-
-
-@dataclass
-class _Search:
-    """The run behind :func:`find_tickets`."""
-
-    split: BatchSource
-    rounds: int
-    keep: float
-    rewind: str
-    rewind_step: int
-    score: str | ScoreOfState
-    allocation: str
-    callbacks: list[Callback]
-    checkpoint_every: int
-    folder: RunFolder
-    show_progress: bool
-
-    def rounds_from(self, gan: GAN, config: TrainConfig, dense: dict[str, Mask]) -> Iterator[Round]:
-        origin, ticket = Snapshot(copy_gan(gan), config), self.folder.ticket("ticket-00")
-        return self._rounds(origin, ticket, dense)
-
-    def _rounds(self, origin: Snapshot, ticket: Ticket | None, dense: dict[str, Mask]) -> Iterator[Round]:
-        for number in range(self.rounds + 1):
-            if number == 0:
-                ticket, state, measured = self._first(origin, ticket, dense)
-            else:
-                assert ticket is not None
-                state, measured = self._trained(number, ticket.start)
-            following = self._next(number, ticket, state) if number < self.rounds else None
-            yield Round(number, ticket, state, self._row(number, ticket, state, measured))
-            ticket = following
-
-    def _first(
-        self, origin: Snapshot, ticket: Ticket | None, dense: dict[str, Mask]
-    ) -> tuple[Ticket, TrainState, list[dict[str, Any]]]:
-        """Round 0, which also makes the state that later rounds rewind to."""
-        made = [ticket] if ticket is not None else []
-
-        def rewindable(state: TrainState) -> None:
-            if not made and state.step == (self.rewind_step if self.rewind == "late" else 0):
-                made.append(Ticket(dense, Snapshot.of(state), metadata=self._metadata(0)))
-                self.folder.keep_ticket("ticket-00", made[0])  # before any state that lies beyond
-
-        def start() -> TrainState:  # a precision that was measured holds for all rounds, also after a kill
-            state = origin.state(made[0].rewound.config if made else None)
-            rewindable(state)
-            return state
-
-        state, measured = self._trained(0, start, [Then(rewindable)])
-        if not made:
-            raise CheckpointError(
-                f"folder {self.folder.path} has lost ticket-00.safetensors, which holds what to rewind to; start anew"
-            )
-        return made[0], state, measured
-
-    def _trained(
-        self, number: int, start: Callable[[], TrainState], extra: Sequence[Callback] = ()
-    ) -> tuple[TrainState, list[dict[str, Any]]]:
-        """The state after a round's training: as it was kept, or trained on from where it was, or from its start."""
-        done = self.folder.state(f"trained-{number:02}")
-        if done is not None:
-            return done[0], _flat(done[1]["measured"])
-        running = self.folder.state("state")
-        if running is not None and running[1]["round"] == number:
-            state, measured = running[0], Measured(self.callbacks, running[1]["measured"])
-        else:
-            state, measured = start(), Measured(self.callbacks, [])
-        checkpoint = saving(self.folder, self.checkpoint_every, measured, {"round": number})
-        train(state, self.split, [*self.callbacks, *extra, checkpoint], self.show_progress)
-        self.folder.keep_state(f"trained-{number:02}", state, {"round": number, "measured": measured.rows()})
-        return state, _flat(measured.rows())
-
-    def _next(self, number: int, ticket: Ticket, state: TrainState) -> Ticket:
-        """The ticket of the next round, from what this round trained."""
-        name = f"ticket-{number + 1:02}"
-        stored = self.folder.ticket(name)
-        if stored is not None:
-            return stored
-        sparsity, masks = geometric(number + 1, self.keep), {}
-        for network, mask in ticket.masks.items():
-            scores = self._scores(state, network, mask)
-            dims = getattr(scores, "output_dims", None)
-            among = {key: scores[key] for key in mask}
-            masks[network] = allocate(among, sparsity, self.allocation, within=mask, output_dims=dims)
-        rewound = ticket.rewound
-        if self.rewind == "learning-rate":
-            rewound = dataclasses.replace(Snapshot.of(state), step=self.rewind_step, history=(), pending=())
-        following = Ticket(masks, rewound, metadata=self._metadata(number + 1))
-        self.folder.keep_ticket(name, following)
-        return following
-
-    def _scores(self, state: TrainState, network: str, mask: Mask) -> Mapping[str, Tensor]:
-        if isinstance(self.score, str):
-            seed = step_seed(state.config.seed, state.step, f"lottery {network} {mask.kept}")
-            return score(state.gan.networks()[network], self.score, seed=seed)
-        scores = self.score(state, network)
-        missing = [key for key in mask if key not in scores]
-        if missing:
-            raise ValueError(
-                f"score must give every prunable weight a number; it left out {', '.join(missing)}"
-            )
-        return scores
-
-    def _metadata(self, number: int) -> dict[str, Any]:
-        return {
-            "round": number,
-            "keep": self.keep,
-            "rewind": self.rewind,
-            "rewind_step": self.rewind_step,
-            "score": self.score if isinstance(self.score, str) else "of its own",
-            "allocation": self.allocation,
-        }
-
-    def _row(
-        self, number: int, ticket: Ticket, state: TrainState, measured: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        row = {"round": number, "sparsity": ticket.sparsity, "kept": ticket.kept, "start_step": ticket.step}
-        row |= {f"{name}_sparsity": mask.sparsity for name, mask in ticket.masks.items()}
-        return {**row, **state.history[-1], "measured": measured}
-
-
-def _flat(rows: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [row for one in rows for row in one]

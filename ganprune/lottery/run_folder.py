@@ -1,34 +1,35 @@
-"""The folder of a run that can be killed at any moment, and what callbacks measured in it before and after."""
+"""The folder of a run in stages: a stage whose result lies there is not done again, and a run has one owner."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import shutil
-from collections.abc import Callable, Sequence
-from itertools import zip_longest
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ganprune.core.files import replacing
-from ganprune.core.tensors import CheckpointError, write_safetensors
+from ganprune.core.files import owned, replacing
+from ganprune.core.tensors import CheckpointError, hash_weights
 from ganprune.lottery.tickets import Ticket
-from ganprune.networks.checkpoints import gan_metadata, network_tensors
+from ganprune.networks.checkpoints import gan_metadata
 from ganprune.networks.gan import GAN
+from ganprune.training.callbacks import Checkpoint, every
+from ganprune.training.loop import BatchSource, train
 from ganprune.training.state import TrainState
 
-Callback = Callable[[TrainState], Any]
+TrainingCallback = Callable[[TrainState], Any]
 
 
 class RunFolder:
-    """Each file is replaced as a whole and says by itself what it holds, so no order of writes can be broken.
+    """Where a run in stages keeps what they give; without a path it keeps nothing.
+
+    Each file is replaced as a whole and says by itself what it holds, so a run may be killed at any moment.
 
     Args:
-        path: None keeps nothing.
-        plan: what determines the run; a folder that holds another one is refused.
+        path: a folder, made when the run begins; or None.
+        plan: what determines the run, as plain values.
         gan: where the run starts; its weights belong to the plan, and states are loaded to its device.
 
     Raises:
@@ -43,104 +44,101 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"folder must be a folder, got the file {self.path}")
         gan_metadata(gan)
-        plan = json.loads(json.dumps({**plan, "weights": _fingerprint(gan)}))
-        record = self.path / "run.json"
-        found = _read(record) if record.is_file() else plan
-        differs = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
+        weights = {name: hash_weights(network) for name, network in gan.networks().items()}
+        self._plan = json.loads(json.dumps({**plan, "weights": weights}))
+        self._check_plan(self.path / "run.json")
+
+    def _check_plan(self, record: Path) -> None:
+        if not record.is_file():
+            return
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{record} is damaged: {error}; start anew in another folder") from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{record} is no record of a run; use another folder")
+        differs = sorted(
+            key for key in self._plan.keys() | found.keys() if self._plan.get(key) != found.get(key)
+        )
         if differs:
             raise ValueError(
                 f"folder {self.path} holds a run with another {', '.join(differs)}; use another folder"
             )
-        for name in ("run.json", "ticket*", "trained*", "state*", "early-bird*"):
-            for cut in self.path.glob(f".{name}.*"):  # what a kill left half written
-                shutil.rmtree(cut) if cut.is_dir() else cut.unlink(missing_ok=True)
-        if not record.is_file():
-            with replacing(record) as temporary:
-                temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The folder belongs to the run inside the block.
+
+        Raises:
+            OutputInUseError: if another run owns it.
+            ValueError, CheckpointError: if another run was begun there in the meantime.
+        """
+        if self.path is None:
+            yield
+            return
+        record = self.path / "run.json"
+        with owned(self.path):
+            self._check_plan(record)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for cut in self.path.glob(".*.safetensors.*"):  # what a kill left half written
+                cut.unlink(missing_ok=True)
+            if not record.is_file():
+                with replacing(record) as temporary:
+                    temporary.write_text(json.dumps(self._plan, indent=1), encoding="utf-8")
+            yield
 
     def file(self, name: str) -> Path | None:
+        """The file of a stage, or None without a folder."""
         return None if self.path is None else self.path / f"{name}.safetensors"
 
-    def keep_ticket(self, name: str, ticket: Ticket) -> None:
-        if (path := self.file(name)) is not None:
+    def ticket(self, name: str, make: Callable[[], Ticket]) -> Ticket:
+        """The ticket that is kept under a name; if there is none, the one that ``make()`` gives, kept from then on."""
+        path = self.file(name)
+        if path is not None and path.is_file():
+            return Ticket.load(path, self.device)
+        ticket = make()
+        if path is not None:
             ticket.save(path)
-
-    def ticket(self, name: str) -> Ticket | None:
-        path = self.file(name)
-        return Ticket.load(path, self.device) if path is not None and path.is_file() else None
-
-    def keep_state(self, name: str, state: TrainState, note: dict[str, Any]) -> None:
-        """Saves a state with a note in the same file."""
-        if (path := self.file(name)) is not None:
-            tensors, metadata = state.packed()
-            metadata["metadata"] = {**metadata["metadata"], "note": note}
-            write_safetensors(path, tensors, metadata)
-
-    def state(self, name: str) -> tuple[TrainState, dict[str, Any]] | None:
-        path = self.file(name)
-        if path is None or not path.is_file():
-            return None
-        state = TrainState.load(path, self.device)
-        if "note" not in state.gan.metadata:
-            raise CheckpointError(f"{path} is a training state, but of no run in a folder; start anew")
-        return state, state.gan.metadata.pop("note")
+        return ticket
 
 
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{record} is damaged: {error}; start anew in another folder") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{record} is no record of a run; use another folder")
-    return found
+@dataclass(frozen=True)
+class Trainer:
+    """Trains the stages of a run, each in a file of its folder.
 
+    Attributes:
+        folder: of the run.
+        split: the real samples.
+        callbacks: for each training.
+        checkpoint_every: steps between two writes of the file.
+        show_progress: a progress bar on standard error.
+    """
 
-def _fingerprint(gan: GAN) -> str:
-    """A hash of all weights and buffers."""
-    digest = hashlib.sha256()
-    for key, value in sorted(network_tensors(gan.networks(), {}).items()):
-        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    folder: RunFolder
+    split: BatchSource
+    callbacks: Iterable[TrainingCallback]
+    checkpoint_every: int
+    show_progress: bool
 
+    def train(self, name: str, start: Callable[[], TrainState], until: int | None = None) -> TrainState:
+        """The state after a training: as it is kept, or trained on from where it was, or from its start.
 
-class Measured:
-    """The rows that callbacks add during one training, those of before a kill included."""
-
-    def __init__(self, callbacks: Sequence[Callback], before: list[list[dict[str, Any]]]) -> None:
-        self.before = before
-        owners = [
-            callback if hasattr(callback, "rows") else getattr(callback, "function", None)
-            for callback in callbacks
-        ]
-        self.sources = [getattr(owner, "rows", None) for owner in owners]
-        self.starts = [len(rows) if isinstance(rows, list) else 0 for rows in self.sources]
-
-    def rows(self) -> list[list[dict[str, Any]]]:
-        """Per callback."""
-        new: list[list[dict[str, Any]]] = [
-            [dict(row) for row in rows[start:]] if isinstance(rows, list) else []
-            for rows, start in zip(self.sources, self.starts, strict=True)
-        ]
-        return [[*old, *added] for old, added in zip_longest(self.before, new, fillvalue=())]
-
-
-class Then:
-    """A callback that runs after all those of the user, so that a checkpoint has what they measured at its step."""
-
-    order = math.inf
-
-    def __init__(self, function: Callback) -> None:
-        self.function = function
-
-    def __call__(self, state: TrainState) -> None:
-        self.function(state)
-
-
-def saving(folder: RunFolder, interval: int, measured: Measured, note: dict[str, Any]) -> Then:
-    def save(state: TrainState) -> None:
-        if state.step % interval == 0 and state.step < state.config.steps:
-            folder.keep_state("state", state, {**note, "measured": measured.rows()})
-
-    return Then(save)
+        Args:
+            name: of its file.
+            start: gives the state to begin with, if none is kept.
+            until: the step to stop at; None for the end of the run.
+        """
+        path = self.folder.file(name)
+        if path is None:
+            return train(start(), self.split, self.callbacks, until, self.show_progress)
+        state = TrainState.resume(path, start, self.folder.device)
+        begun = state.step if path.is_file() else -1
+        masks = dict(state.gan.masks)
+        state.gan.masks.clear()  # what has no mask is dense on purpose, which a file does not say
+        state.gan.masks.update(masks)
+        checkpoint = every(self.checkpoint_every, Checkpoint(path), at_end=False)
+        checkpoint.order = sys.maxsize  # after all callbacks of the user, to have what they found at its step
+        train(state, self.split, [*self.callbacks, checkpoint], until, self.show_progress)
+        if state.step > begun:
+            state.save(path)
+        return state

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ganprune.core.device import as_device
 from ganprune.core.files import cache_dir, replacing
 from ganprune.core.modes import full_precision
-from ganprune.core.tensors import weights_hash
+from ganprune.core.tensors import hash_weights
 from ganprune.data.splits import ImageData, Split
 from ganprune.metrics.classifier import (
     FEATURES,
@@ -100,7 +100,7 @@ def save_classifier(
         **(metadata or {}),
         "image_shape": json.dumps(list(network.image_shape)),
         "num_classes": str(network.num_classes),
-        "hash": weights_hash(network),
+        "hash": hash_weights(network),
         "features": f"{FEATURES} activations of the penultimate layer, after ReLU",
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -139,9 +139,9 @@ def load_classifier(
         network.load_state_dict(tensors)
     except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged or is not a classifier: {error}") from error
-    if weights_hash(network) != metadata.get("hash"):
+    if hash_weights(network) != metadata.get("hash"):
         raise ValueError(
-            f"the weights in {path} have hash {weights_hash(network)}, stored is {metadata.get('hash')}"
+            f"the weights in {path} have hash {hash_weights(network)}, stored is {metadata.get('hash')}"
         )
     return network.to(as_device(device)).eval().requires_grad_(False), metadata
 

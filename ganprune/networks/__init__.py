@@ -1,26 +1,40 @@
-"""Networks: what describes them, the GAN that holds a pair, networks of one's own, checkpoints."""
+"""Networks: what describes them, the GAN that holds a pair, networks of your own, checkpoints."""
 
 from ganprune.networks.build import dcgan, mlp_gan
 from ganprune.networks.checkpoints import load, load_pretrained, save
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
-from ganprune.networks.custom import ImportedSpec, trust
+from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator, trust
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
 from ganprune.networks.gan import GAN, GANMasks, GANSpec, built_here
+from ganprune.networks.parts import copy_network
 from ganprune.networks.registry import register_model_spec
-from ganprune.networks.sampling import latent_dim_of, sample, sample_latents
+from ganprune.networks.sampling import (
+    check_output,
+    draw_latents,
+    latent_dim_of,
+    latent_shape_of,
+    sample,
+    sample_latents,
+)
 
 __all__ = [
     "GAN",
+    "CustomSpec",
     "DCGANDiscriminatorSpec",
     "DCGANGeneratorSpec",
     "GANMasks",
     "GANSpec",
-    "ImportedSpec",
     "MLPDiscriminatorSpec",
     "MLPGeneratorSpec",
     "built_here",
+    "check_discriminator",
+    "check_generator",
+    "check_output",
+    "copy_network",
     "dcgan",
+    "draw_latents",
     "latent_dim_of",
+    "latent_shape_of",
     "load",
     "load_pretrained",
     "mlp_gan",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ganprune.core.checks import check_integer
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
 from ganprune.networks.gan import GAN, GANSpec
@@ -30,11 +31,11 @@ def dcgan(
         seed: determines the initial weights.
         device: None for the best device.
     """
-    channels, height, side = image_shape
+    check_integer("width", width, 1)
     gain = SPECTRAL_GAIN if norm == "spectral" else 1.0
     spec = GANSpec(
-        DCGANGeneratorSpec(latent_dim, (4 * width, 2 * width, width), (channels, height, side)),
-        DCGANDiscriminatorSpec((width, 2 * width, 4 * width), (channels, height, side), norm, gain),
+        DCGANGeneratorSpec(latent_dim, (4 * width, 2 * width, width), image_shape),
+        DCGANDiscriminatorSpec((width, 2 * width, 4 * width), image_shape, norm, gain),
     )
     return GAN.from_spec(spec, seed, device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ganprune.core.checks import check_choice
-from ganprune.core.device import as_device
+from ganprune.core.device import as_device, standard_defaults
+from ganprune.core.random import keep_random_state
 from ganprune.core.tensors import CheckpointError, read_safetensors, write_safetensors
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
 from ganprune.networks.gan import GAN, GANSpec
-from ganprune.networks.registry import spec_from_dict, spec_to_dict
+from ganprune.networks.registry import UntrustedError, spec_from_dict, spec_to_dict
 
 PRETRAINED = ("dcgan-mnist", "mlp-mnist")
-
-
 PRETRAINED_FOLDER = Path(__file__).parents[1] / "assets" / "pretrained"
 
 
@@ -32,32 +32,51 @@ def network_tensors(networks: Mapping[str, nn.Module], masks: Mapping[str, Mask]
     for name, mask in masks.items():
         check_mask(networks[name], mask)
     tensors = {
-        f"{name}/{key}": value for name, net in networks.items() for key, value in net.state_dict().items()
+        f"{name}/{_plain_key(key)}": value
+        for name, network in networks.items()
+        for key, value in network.state_dict().items()
     }
     tensors |= {f"mask/{name}/{key}": value for name, mask in masks.items() for key, value in mask.items()}
     return tensors
 
 
+def _plain_key(key: str) -> str:
+    """The name of a weight as it is without ``torch.compile``, which puts ``_orig_mod.`` before what it wraps."""
+    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+
+
 def load_network(network: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str | Path) -> None:
-    """Copies the weights "name/…" into a network.
+    """Copies the weights "name/…" into a network, which takes their dtypes too.
 
     Raises:
-        CheckpointError: if a key is missing or superfluous, or a shape differs; all of them are listed.
+        CheckpointError: if a key is missing or superfluous, or a shape or kind of number differs; all of them are
+            listed.
     """
     found = {
         key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
     }
-    wanted = network.state_dict()
-    problems = [f"{key} is missing" for key in wanted if key not in found]
-    problems += [f"{key} is not in the network" for key in found if key not in wanted]
-    problems += [
-        f"{key} has shape {tuple(found[key].shape)}, the network wants {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in found and found[key].shape != value.shape
-    ]
+    problems = _misfits(network, found)
     if problems:
         raise CheckpointError(f"the {name} in {path} does not fit: " + "; ".join(problems))
+    for key, tensor in network.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(found[key].dtype)
     network.load_state_dict(found)
+
+
+def _misfits(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps a network from taking these weights, one sentence each."""
+    wanted = network.state_dict()
+    problems = [f"{key} is missing" for key in wanted if key not in tensors]
+    problems += [f"{key} is not in the network" for key in tensors if key not in wanted]
+    for key, value in wanted.items():
+        if key not in tensors:
+            continue
+        if tensors[key].shape != value.shape:
+            shapes = tuple(tensors[key].shape), tuple(value.shape)
+            problems.append(f"{key} has shape {shapes[0]}, the network wants {shapes[1]}")
+        elif tensors[key].is_floating_point() != value.is_floating_point():
+            problems.append(f"{key} holds {tensors[key].dtype}, the network wants {value.dtype}")
+    return problems
 
 
 def masks_from(tensors: Mapping[str, Tensor], order: Mapping[str, Sequence[str]]) -> dict[str, Mask]:
@@ -81,21 +100,53 @@ def mask_order(masks: Mapping[str, Mask]) -> dict[str, list[str]]:
 
 
 def gan_metadata(gan: GAN) -> dict[str, Any]:
-    """The specs of a GAN as JSON-able values.
+    """The specs of a GAN and the order of its masks' layers, as JSON-able values.
 
     Raises:
-        CheckpointError: if a network has no spec, so that nothing could rebuild it.
+        CheckpointError: if a network has no spec or none that JSON can hold, or its spec builds another network than
+            it is by now: a file that could not be loaded must not take the place of one that could.
     """
     specs = {}
     for name in ("generator", "discriminator"):
-        spec = getattr(gan.networks()[name], "spec", None)
+        network = gan.networks()[name]
+        spec = getattr(network, "spec", None)
         if spec is None:
             raise CheckpointError(
-                f"the {name} ({type(gan.networks()[name]).__name__}) has no spec, so a checkpoint could not "
+                f"the {name} ({type(network).__name__}) has no spec, so a checkpoint could not "
                 "rebuild it; give it one with register_model_spec"
             )
         specs[name] = spec_to_dict(spec)
+        try:
+            as_read = json.loads(json.dumps(specs[name]))
+        except TypeError as error:
+            raise CheckpointError(
+                f"the spec of the {name} must hold values that JSON can hold, got {spec!r}: {error}"
+            ) from error
+        for one in (name, "generator_ema") if name == "generator" else (name,):
+            _refuse_what_load_refuses(one, gan.networks()[one], as_read)
     return {"specs": specs, "mask_order": mask_order(gan.masks)}
+
+
+def _refuse_what_load_refuses(name: str, network: nn.Module, spec: dict[str, Any]) -> None:
+    """CheckpointError if the network that a spec builds does not take the weights of this one."""
+    try:
+        with keep_random_state(), standard_defaults():
+            rebuilt = spec_from_dict(spec).build()
+    except (
+        UntrustedError
+    ):  # a network of the user's own outside of trust(): it was built once, and is not built again
+        return
+    except ValueError as error:
+        raise CheckpointError(
+            f"the {name} cannot be saved, because its spec does not rebuild it: {error}"
+        ) from error
+    weights = {_plain_key(key): value for key, value in network.state_dict().items()}
+    problems = _misfits(rebuilt, weights)
+    if problems:
+        raise CheckpointError(
+            f"the {name} cannot be saved, because it is no longer the network that its spec builds: "
+            + "; ".join(problems)
+        )
 
 
 def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: str | Path) -> GAN:
@@ -128,7 +179,9 @@ def save(
 
     Raises:
         MaskError: if a network and its mask disagree, see ``gan.masks.check``. Nothing is written then.
-        CheckpointError: if a network has no spec.
+        CheckpointError: if :func:`load` could not read the file: a network has no spec, or is no longer the one that
+            its spec builds. An older file of that name stays as it was.
+        ValueError: if the metadata holds what JSON cannot hold.
     """
     gan.masks.check()
     remarks = dict(gan.metadata if metadata is None else metadata)

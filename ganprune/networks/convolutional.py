@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ganprune.core.checks import check_number
-from ganprune.networks.parts import check_latent, check_norm, check_sizes, normalise_spectrally
+from ganprune.networks.parts import check_latent, check_norm, normalise_spectrally, set_size, set_sizes
 from ganprune.networks.registry import register_model_spec
 
 
-def _strides(image_shape: tuple[int, int, int], argument: str) -> list[tuple[int, int, int]]:
+def _strides(image_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     """(kernel, stride, padding) from 4 × 4 maps up to the image, three doublings."""
-    side = image_shape[-1]
-    if len(image_shape) != 3 or image_shape[1] != side or side not in (28, 32):
-        raise ValueError(f"{argument} must be (channels, 28, 28) or (channels, 32, 32), got {image_shape!r}")
+    _, height, side = image_shape
+    if height != side or side not in (28, 32):
+        raise ValueError(f"image_shape must be (channels, 28, 28) or (channels, 32, 32), got {image_shape!r}")
     first = (3, 2, 1) if side == 28 else (4, 2, 1)  # 4 → 7 or 4 → 8
     return [first, (4, 2, 1), (4, 2, 1)]
 
@@ -37,9 +37,10 @@ class DCGANGeneratorSpec:
     image_shape: tuple[int, int, int] = (1, 28, 28)
 
     def __post_init__(self) -> None:
-        check_sizes("latent_dim", (self.latent_dim,))
-        check_sizes("channels", self.channels, 3)
-        _strides(self.image_shape, "image_shape")
+        set_size(self, "latent_dim")
+        set_sizes(self, "channels", 3)
+        set_sizes(self, "image_shape", 3)
+        _strides(self.image_shape)
 
     def build(self) -> DCGANGenerator:
         """The freshly initialised network."""
@@ -65,9 +66,10 @@ class DCGANDiscriminatorSpec:
     logit_gain: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("logit_gain", self.logit_gain, "(0, inf)")
-        check_sizes("channels", self.channels, 3)
-        _strides(self.image_shape, "image_shape")
+        object.__setattr__(self, "logit_gain", check_number("logit_gain", self.logit_gain, "(0, inf)"))
+        set_sizes(self, "channels", 3)
+        set_sizes(self, "image_shape", 3)
+        _strides(self.image_shape)
         check_norm(self.norm)
 
     def build(self) -> DCGANDiscriminator:
@@ -82,7 +84,7 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         self.spec = spec
         first, second, third = spec.channels
-        up = _strides(spec.image_shape, "image_shape")
+        up = _strides(spec.image_shape)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         pairs = [(spec.latent_dim, first, (4, 1, 0)), (first, second, up[0]), (second, third, up[1])]
         for number, (inputs, outputs, (kernel, stride, padding)) in enumerate(pairs, 1):
@@ -108,7 +110,7 @@ class DCGANDiscriminator(nn.Module):
     def __init__(self, spec: DCGANDiscriminatorSpec) -> None:
         super().__init__()
         self.spec = spec
-        down = list(reversed(_strides(spec.image_shape, "image_shape")))
+        down = list(reversed(_strides(spec.image_shape)))
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         inputs = spec.image_shape[0]
         for number, (outputs, (kernel, stride, padding)) in enumerate(

@@ -1,7 +1,7 @@
-"""Networks of one's own: classes named by ``module:Class``, built only where the user trusts that name.
+"""Networks of your own: classes named by ``module:Class``, built only where you trust that name.
 
-A checkpoint of such a network records the name and the arguments, never code. Loading it imports the module
-only inside :func:`trust`, so that a file from elsewhere cannot make Python run something by surprise.
+A checkpoint of such a network records the name and the arguments, never code. Loading it imports the module only inside
+:func:`trust`, so that a file from elsewhere cannot make Python run something by surprise.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ganprune.core.modes import eval_mode
-from ganprune.core.random import keep_random_state
-from ganprune.networks.registry import register_model_spec
-from ganprune.networks.sampling import sample_latents
+from ganprune.core.device import placement_of
+from ganprune.core.modes import call_untouched
+from ganprune.networks.parts import copy_network
+from ganprune.networks.registry import UntrustedError, register_model_spec
+from ganprune.networks.sampling import draw_latents, latent_dim_of
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-
-
 _trusted: list[str] = []
 
 
@@ -65,8 +63,8 @@ def trust(*paths: str) -> Iterator[None]:
 
 @register_model_spec
 @dataclass(frozen=True)
-class ImportedSpec:
-    """The spec of a network that this package does not know: where its class is, and the arguments.
+class CustomSpec:
+    """The spec of a network of your own: where its class is, and the arguments that build it.
 
     Attributes:
         path: "module:Class"; a function that returns a module will do as well. The current directory is searched
@@ -103,17 +101,17 @@ class ImportedSpec:
                 or makes one that cannot be copied or that has an attribute ``spec`` of its own.
         """
         if self.path not in _trusted:
-            raise ValueError(
-                f"{self.path} is somebody's own code, which is imported only where you name it yourself: with "
+            raise UntrustedError(
+                f"{self.path} is code from outside of this package, imported only where you name it yourself: with "
                 f"--generator {self.path} or --discriminator {self.path} on the command line, or inside "
                 f"trust({self.path!r})"
             )
-        found = _imported(self.path)
+        make = _import_class(self.path)
         shown = f"{self.path} with arguments {json.dumps(self.arguments)}"
         try:
-            network = found(**copy.deepcopy(self.arguments))
+            network = make(**copy.deepcopy(self.arguments))
         except Exception as error:
-            raise ValueError(f"{shown} could not be built: {_described(error)}") from error
+            raise ValueError(f"{shown} could not be built: {_describe(error)}") from error
         if not isinstance(network, nn.Module) or next(network.parameters(), None) is None:
             raise ValueError(
                 f"{shown} must give a torch.nn.Module with parameters, got {type(network).__name__}"
@@ -121,10 +119,10 @@ class ImportedSpec:
         if hasattr(network, "spec"):
             raise ValueError(f"{shown} has an attribute spec, which is taken by this package; rename it")
         try:
-            copy.deepcopy(network)
+            copy_network(network)
         except Exception as error:
             raise ValueError(
-                f"{shown} cannot be copied, which the EMA generator needs: {_described(error)}"
+                f"{shown} cannot be copied, which the EMA generator needs: {_describe(error)}"
             ) from error
         network.spec = self  # type: ignore[assignment]
         return network
@@ -137,11 +135,13 @@ def _has_names_for_keys(value: Any) -> bool:
     return all(map(_has_names_for_keys, value)) if isinstance(value, (list, tuple)) else True
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _imported(path: str) -> Callable[..., Any]:
+def _import_class(path: str) -> Callable[..., Any]:
+    """The class or function that "module:Class" names; ValueError if there is none."""
     module_name, _, name = path.partition(":")
     here = os.getcwd()
     if not {here, ""} & set(sys.path):
@@ -150,34 +150,36 @@ def _imported(path: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a script without a guard may leave
-        raise ValueError(f"{path} cannot be imported: {_described(error)}") from error
+        raise ValueError(f"{path} cannot be imported: {_describe(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise ValueError(f"{path} cannot be imported: module {module_name} has no class {name}")
     return found
 
 
-@torch.no_grad()
-def check_generator(generator: nn.Module, name: str = "generator") -> tuple[int, int, int]:
+def check_generator(network: nn.Module, name: str = "generator") -> tuple[int, int, int]:
     """The shape (C, H, W) of a generator's images, if it is one that this package can train and prune.
 
-    It must have ``latent_dim`` and map latents (N, latent_dim) to finite images (N, C, H, W) in [-1, 1].
+    It must name its ``latent_dim`` and map latents (N, latent_dim), or (N, latent_dim, 1, 1), to finite images
+    (N, C, H, W) in [-1, 1].
 
     Args:
-        generator: tried on a few latents in evaluation mode, and left as it was.
+        network: the generator; called with four latents in evaluation mode, and left as it was.
         name: of the generator, in messages.
 
     Raises:
         ValueError: if it is not; the message says what it gave instead.
     """
-    latent_dim = getattr(generator, "latent_dim", None)
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
+    try:
+        latent_dim_of(network)
+    except ValueError as error:
+        found = getattr(network, "latent_dim", None)
         raise ValueError(
-            f"{name} must have an attribute latent_dim, an integer of at least 1, got {latent_dim!r}"
-        )
+            f"{name} must have an attribute latent_dim, an integer of at least 1, got {found!r}"
+        ) from error
+    z = draw_latents(network, 4)
     wanted = "must map latents (N, latent_dim) to images (N, C, H, W)"
-    z = sample_latents(4, latent_dim).to(next(generator.parameters()).device)
-    images = _tried(generator, z, f"{name} {wanted}")
+    images = _call(network, z, f"{name} {wanted}")
     if images.ndim != 4 or len(images) != len(z):
         raise ValueError(
             f"{name} {wanted}, got shape {tuple(images.shape)} from latents of shape {tuple(z.shape)}"
@@ -191,14 +193,13 @@ def check_generator(generator: nn.Module, name: str = "generator") -> tuple[int,
     return channels, height, width
 
 
-@torch.no_grad()
 def check_discriminator(
-    discriminator: nn.Module, image_shape: tuple[int, ...], name: str = "discriminator"
+    network: nn.Module, image_shape: tuple[int, ...], name: str = "discriminator"
 ) -> None:
     """Does nothing if a discriminator maps images of this shape to logits (N,).
 
     Args:
-        discriminator: tried on a few images in evaluation mode, and left as it was.
+        network: the discriminator; called with four images in evaluation mode, and left as it was.
         image_shape: (C, H, W).
         name: of the discriminator, in messages.
 
@@ -206,20 +207,20 @@ def check_discriminator(
         ValueError: if it does not; the message says what it gave instead.
     """
     wanted = f"{name} must map images (N, {', '.join(map(str, image_shape))}) to logits (N,)"
-    images = torch.zeros(4, *image_shape, device=next(discriminator.parameters()).device)
-    logits = _tried(discriminator, images, wanted)
-    if tuple(logits.shape) != (4,) or not bool(logits.isfinite().all()):
-        what = f"shape {tuple(logits.shape)}" if tuple(logits.shape) != (4,) else "NaN or infinity"
-        raise ValueError(f"{wanted}, got {what} for N = 4")
+    device, dtype = placement_of(network)
+    logits = _call(network, torch.zeros(4, *image_shape, device=device, dtype=dtype), wanted)
+    if tuple(logits.shape) != (4,):
+        raise ValueError(f"{wanted}, got shape {tuple(logits.shape)} for N = 4")
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"{wanted}, got NaN or infinity for N = 4")
 
 
-def _tried(network: nn.Module, batch: Tensor, wanted: str) -> Tensor:
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+def _call(network: nn.Module, batch: Tensor, wanted: str) -> Tensor:
+    """The output of a network that is left as it was, as float32; ValueError if it fails or gives no tensor."""
     try:
-        with eval_mode(network), keep_random_state(batch.device):
-            result = functional_call(network, buffers, (batch,))
-    except Exception as error:
-        raise ValueError(f"{wanted}; it failed with {_described(error)}") from error
-    if not isinstance(result, Tensor):
-        raise ValueError(f"{wanted}, got {type(result).__name__}")
-    return result.detach().float()
+        output = call_untouched(network, batch)
+    except Exception as error:  # whatever a stranger's code raises
+        raise ValueError(f"{wanted}; it failed with {_describe(error)}") from error
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{wanted}, got {type(output).__name__}")
+    return output.float()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ganprune.networks.parts import check_latent, check_sizes, normalise_spectrally
+from ganprune.networks.parts import check_latent, normalise_spectrally, set_size, set_sizes
 from ganprune.networks.registry import register_model_spec
 
 
@@ -28,9 +28,9 @@ class MLPGeneratorSpec:
     output_shape: tuple[int, ...] = (1, 28, 28)
 
     def __post_init__(self) -> None:
-        check_sizes("latent_dim", (self.latent_dim,))
-        check_sizes("hidden", self.hidden)
-        check_sizes("output_shape", self.output_shape)
+        set_size(self, "latent_dim")
+        set_sizes(self, "hidden")
+        set_sizes(self, "output_shape")
 
     def build(self) -> MLPGenerator:
         """The freshly initialised network."""
@@ -45,7 +45,7 @@ class MLPDiscriminatorSpec:
     Attributes:
         hidden: widths of the hidden layers.
         input_shape: shape of one sample.
-        norm: "spectral" or "none" (batch statistics leak between real and fake in so small a network).
+        norm: "spectral" or "none" (with batch norm, real and generated samples would see each other).
     """
 
     hidden: tuple[int, ...] = (512, 256)
@@ -53,8 +53,8 @@ class MLPDiscriminatorSpec:
     norm: str = "none"
 
     def __post_init__(self) -> None:
-        check_sizes("hidden", self.hidden)
-        check_sizes("input_shape", self.input_shape)
+        set_sizes(self, "hidden")
+        set_sizes(self, "input_shape")
         if self.norm not in ("spectral", "none"):
             raise ValueError(f"norm of an MLP discriminator must be spectral or none, got {self.norm!r}")
 

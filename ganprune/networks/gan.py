@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ganprune.core.checks import check_choice
-from ganprune.core.device import as_device
+from ganprune.core.device import as_device, standard_defaults
 from ganprune.core.random import step_seed
 from ganprune.masks.apply import apply_mask, check_fit, check_mask
 from ganprune.masks.keep import MaskKeeper, is_kept, keep_mask
 from ganprune.masks.mask import Mask, MaskError
 from ganprune.masks.weights import weight_slots
+from ganprune.networks.parts import copy_network
 
 MASKED_NETWORKS = ("generator", "discriminator")
 _FEW_ZEROS = 0.01
@@ -48,7 +48,7 @@ class GAN:
     ) -> None:
         self.generator = generator
         self.discriminator = discriminator
-        self.generator_ema = generator_ema if generator_ema is not None else copy.deepcopy(generator)
+        self.generator_ema = generator_ema if generator_ema is not None else copy_network(generator)
         self.generator_ema.requires_grad_(False).eval()
         self.masks = GANMasks(self)
         self.metadata: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class GAN:
     @classmethod
     def from_spec(cls, spec: GANSpec, seed: int = 0, device: str | torch.device | None = None) -> GAN:
         """A freshly initialised GAN; the seed determines the weights, on every device alike."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), standard_defaults():
             torch.manual_seed(step_seed(seed, 0, "init"))
             generator, discriminator = spec.generator.build(), spec.discriminator.build()
         return cls(generator, discriminator).to(as_device(device))
@@ -97,8 +97,13 @@ class GAN:
 
 
 def built_here(network: nn.Module) -> bool:
-    """Whether a network's class is one of this package's, so that its memory layout and its kernels are our choice."""
-    return type(network).__module__.partition(".")[0] == "ganprune"
+    """Whether this package built a network, so that its memory layout and its kernels are our choice.
+
+    Its class is one of the package's, and so is, or is PyTorch's, that of each of its parts: a part of your own may
+    count on the layout that it is used to.
+    """
+    origins = [type(part).__module__.partition(".")[0] for part in network.modules()]
+    return origins[0] == "ganprune" and set(origins) <= {"ganprune", "torch"}
 
 
 class GANMasks(MutableMapping[str, Mask]):
@@ -168,8 +173,8 @@ class GANMasks(MutableMapping[str, Mask]):
                 pruned and :meth:`clear` was not called.
         """
         for network in MASKED_NETWORKS:
-            for one in filter(None, self._pair(network)):
-                if network in self._masks:
+            for one in self._pair(network):
+                if network in self._masks and one is not None:
                     check_mask(one, self._masks[network])
             if network not in self._masks and network not in self._said_dense:
                 self._refuse_unowned_zeros(network)

@@ -11,11 +11,15 @@ from ganprune.core.checks import check_choice
 
 
 class Spec(Protocol):
-    """What describes a network completely, weights apart: a frozen dataclass of plain values with ``build()``."""
+    """What describes a network completely but for its weights: a frozen dataclass of plain values with ``build()``."""
 
     def build(self) -> nn.Module:
         """A freshly initialised network with this spec as its attribute ``spec``."""
         ...
+
+
+class UntrustedError(ValueError):
+    """A network of the user's own would have to be imported where its name is not trusted."""
 
 
 MODEL_SPECS: dict[str, type] = {}

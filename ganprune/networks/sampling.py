@@ -2,57 +2,164 @@
 
 from __future__ import annotations
 
+import operator
+from contextlib import ExitStack
+from typing import Any
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
 from ganprune.core.checks import check_integer
-from ganprune.core.modes import eval_mode
+from ganprune.core.device import placement_of
+from ganprune.core.modes import call_untouched, eval_mode
 from ganprune.core.random import seeded, step_seed
 from ganprune.networks.fast_convolutions import fast_convolutions
+from ganprune.networks.gan import built_here
 
 LATENT_STREAM = "latent"
+_CONVOLUTIONS = {
+    nn.Conv1d: 1,
+    nn.ConvTranspose1d: 1,
+    nn.Conv2d: 2,
+    nn.ConvTranspose2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose3d: 3,
+}
+_takes_maps: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def latent_dim_of(generator: nn.Module) -> int:
+def latent_dim_of(network: nn.Module) -> int:
     """Length of the latent vector of a generator: its spec's, or its own attribute ``latent_dim``.
 
     Raises:
-        ValueError: if it has neither.
+        ValueError: if it has neither, or one that is no integer of at least 1.
     """
-    found = getattr(getattr(generator, "spec", None), "latent_dim", None) or getattr(
-        generator, "latent_dim", None
+    for holder in (getattr(network, "spec", None), network):
+        found = getattr(holder, "latent_dim", None)
+        if found is not None:
+            return check_integer(f"latent_dim of the generator {type(network).__name__}", found, 1)
+    raise ValueError(
+        f"generator {type(network).__name__} must have an attribute latent_dim (or a spec that has one)"
     )
-    if found is None:
+
+
+def latent_shape_of(network: nn.Module) -> tuple[int, ...]:
+    """The shape of one latent of a generator: (z,), or (z, 1, 1) where it begins with a convolution that takes maps.
+
+    The rule, in this order:
+
+    1. An attribute ``latent_shape`` of the generator is the answer.
+    2. It is ``(latent_dim,)``, except where the first layer with weights is a convolution with ``latent_dim`` input
+       channels. Some generators reshape the latent before such a layer, others want to be given maps of one pixel:
+       two vectors are tried, then two maps, and the answer is what does not fail. It is remembered.
+
+    Raises:
+        ValueError: if the generator names neither ``latent_shape`` nor ``latent_dim``.
+    """
+    given = getattr(network, "latent_shape", None)
+    if given is not None:
+        return tuple(map(operator.index, given))
+    latent_dim = latent_dim_of(network)
+    layers = (part for part in network.modules() if next(part.parameters(recurse=False), None) is not None)
+    first: Any = next(layers, None)
+    dims = next((n for kind, n in _CONVOLUTIONS.items() if isinstance(first, kind)), 0)
+    if built_here(network) or not dims or first.in_channels != latent_dim:
+        return (latent_dim,)
+    maps = (latent_dim, *[1] * dims)
+    if network not in _takes_maps:
+        _takes_maps[network] = not _accepts(network, (latent_dim,)) and _accepts(network, maps)
+    return maps if _takes_maps[network] else (latent_dim,)
+
+
+def _accepts(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a generator takes two latents of this shape; it is left as it was."""
+    device, dtype = placement_of(network)
+    try:
+        call_untouched(network, torch.zeros(2, *shape, device=device, dtype=dtype))
+    except Exception:  # whatever a stranger's code raises
+        return False
+    return True
+
+
+def sample_latents(
+    n: int, latent_dim: int | tuple[int, ...], seed: int = 0, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Standard normal latents, drawn on the CPU so that all devices agree.
+
+    Args:
+        n: number of latents, at least 1.
+        latent_dim: length of one latent, or its shape; (z,) and (z, 1, 1) get the same numbers.
+        seed: determines the numbers.
+        device: where they go.
+
+    Returns:
+        float32, shape (n, latent_dim), or (n, *latent_dim) of a shape.
+    """
+    latent_shape = latent_dim if isinstance(latent_dim, tuple) else (latent_dim,)
+    shape = [check_integer("n", n, 1), *(check_integer("latent_dim", size, 1) for size in latent_shape)]
+    generator = seeded(step_seed(seed, 0, LATENT_STREAM))
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
+
+
+def draw_latents(network: nn.Module, n: int, seed: int = 0) -> Tensor:
+    """Standard normal latents for a generator: of the shape, on the device and in the dtype that it takes.
+
+    Args:
+        network: the generator; :func:`latent_shape_of` says by which rule the shape is found.
+        n: number of latents, at least 1.
+        seed: determines the numbers, on every device alike.
+
+    Returns:
+        shape (n, z) or (n, z, 1, 1).
+    """
+    device, dtype = placement_of(network)
+    return sample_latents(n, latent_shape_of(network), seed, device).to(dtype)
+
+
+def check_output(network: nn.Module, output: Any, wanted: str) -> Tensor:
+    """The output of a network, which must be one tensor.
+
+    Args:
+        network: whose output it is, for the message.
+        output: what came.
+        wanted: such as "images (N, C, H, W)" or "logits (N,)".
+
+    Raises:
+        ValueError: if it is something else, such as a tuple.
+    """
+    if not isinstance(output, Tensor):
         raise ValueError(
-            f"generator {type(generator).__name__} must have an attribute latent_dim (or a spec that has one)"
+            f"{type(network).__name__} must give {wanted} as one tensor, got {type(output).__name__}"
         )
-    return int(found)
-
-
-def sample_latents(n: int, latent_dim: int, seed: int = 0, device: str | torch.device = "cpu") -> Tensor:
-    """Standard normal latents, float32, shape (n, latent_dim); drawn on the CPU so that all devices agree."""
-    check_integer("n", n, 1)
-    return torch.randn(n, latent_dim, generator=seeded(step_seed(seed, 0, LATENT_STREAM))).to(device)
+    return output
 
 
 @torch.no_grad()
 def sample(
-    generator: nn.Module, n: int = 64, seed: int = 0, batch_size: int = 1_000, latents: Tensor | None = None
+    network: nn.Module, n: int = 64, seed: int = 0, batch_size: int = 1_000, latents: Tensor | None = None
 ) -> Tensor:
     """Samples of a generator in evaluation mode; the generator is left as it was.
 
     Args:
-        generator: any module that maps (N, latent_dim) to samples.
+        network: any module that maps latents (N, latent_dim), or maps of one pixel (N, latent_dim, 1, 1), to samples.
         n: number of samples (ignored when latents are given).
         seed: determines the latents.
         batch_size: samples made at a time.
-        latents: use these instead, shape (n, latent_dim).
+        latents: use these instead, shape (n, latent_dim); they are moved to the network's device and dtype.
 
     Returns:
         float32, shape (n, C, H, W), on the generator's device.
+
+    Raises:
+        ValueError: if the network gives anything but one tensor.
     """
-    device = next(generator.parameters()).device
-    if latents is None:
-        latents = sample_latents(n, latent_dim_of(generator), seed)
-    with eval_mode(generator), fast_convolutions(generator):
-        return torch.cat([generator(z.to(device)).float() for z in latents.split(batch_size)])
+    check_integer("batch_size", batch_size, 1)
+    device, dtype = placement_of(network)
+    chosen = draw_latents(network, n, seed) if latents is None else latents
+    with ExitStack() as block:
+        block.enter_context(eval_mode(network))
+        if built_here(network):
+            block.enter_context(fast_convolutions(network))
+        batches = [network(z.to(device, dtype)) for z in chosen.split(batch_size)]
+    return torch.cat([check_output(network, batch, "images (N, C, H, W)").float() for batch in batches])

@@ -1,8 +1,15 @@
 """Records survive stops; intervals equal SciPy's."""
 
 import dataclasses
+import itertools
 import math
 import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import ganprune as gp
-from ganprune.records import statistics as results
-from ganprune.records.store import config_hash, provenance
+from ganprune.records import config_hash, provenance, store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +35,26 @@ class Coin:
 
 
 def test_a_run_records_and_goes_on(tmp_path):
-    store = tmp_path / "deep" / "coin.jsonl"
-    first = gp.records.run(Coin(), [0], store)
+    path = tmp_path / "deep" / "coin.jsonl"
+    first = gp.records.run(Coin(), [0], path)
     assert [(r["seed"], r["side"], r["value"]) for r in first] == [(0, 0, 0), (0, 1, 1)]
-    again = gp.records.run(Coin(), [0, 1], store)
-    assert len(again) == 4 and len(gp.records.read_records(store)) == 4
-    assert {"torch", "commit", "time", "threads", "machine", "ganprune"} <= set(again[0])
+    again = gp.records.run(Coin(), [0, 1], path)
+    assert len(again) == 4 and len(gp.records.read(path)) == 4
+    assert {"torch", "commit", "package", "time", "threads", "machine", "ganprune"} <= set(again[0])
 
 
 def test_a_stopped_seed_leaves_no_rows_and_is_repeated(tmp_path):
-    store = tmp_path / "coin.jsonl"
+    path = tmp_path / "coin.jsonl"
     broken = Coin(fail_at=1)
     with pytest.raises(KeyboardInterrupt):
-        gp.records.run(broken, [0, 1], store)
-    assert {row["seed"] for row in gp.records.read_records(store)} == {0}
+        gp.records.run(broken, [0, 1], path)
+    assert {row["seed"] for row in gp.records.read(path)} == {0}
 
 
 def test_the_rows_of_a_seed_are_written_together_or_not_at_all(tmp_path, monkeypatch):
     """Killed at any write, the store has whole seeds alone: half a seed would count as done."""
-    store, write = tmp_path / "coin.jsonl", os.write
-    gp.records.run(Coin(sides=3), [0], store)
+    path, write = tmp_path / "coin.jsonl", os.write
+    gp.records.run(Coin(sides=3), [0], path)
 
     class Killed(BaseException):
         pass
@@ -60,23 +66,23 @@ def test_the_rows_of_a_seed_are_written_together_or_not_at_all(tmp_path, monkeyp
         left = iter([write] * after + [kill] * 9)
         monkeypatch.setattr(os, "write", lambda handle, data, left=left: next(left)(handle, data))
         with pytest.raises(Killed):
-            gp.records.run(Coin(sides=3), range(9), store)
+            gp.records.run(Coin(sides=3), range(9), path)
         monkeypatch.setattr(os, "write", write)
-        rows = gp.records.read_records(store)
+        rows = gp.records.read(path)
         seeds = {row["seed"] for row in rows}
         assert [(row["seed"], row["side"]) for row in rows] == [(seed, s) for seed in seeds for s in range(3)]
     assert len(seeds) == 1 + 0 + 1 + 2
 
 
 def test_a_full_disk_leaves_the_rows_of_before(tmp_path, monkeypatch):
-    store, write = tmp_path / "coin.jsonl", os.write
-    before = gp.records.run(Coin(), [0], store)
+    path, write = tmp_path / "coin.jsonl", os.write
+    before = gp.records.run(Coin(), [0], path)
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) * 2 // 3]))
     with pytest.raises(OSError, match=r"took \d+ of \d+ bytes; is the disk full\?"):
-        gp.records.run(Coin(), [0, 1], store)
+        gp.records.run(Coin(), [0, 1], path)
     monkeypatch.undo()
-    assert gp.records.read_records(store) == before and store.read_bytes().endswith(b"}\n")
-    assert len(gp.records.run(Coin(), [0, 1], store)) == 4
+    assert gp.records.read(path) == before and path.read_bytes().endswith(b"}\n")
+    assert len(gp.records.run(Coin(), [0, 1], path)) == 4
 
 
 def test_a_seed_that_is_named_twice_runs_once(tmp_path):
@@ -85,13 +91,19 @@ def test_a_seed_that_is_named_twice_runs_once(tmp_path):
 
 def test_rows_say_which_commit_ran_and_when_they_were_measured(tmp_path, monkeypatch):
     """The commit is that of the start, though another one is checked out while the experiment runs."""
-    moments = [f"2026-01-01T00:00:0{second}+00:00" for second in range(9)]
-    clock, commits = iter(moments), iter(["at the start", "too late", "too late", "too late"])
-    monkeypatch.setattr(results, "_now", lambda: next(clock))
-    monkeypatch.setattr(results, "_commit", lambda: next(commits))
-    rows = gp.records.run(Coin(), [0, 1], tmp_path / "s")
-    assert {row["commit"] for row in rows} == {"at the start"}
-    assert [row["time"] for row in rows] == moments[1:5]
+    calls = itertools.count()
+    monkeypatch.setattr(store, "provenance", lambda: {"commit": next(calls), "time": "at the start"})
+
+    class Slow(Coin):
+        def run(self, seed):
+            for row in super().run(seed):
+                yield row
+                time.sleep(1.1)
+
+    rows = gp.records.run(Slow(sides=1), [0, 1], tmp_path / "s")
+    assert {row["commit"] for row in rows} == {0}
+    times = [datetime.fromisoformat(row["time"]) for row in rows]
+    assert times == sorted(set(times)) and len(times) == 2
 
 
 @pytest.mark.parametrize("name", ["seed", "config", "commit", "threads", "time"])
@@ -102,7 +114,7 @@ def test_rows_cannot_overwrite_what_the_run_adds(tmp_path, name):
 
     with pytest.raises(ValueError, match=rf"rows must not hold what run\(\) adds: {name}"):
         gp.records.run(Clash(), [0], tmp_path / "s")
-    assert gp.records.read_records(tmp_path / "s") == []
+    assert gp.records.read(tmp_path / "s") == []
 
 
 @pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), (np.float32(1), TypeError)])
@@ -126,14 +138,104 @@ def test_another_configuration_is_another_experiment(tmp_path):
 
 
 def test_a_cut_row_is_left_out_and_spoils_no_other(tmp_path):
-    store = tmp_path / "s.jsonl"
-    gp.records.append_record(store, {"a": 1})
-    store.write_text(store.read_text() + '{"a": 2, "b"')
-    gp.records.append_record(store, {"a": 3})
-    assert gp.records.read_records(store) == [{"a": 1}, {"a": 3}]
-    assert gp.records.read_records(tmp_path / "absent") == []
+    path = tmp_path / "s.jsonl"
+    gp.records.append(path, {"a": 1})
+    path.write_text(path.read_text() + '{"a": 2, "b"')
+    gp.records.append(path, {"a": 3})
+    assert gp.records.read(path) == [{"a": 1}, {"a": 3}]
+    assert gp.records.read(tmp_path / "absent") == []
     with pytest.raises(ValueError, match="not JSON compliant|Out of range"):
-        gp.records.append_record(store, {"a": float("nan")})
+        gp.records.append(path, {"a": float("nan")})
+
+
+WRITER = """
+import sys
+import ganprune as gp
+for number in range(int(sys.argv[3])):
+    gp.records.append(sys.argv[1], {"writer": sys.argv[2], "number": number, "text": "x" * 20_000})
+"""
+
+
+def test_writers_at_once_lose_and_mix_up_nothing(tmp_path):
+    """Rows longer than what a pipe or a disk takes in one piece, by four processes."""
+    path, count = tmp_path / "rows.jsonl", 25
+    path.write_text('{"cut')
+    commands = [[sys.executable, "-c", WRITER, path, name, str(count)] for name in "abcd"]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    rows = gp.records.read(path)
+    assert len(path.read_text().splitlines()) == 1 + 4 * count
+    for name in "abcd":
+        assert [row["number"] for row in rows if row["writer"] == name] == list(range(count))
+
+
+def test_a_shipped_record_has_a_name_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = gp.records.read("magnitude")
+    assert {row["experiment"] for row in rows} == {"magnitude"} and len(rows) > 50
+    with pytest.raises(
+        ValueError, match=r"record must be one of initial_masks, magnitude, or .* got 'magnitud'"
+    ):
+        gp.records.read("magnitud")
+    gp.records.append("magnitude.jsonl", {"mine": 1})
+    assert gp.records.read("magnitude.jsonl") == [{"mine": 1}]
+    assert gp.records.read(tmp_path / "magnitude") == []  # a path is no name
+
+
+class Repository:
+    """A repository with a copy of the package's modules in some folder of it."""
+
+    def __init__(self, path, inside, ignored=""):
+        self.path, self.site = path, path / inside
+        source = Path(gp.__file__).parent
+        shutil.copytree(
+            source, self.site / "ganprune", ignore=shutil.ignore_patterns("assets", "__pycache__")
+        )
+        (path / ".gitignore").write_text(f"__pycache__\n{ignored}\n")
+        (path / "file").write_text("x")
+        self.git("init", "-q")
+        self.commit()
+
+    def git(self, *arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(
+            command, cwd=self.path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    def commit(self):
+        self.git("add", ".")
+        self.git("commit", "-qm", "a commit")
+        self.head = self.git("rev-parse", "--short", "HEAD")
+
+    def provenance(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "PACKAGE", self.site / "ganprune")
+            return provenance()
+
+
+def test_the_commit_is_that_of_the_package_never_of_a_project_around_it(tmp_path):
+    foreign = Repository(tmp_path / "project", ".venv/lib", ignored=".venv")
+    found = foreign.provenance()
+    assert found["commit"] is None and found["ganprune"] == gp.__version__
+    own = Repository(tmp_path / "own", ".")
+    assert own.provenance()["commit"] == own.head
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_DIR", str(foreign.path / ".git"))  # as within a git hook
+        assert own.provenance()["commit"] == own.head
+    assert own.provenance()["package"] == found["package"]
+    (own.site / "ganprune" / "losses.py").open("a").write("\n")
+    changed = own.provenance()
+    assert changed["commit"] == own.head + "+" and changed["package"] != found["package"]
+
+
+def test_a_row_that_is_added_to_a_shipped_record_changes_no_code(tmp_path):
+    own = Repository(tmp_path / "own", ".")
+    gp.records.append(own.site / "ganprune" / "assets" / "records" / "new.jsonl", {"row": 1})
+    assert own.provenance()["commit"] == own.head
+
+
+def test_a_package_within_a_larger_project_has_no_commit_of_its_own(tmp_path):
+    assert Repository(tmp_path / "project", "third_party").provenance()["commit"] is None
 
 
 def test_provenance_is_plain():
