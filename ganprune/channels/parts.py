@@ -16,7 +16,7 @@ from ganprune.core.errors import GanpruneError
 from ganprune.core.modes import eval_mode
 from ganprune.core.random import keep_random_state, seeded
 from ganprune.masks.weights import WeightSlot, weight_slots
-from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.networks.sampling import draw_latents
 from ganprune.scores.activation import batches_of
 
 
@@ -177,13 +177,8 @@ def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
     if shape is not None:
         return (torch.randn(2, *shape, generator=seeded(0)).to(first.device, first.dtype),)
     try:
-        latents = sample_latents(2, latent_dim_of(network)).to(first.device, first.dtype)
+        return (draw_latents(network, 2),)
     except ValueError as error:
         raise ValueError(
             f"inputs must be given for a {type(network).__name__}, which has no spec and no latent_dim"
         ) from error
-    try:
-        outputs_of(network, (latents,))
-    except (RuntimeError, ValueError, IndexError):
-        return (latents[:, :, None, None],)
-    return (latents,)

@@ -21,7 +21,7 @@ from ganprune.dynamic.common import (
     mask_in_force,
 )
 from ganprune.masks.mask import Mask, MaskError, pruned_count
-from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.networks.sampling import draw_latents
 from ganprune.pruning import prune
 from ganprune.scores.registry import score
 from ganprune.training.callbacks import PRUNE, Callback
@@ -207,7 +207,7 @@ class BalanceController(Callback):
             )
         gan, draw = state.gan, step_seed(self.seed, state.step, "balance")
         real = self.split.batch(self.samples, draw, 0).to(gan.device)
-        latents = sample_latents(self.samples, latent_dim_of(gan.generator), draw, gan.device)
+        latents = draw_latents(gan.generator, self.samples, draw)
         ratio, lead = balance_ratio(gan.generator, gan.discriminator, self._before[1], real, latents, draw)
         if ratio is None:
             action = "skipped: the discriminator does not tell real from generated samples"

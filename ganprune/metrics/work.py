@@ -20,12 +20,13 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from ganprune.core.checks import check_integer
+from ganprune.core.device import placement_of
 from ganprune.core.modes import eval_mode, frozen
 from ganprune.core.random import keep_random_state
 from ganprune.masks.apply import check_fit
 from ganprune.masks.mask import Mask
 from ganprune.masks.weights import PRUNABLE_LAYERS, WeightSlot, prunable_weights, weight_slots
-from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.networks.sampling import draw_latents
 
 Inputs = Tensor | tuple[Any, ...] | None
 """One batch; a tuple for a network that takes several arguments, such as latents and labels."""
@@ -230,7 +231,7 @@ def call_arguments(network: nn.Module, count: int, inputs: Inputs) -> tuple[Any,
             f"inputs must be given, because {type(network).__name__} has neither latent_dim nor a spec that "
             "names a shape"
         )
-    device, dtype = _placement_of(network)
+    device, dtype = placement_of(network)
     return (torch.zeros(count, *shape, dtype=dtype, device=device),)
 
 
@@ -240,15 +241,7 @@ def default_latents(network: nn.Module, count: int, seed: int = 0) -> Tensor:
     Raises:
         ValueError: if the generator does not say how long its latents are.
     """
-    latents = sample_latents(count, latent_dim_of(network), seed)
-    device, dtype = _placement_of(network)
-    return latents.to(device, dtype)
-
-
-def _placement_of(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of a network's first floating-point parameter."""
-    placements = ((p.device, p.dtype) for p in network.parameters() if p.is_floating_point())
-    return next(placements, (torch.device("cpu"), torch.float32))
+    return draw_latents(network, count, seed)
 
 
 def count_samples(arguments: tuple[Any, ...], samples: int | None = None) -> int:
