@@ -50,8 +50,7 @@ class CompactionResult:
         mask: the mask cut to the smaller weights; None if none was given.
         removed: layer → indices of its output channels that went.
         kept: layer → reason → indices of its output channels that have no effect, but could not go.
-        difference: largest absolute difference of outputs over the largest output, computed in float64 on the
-            inputs and on random ones.
+        difference: of the outputs over the largest one, in float64, on the inputs and on random ones.
     """
 
     network: nn.Module
@@ -325,18 +324,16 @@ def _report_kept(
             if member.role == "input" or member.name not in layers:
                 continue
             rows = () if member.indices else (~work.table(member.name).any(1)).nonzero().flatten().tolist()
-            silent = {reason: set(rows)} if rows else {}
+            silent: dict[str, set[int]] = {reason: set(rows)} if rows else {}
             for unit, indices in enumerate(member.indices):
                 why = removal.notes.get((group.name, unit), "")
                 if reason and (work.is_dead(group, unit) or work.is_unread(group, unit)):
                     why = reason
                 if why:
                     silent.setdefault(why, set()).update(indices)
-            for why, indices in silent.items():
-                found.setdefault(member.name, {}).setdefault(why, set()).update(indices)
-    return {
-        name: {why: tuple(sorted(some)) for why, some in reasons.items()} for name, reasons in found.items()
-    }
+            for why, some in silent.items():
+                found.setdefault(member.name, {}).setdefault(why, set()).update(some)
+    return {name: {why: tuple(sorted(s)) for why, s in reasons.items()} for name, reasons in found.items()}
 
 
 def _cut_mask(plain: nn.Module, small: nn.Module, cut: Cut, mask: Mask | None) -> Mask | None:
