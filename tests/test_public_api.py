@@ -103,9 +103,11 @@ def test_a_type_checker_sees_the_type_of_each(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(source)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     first = len(textwrap.dedent(GIVEN).splitlines()) + 1
-    messages = {
-        int(line.split(":")[1]): line for line in done.stdout.splitlines() if line.startswith(str(source))
-    }
+    messages: dict[int, str] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith(str(source)):
+            number = int(line.removeprefix(f"{source}:").partition(":")[0])
+            messages[number] = messages.get(number, "") + line
     for number, (name, (_, kind)) in enumerate(USES.items(), first):
         revealed = messages[number]
         assert "Revealed type is" in revealed and kind in revealed and '"Any"' not in revealed, (
