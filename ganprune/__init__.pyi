@@ -32,6 +32,7 @@ from .data.sources import mnist as mnist
 from .data.synthetic import gaussian_ring as gaussian_ring
 from .dynamic.gradual import GradualPruning as GradualPruning
 from .dynamic.movement import MovementPruning as MovementPruning
+from .dynamic.schedules import Cubic as Cubic
 from .losses import discriminator_loss as discriminator_loss
 from .losses import generator_loss as generator_loss
 from .lottery.iterative import find_tickets as find_tickets

@@ -1,8 +1,7 @@
-"""Masks that change while training goes on: gradual and movement pruning, SET and RigL, a discriminator's density.
+"""Masks that change while training goes on: schedules, gradual and movement pruning, SET and RigL, and balance.
 
-The four classes are callbacks of :func:`ganprune.training.loop.train`. What they do at a step follows from the step,
-the masks in force and what is saved with the state, so a run that is resumed from a checkpoint does what it would
-have done uninterrupted.
+The callbacks of :func:`ganprune.train` in this room do at each step what follows from the step, the masks in force and
+what is saved with the state, so a run that is resumed from a checkpoint does what it would have done uninterrupted.
 """
 
 from __future__ import annotations
@@ -10,15 +9,33 @@ from __future__ import annotations
 from ganprune.dynamic.balance import BalanceController, balance_ratio
 from ganprune.dynamic.gradual import GradualPruning
 from ganprune.dynamic.movement import MovementPruning
+from ganprune.dynamic.movement_scores import MovementScores
 from ganprune.dynamic.regrowth import METHODS, DynamicSparseTraining, rigl_update, set_update
+from ganprune.dynamic.schedules import (
+    SCHEDULES,
+    Cubic,
+    Geometric,
+    OneShot,
+    Piecewise,
+    Schedule,
+    get_schedule,
+)
 
 __all__ = [
     "METHODS",
+    "SCHEDULES",
     "BalanceController",
+    "Cubic",
     "DynamicSparseTraining",
+    "Geometric",
     "GradualPruning",
     "MovementPruning",
+    "MovementScores",
+    "OneShot",
+    "Piecewise",
+    "Schedule",
     "balance_ratio",
+    "get_schedule",
     "rigl_update",
     "set_update",
 ]

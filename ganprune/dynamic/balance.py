@@ -11,24 +11,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ganprune.allocation.choose import allocate
-from ganprune.allocation.shares import apportion
 from ganprune.core.checks import check_choice, check_integer, check_number
-from ganprune.core.random import keep_random_state, seeded, step_seed
+from ganprune.core.random import keep_random_state, step_seed
 from ganprune.dynamic.common import (
-    ask_for_gradients,
-    check_layers,
+    check_not_diverged,
     dense_gradients,
     effective,
+    let_gradients_through,
     mask_in_force,
-    pair,
-    random_mask,
-    release_gradients,
-    set_mask,
 )
 from ganprune.masks.mask import Mask, MaskError, pruned_count
-from ganprune.masks.select import keep_largest
 from ganprune.networks.sampling import latent_dim_of, sample_latents
-from ganprune.training.callbacks import PRUNE
+from ganprune.pruning import prune
+from ganprune.scores.registry import score
+from ganprune.training.callbacks import PRUNE, Callback
 from ganprune.training.loop import BatchSource
 from ganprune.training.state import TrainState
 
@@ -67,7 +63,7 @@ def balance_ratio(
     critic = _tensors(discriminator)
     fakes = [_run(generator, tensors, latents, seed) for tensors in (before, _tensors(generator))]
     then, now, truth = (
-        float(_run(discriminator, critic, samples, seed).double().mean()) for samples in (*fakes, real)
+        float(_run(discriminator, critic, samples, seed).cpu().double().mean()) for samples in (*fakes, real)
     )
     gain, lead = now - then, truth - then
     means_something = math.isfinite(gain) and math.isfinite(lead) and lead > 1e-6 * max(abs(then), abs(truth))
@@ -86,10 +82,10 @@ def _run(network: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, seed
         return functional_call(network, copies, (inputs,))
 
 
-class BalanceController:
+class BalanceController(Callback):
     """Gives the discriminator the density at which the balance ratio stays in a band; a callback.
 
-    After the idea of ADAPT (Wang et al. 2023, "Balanced training for sparse GANs"): every ``interval`` steps
+    After the idea of ADAPT (Wang et al. 2023, "Balanced training for sparse GANs"): every so many steps
     :func:`balance_ratio` is measured for the generator's last update, on fresh latents and real samples. Above the
     band the discriminator is too weak and gets ``increment`` more density, below the band it is too strong and loses
     as much. What grows are the weights with the largest ``|gradient|``, or random ones, from zero; what goes are the
@@ -105,10 +101,11 @@ class BalanceController:
         split: real samples, usually ``data.train``.
         band: the lowest and highest balance ratio at which nothing is changed.
         increment: of the density, in (0, 1].
-        interval: steps between measurements.
+        every: steps between measurements.
         bounds: the lowest and highest density, in (0, 1].
         grow: by "gradient" (the discriminator's, of the step just made) or at "random".
-        allocation: how the density is divided among the layers: "erk", "uniform" or "global".
+        allocation: how the first mask, and then what grows or goes, is divided among the layers: "erk", "uniform" or
+            "global".
         density: of the first mask, which is drawn at random if the discriminator has none; None for the upper bound.
         samples: latents, and real samples, per measurement.
         end: the last measurement is not after this step; None for no limit.
@@ -132,7 +129,7 @@ class BalanceController:
         *,
         band: tuple[float, float] = (0.45, 0.55),
         increment: float = 0.05,
-        interval: int = 1_000,
+        every: int = 1_000,
         bounds: tuple[float, float] = (0.05, 1.0),
         grow: str = "gradient",
         allocation: str = "erk",
@@ -142,148 +139,123 @@ class BalanceController:
         protect: Iterable[str] = (),
         seed: int = 0,
     ) -> None:
+        super().__init__()
         if not callable(getattr(split, "batch", None)):
             raise TypeError(
                 f"split must have a method batch(batch_size, seed, step), got {type(split).__name__}"
             )
         self.split = split
-        self.band = pair("band", band, "[-inf, inf]")
-        self.increment = check_number("increment", increment, "[0, 1]")
-        if self.increment == 0:
-            raise ValueError("increment must be above 0, got 0: the density would never change")
-        self.bounds = pair("bounds", bounds, "[0, 1]")
-        if self.bounds[0] == 0:
-            raise ValueError("bounds must be above 0: a discriminator without weights tells nothing apart")
-        self.interval = check_integer("interval", interval, 1)
+        self.band = _pair("band", band, "[-inf, inf]")
+        self.increment = check_number("increment", increment, "(0, 1]")
+        self.bounds = _pair("bounds", bounds, "(0, 1]")
+        self.every = check_integer("every", every, 1)
         self.samples = check_integer("samples", samples, 1)
         self.grow = check_choice("grow", grow, GROWTHS)
         self.allocation = check_choice("allocation", allocation, ("erk", "uniform", "global"))
         low, high = self.bounds
         self.density = high if density is None else check_number("density", density, f"[{low!r}, {high!r}]")
-        self.end = None if end is None else check_integer("end", end, 1)
-        self.protect, self.seed = [protect] if isinstance(protect, str) else list(protect), seed
-        self.rows: list[dict[str, Any]] = []
-        self._before: tuple[nn.Module, int, dict[str, Tensor]] | None = None
-
-    def _due(self, step: int) -> bool:
-        return step > 0 and step % self.interval == 0 and (self.end is None or step <= self.end)
+        self.end_step = None if end is None else check_integer("end", end, 1)
+        self.protect = (protect,) if isinstance(protect, str) else tuple(protect)
+        self.seed = check_integer("seed", seed, 0)
+        self._before: tuple[int, dict[str, Tensor]] | None = None
 
     def begin(self, state: TrainState) -> None:
         """Gives the discriminator a mask if it has none, and takes a copy of the generator if it is time to."""
-        if "discriminator" not in state.keepers:
-            model = state.gan.discriminator
-            seed = step_seed(self.seed, 0, "mask discriminator")
-            set_mask(
-                state,
-                "discriminator",
-                random_mask(model, 1 - self.density, self.allocation, self.protect, seed),
+        if "discriminator" not in state.gan.masks:
+            prune(
+                state.gan,
+                1 - self.density,
+                which="discriminator",
+                score="random",
+                allocation=self.allocation,
+                protect=self.protect,
+                seed=step_seed(self.seed, 0, "mask discriminator"),
             )
+        if self.grow == "gradient":
+            let_gradients_through(state, "discriminator")
         self._prepare(state)
 
     def __call__(self, state: TrainState) -> None:
-        """Measures and adapts if it is time to."""
+        """Measures and adapts if it is time to.
+
+        Raises:
+            DivergenceError: if training has diverged.
+            MaskError: if the callback was not begun, or not called after the step before.
+        """
         mask_in_force(state, "discriminator")
         if self._due(state.step):
+            for network in ("generator", "discriminator"):
+                check_not_diverged(state, network)
             self._control(state)
         self._prepare(state)
 
+    def _due(self, step: int) -> bool:
+        return step > 0 and step % self.every == 0 and (self.end_step is None or step <= self.end_step)
+
     def _prepare(self, state: TrainState) -> None:
-        due = self._due(state.step + 1)
+        """Copies the generator if the balance ratio is measured after the next step."""
         self._before = None
-        if due:
+        if self._due(state.step + 1):
             copies = {name: tensor.clone() for name, tensor in _tensors(state.gan.generator).items()}
-            self._before = (state.gan.generator, state.step, copies)
-        if self.grow == "gradient":
-            (ask_for_gradients if due else release_gradients)(state, "discriminator")
+            self._before = (state.step, copies)
 
     def _control(self, state: TrainState) -> None:
-        gan, mask = state.gan, mask_in_force(state, "discriminator")
-        if self._before is None or self._before[:2] != (gan.generator, state.step - 1):
+        if self._before is None or self._before[0] != state.step - 1:
             raise MaskError(
                 f"the generator as it was before step {state.step} is not known: call begin(state) before training, "
-                "also when a run is resumed, and call the callback after every step"
+                "as gp.train does, and the callback after every step"
             )
-        draw = step_seed(self.seed, state.step, "balance")
+        gan, draw = state.gan, step_seed(self.seed, state.step, "balance")
         real = self.split.batch(self.samples, draw, 0).to(gan.device)
         latents = sample_latents(self.samples, latent_dim_of(gan.generator), draw, gan.device)
-        ratio, lead = balance_ratio(gan.generator, gan.discriminator, self._before[2], real, latents, draw)
+        ratio, lead = balance_ratio(gan.generator, gan.discriminator, self._before[1], real, latents, draw)
         if ratio is None:
             action = "skipped: the discriminator does not tell real from generated samples"
         elif self.band[0] <= ratio <= self.band[1]:
             action = "in band"
         else:
-            action = self._adapt(state, mask, self.increment if ratio > self.band[1] else -self.increment)
-            mask = mask_in_force(state, "discriminator")
-        self.rows.append(
-            {
-                "step": state.step,
-                "balance_ratio": ratio,
-                "lead": lead,
-                "density": mask.density,
-                "action": action,
-            }
-        )
+            action = self._adapt(state, self.increment if ratio > self.band[1] else -self.increment)
+        density = gan.masks["discriminator"].density
+        row = {"step": state.step, "balance_ratio": ratio, "lead": lead, "density": density, "action": action}
+        self.rows.append(row)
 
-    def _adapt(self, state: TrainState, mask: Mask, change: float) -> str:
+    def _adapt(self, state: TrainState, change: float) -> str:
+        """Changes the density by as much as the bounds allow."""
+        mask = state.gan.masks["discriminator"]
         density = min(max(mask.density + change, self.bounds[0]), self.bounds[1])
-        keep = mask.total - pruned_count(1 - density, mask.total)
-        if keep == mask.kept or (keep > mask.kept) != (change > 0):
+        more = mask.total - pruned_count(1 - density, mask.total) - mask.kept
+        if more == 0 or (more > 0) != (change > 0):
             return "at bound"
-        grows = keep > mask.kept
-        set_mask(
-            state,
-            "discriminator",
-            self._grown(state, mask, keep) if grows else self._shrunk(state, mask, density),
-        )
-        return "grown" if grows else "shrunk"
-
-    def _shrunk(self, state: TrainState, mask: Mask, density: float) -> Mask:
-        weights = effective(state.gan.discriminator, mask)
-        scores = {key: weight.abs() for key, weight in weights.items()}
-        return allocate(scores, 1 - density, self.allocation, within=mask)
-
-    def _grown(self, state: TrainState, mask: Mask, keep: int) -> Mask:
-        if self.grow == "gradient":
-            gradients = dense_gradients(state, "discriminator")
-            scores = {key: gradient.detach().abs() for key, gradient in gradients.items()}
-            check_layers("gradients", scores, mask)
+        if more > 0:
+            new = _grown(mask, self._growth(state, mask), more, self.allocation)
         else:
-            generator = seeded(step_seed(self.seed, state.step, "grow discriminator"))
-            scores = {
-                key: torch.rand(kept.shape, generator=generator).to(kept.device) for key, kept in mask.items()
-            }
-        return _grow(mask, scores, keep, self.allocation)
+            weights = effective(state, "discriminator")
+            magnitudes = {key: weight.abs() for key, weight in weights.items()}
+            new = allocate(magnitudes, 1 - density, self.allocation, within=mask)
+        state.gan.masks["discriminator"] = new
+        return "grown" if more > 0 else "shrunk"
+
+    def _growth(self, state: TrainState, mask: Mask) -> dict[str, Tensor]:
+        """The larger, the sooner a weight grows."""
+        if self.grow == "random":
+            seed = step_seed(self.seed, state.step, "grow discriminator")
+            luck = score(state.gan.discriminator, "random", seed=seed)
+            return {key: luck[key] for key in mask}
+        gradients = dense_gradients(state, "discriminator")
+        check_not_diverged(state, "discriminator", gradients.values())
+        return {key: gradient.abs() for key, gradient in gradients.items()}
 
 
-def _grow(mask: Mask, scores: Mapping[str, Tensor], keep: int, allocation: str) -> Mask:
-    """All that the mask keeps, and the best-scored of the rest, so that ``keep`` weights are kept in all."""
-    now = {key: kept.to(scores[key].device).flatten() for key, kept in mask.items()}
-    flat = {key: scores[key].flatten() for key in mask}
-    if allocation == "global":
-        free = torch.cat([~kept for kept in now.values()])
-        chosen = torch.zeros_like(free)
-        chosen[free] = keep_largest(torch.cat(list(flat.values()))[free], keep - mask.kept)
-        parts = dict(zip(mask, chosen.split([kept.numel() for kept in now.values()]), strict=True))
-    else:
-        sizes, floors = [kept.numel() for kept in now.values()], [row["kept"] for row in mask.layers()]
-        claims = sizes if allocation == "uniform" else [sum(kept.shape) for kept in mask.values()]
-        parts = {}
-        for (key, kept), share, floor in zip(
-            now.items(), _shares(keep, claims, sizes, floors), floors, strict=True
-        ):
-            parts[key] = torch.zeros_like(kept)
-            parts[key][~kept] = keep_largest(flat[key][~kept], share - floor)
-    return Mask({key: (parts[key] | now[key]).view(mask[key].shape) for key in mask})
+def _grown(mask: Mask, scores: Mapping[str, Tensor], more: int, allocation: str) -> Mask:
+    """All that the mask keeps and ``more`` of the rest, divided among the layers by the allocation."""
+    rest = Mask({key: ~kept for key, kept in mask.items()})
+    return mask | allocate(scores, 1 - more / mask.total, allocation, within=rest)
 
 
-def _shares(keep: int, claims: Sequence[int], capacities: Sequence[int], floors: Sequence[int]) -> list[int]:
-    """As ``apportion``, but no layer gets less than its floor: seats are divided as if there were fewer of them."""
-
-    def shares(seats: int) -> list[int]:
-        return [max(a, b) for a, b in zip(apportion(seats, claims, capacities), floors, strict=True)]
-
-    low, high = 0, keep
-    while low < high:  # one more seat adds one to the sum or nothing, so every sum is met
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if sum(shares(middle)) <= keep else (low, middle - 1)
-    return shares(low)
+def _pair(name: str, values: Any, interval: str) -> tuple[float, float]:
+    if not isinstance(values, Sequence) or len(values) != 2 or isinstance(values, str):
+        raise TypeError(f"{name} must be (lower, upper), got {values!r}")
+    lower, upper = (check_number(name, value, interval) for value in values)
+    if not lower < upper:
+        raise ValueError(f"{name} must be (lower, upper) with lower < upper, got {values!r}")
+    return lower, upper

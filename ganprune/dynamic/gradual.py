@@ -2,137 +2,147 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any
 
-from ganprune.allocation.choose import allocate
 from ganprune.allocation.shares import ALLOCATION_NAMES, PATTERNS
-from ganprune.core.checks import check_choice
-from ganprune.dynamic.common import set_mask
-from ganprune.dynamic.scheduled import ScheduledPruning
-from ganprune.dynamic.schedules import Schedule
-from ganprune.masks.mask import Mask, pruned_count
-from ganprune.masks.weights import protected_keys, prunable_slots
-from ganprune.scores.registry import get_score, score
+from ganprune.core.checks import check_choice, check_integer
+from ganprune.dynamic.common import check_not_diverged
+from ganprune.dynamic.schedules import Schedule, check_schedule
+from ganprune.masks.mask import pruned_count
+from ganprune.masks.weights import prunable_slots
+from ganprune.networks.gan import MASKED_NETWORKS
+from ganprune.pruning import prune
+from ganprune.scores.registry import get_score
+from ganprune.training.callbacks import PRUNE, Callback
 from ganprune.training.state import TrainState
 
 
-class GradualPruning(ScheduledPruning):
-    """Prunes more and more while training goes on, after a schedule; a callback.
+class GradualPruning(Callback):
+    """Prunes more and more while training goes on, as a schedule says; a callback.
 
-    At the steps ``start``, ``start + every``, … and ``end`` the network is scored and pruned to the sparsity that
-    the schedule has for that step. Masks are nested: what was pruned stays pruned. After ``end`` nothing changes.
+    ::
 
-    The three moments of pruning are: *before* training ``schedule="one-shot", start=0`` (or simply ``prune`` and a
-    ``TrainState`` with that mask); *during* training a start and an end in between; *after* training
-    ``schedule="one-shot", start=config.steps``, which prunes what the last step has left (or ``prune`` again).
+        gp.train(state, data.train, [gp.GradualPruning(gp.Cubic(0.9, start=0, end=800))])
+
+    At each of its steps the network is scored as it is then, and pruned to the sparsity of that step. Masks are nested:
+    what was pruned stays pruned. The three moments of pruning are *before* training, ``OneShot(0.9)`` (the same as
+    :func:`ganprune.prune`); *during* training, a schedule with a start and an end; and *after* training,
+    ``OneShot(0.9, start=config.steps)``, which prunes what the last step has left.
 
     Args:
+        schedule: :class:`~ganprune.dynamic.schedules.Cubic` or another one; it must end within the run.
+        score: one of ``gp.scores.SCORES``.
+        every: steps between two prunings of a schedule that changes all the time; None for 100. The others prune where
+            they change.
         network: "generator", whose EMA copy is pruned with it, or "discriminator".
-        sparsity: final share of zeros among the prunable weights, in [0, 1). May be left out where the schedule says
-            it: "piecewise" and functions.
-        schedule: "cubic" (Zhu & Gupta 2018, "To prune, or not to prune", equation 1), "one-shot" (at ``start``),
-            "geometric" (each round of ``every`` steps keeps the same share of what is left), "piecewise", or a
-            function from step to sparsity that never falls.
-        start: first step at which anything may be pruned (the warm-up lies before).
-        end: last step of the schedule. None: of "one-shot" the start, of "geometric" the round that reaches the
-            sparsity, of "piecewise" the last point.
-        every: steps between two prunings; "piecewise" prunes at its points.
-        score: one of ``SCORES``; evaluated anew at each pruning, on the weights of that step.
-        allocation: as for ``allocate``, N:M patterns apart; None for the score's own.
+        allocation: as for :func:`ganprune.allocate`, N:M patterns apart; None for the score's own.
         protect: layers to leave alone. Layers that a mask in force does not mention are left alone as well.
-        loss_fn: for scores by gradients, such as ``generator_loss(gan)`` of the very GAN that is trained.
+        loss_fn: for scores by gradients; of the generator, None stands for ``generator_loss`` of the GAN that is
+            trained.
         inputs: for scores by activations; a tensor, or batches that can be gone through several times.
         seed: for scores that draw random numbers; the same at each pruning.
-        schedule_options: further options of the schedule: ``initial`` of "cubic", ``keep`` of "geometric" (0.8 unless
-            given), ``points`` of "piecewise".
-        options: further options of the score.
 
     Attributes:
+        steps: where it prunes.
         rows: one per pruning: step, network, sparsity.
 
     Raises:
-        ValueError: if an argument is out of range, the schedule falls, does not end at ``sparsity``, or the score
-            lacks what it needs.
-        TypeError: if an option is unknown.
+        TypeError: if the schedule is none.
+        ValueError: if an argument is out of range, the schedule falls, or the score lacks what it needs.
     """
+
+    order = PRUNE
 
     def __init__(
         self,
-        network: str = "generator",
-        sparsity: float | None = None,
-        schedule: str | Schedule = "cubic",
-        *,
-        start: int = 0,
-        end: int | None = None,
-        every: int = 100,
+        schedule: Schedule,
         score: str = "magnitude",
+        *,
+        every: int | None = None,
+        network: str = "generator",
         allocation: str | None = None,
         protect: Iterable[str] = (),
         loss_fn: Any = None,
         inputs: Any = None,
         seed: int = 0,
-        schedule_options: Mapping[str, Any] | None = None,
-        **options: Any,
     ) -> None:
-        super().__init__(network, sparsity, schedule, start, end, every, protect, schedule_options)
-        chosen = get_score(score)
-        self.score, self.allocation = score, allocation or chosen.allocation
+        super().__init__()
+        check_schedule(schedule, ())
+        if every is not None and schedule.changes is not None:
+            raise ValueError(
+                f"every is not used by {schedule!r}, which prunes where it changes, got {every!r}"
+            )
+        interval = check_integer("every", 100 if every is None else every, 1)
+        self.steps = schedule.changes or (*range(schedule.start, schedule.end, interval), schedule.end)
+        check_schedule(schedule, self.steps)
+        self.schedule, self.score, self.seed = schedule, score, check_integer("seed", seed, 0)
+        self.network = check_choice("network", network, MASKED_NETWORKS)
+        self.name = f"{type(self).__name__}/{network}"
+        self.protect = (protect,) if isinstance(protect, str) else tuple(protect)
+        self.allocation = allocation or get_score(score).allocation
         if self.allocation in PATTERNS:
             raise ValueError(
-                f"allocation {self.allocation!r} has one sparsity; prune to it at once, with prune()"
+                f"allocation {allocation!r} has one sparsity; prune to it at once, with gp.prune"
             )
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
-        given = {"loss_fn": loss_fn, "inputs": inputs}
-        needed = [
-            name
-            for name, value in given.items()
-            if value is None
-            and name in chosen.parameters
-            and chosen.parameters[name].default is chosen.parameters[name].empty
-        ]
+        self.data = {"loss_fn": loss_fn, "inputs": inputs}
+        needed = [name for name, value in self.data.items() if value is None and name in _needs(score)]
+        if network == "generator" and "loss_fn" in needed:
+            needed.remove("loss_fn")  # prune makes it from the GAN
         if needed:
-            raise ValueError(f"score {score!r} needs {', '.join(needed)}")
-        unknown = [name for name in options if name not in chosen.parameters]
-        if unknown:
-            raise TypeError(f"score {score!r} knows no option {', '.join(unknown)}")
-        self._arguments = {"loss_fn": loss_fn, "inputs": inputs, "seed": seed, **options}
+            raise ValueError(f"{needed[0]} must be given for the score {score!r} of the {network}")
+
+    def sparsity_at(self, step: int) -> float:
+        """The sparsity that belongs to a step: that of the last pruning at or before it; 0 before the first."""
+        passed = bisect_right(self.steps, step)
+        return self.schedule(self.steps[passed - 1]) if passed else 0.0
 
     def begin(self, state: TrainState) -> None:
-        """Prunes at step 0 if the schedule starts there; in a resumed run the mask is there already."""
-        target, mask = self.sparsity_at(state.step), state.masks.get(self.network)
-        if target > 0 and (mask is None or mask.pruned < pruned_count(target, mask.total)):
-            self._prune(state, target, mask)
+        """Prunes before the first step if the schedule starts there; in a resumed run the mask is there already.
+
+        Raises:
+            ValueError: if the schedule ends after the run, or ``protect`` names a layer that is pruned already.
+        """
+        if self.schedule.end > state.config.steps:
+            raise ValueError(
+                f"schedule must end by the last step of the run, {state.config.steps}, got {self.schedule!r}"
+            )
+        self(state)
 
     def __call__(self, state: TrainState) -> None:
         """Prunes if the network keeps more than the schedule allows at this step.
 
-        Warns:
-            UserWarning: if training ends before the schedule does.
+        Raises:
+            DivergenceError: if training has diverged, so that there is nothing to score.
         """
-        self.begin(state)
-        if state.step == state.config.steps < self.end:
-            warnings.warn(
-                f"training ends at step {state.step}, before the schedule of the {self.network} at step {self.end}",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    def _prune(self, state: TrainState, target: float, current: Mask | None) -> None:
-        model = state.gan.networks()[self.network]
-        protect: Iterable[str] = self.protect
-        if current is not None:
-            keys = list(prunable_slots(model))
-            shielded = protected_keys(keys, self.protect) & set(current)
-            if shielded:
-                raise ValueError(f"protect names layers of the mask in force: {', '.join(sorted(shielded))}")
-            protect = [key for key in keys if key not in current]
-        scores = score(model, self.score, protect=protect, sparsity=target, **self._arguments)
-        mask = allocate(scores, target, self.allocation, within=current)
-        set_mask(state, self.network, mask)
-        self._record(state, mask)
+        target, current = self.sparsity_at(state.step), state.gan.masks.get(self.network)
+        if target == 0 or (current is not None and current.pruned >= pruned_count(target, current.total)):
+            return
+        check_not_diverged(state, self.network)
+        keys = prunable_slots(state.gan.networks()[self.network])
+        candidates = prunable_slots(state.gan.networks()[self.network], self.protect)
+        lost = [key for key in current or () if key not in candidates]
+        if lost:
+            raise ValueError(f"protect names layers that are pruned already: {', '.join(lost)}")
+        mask = prune(
+            state.gan,
+            target,
+            which=self.network,
+            score=self.score,
+            allocation=self.allocation,
+            protect=[key for key in keys if key not in (current or candidates)],
+            within=current,
+            seed=self.seed,
+            **self.data,
+        )
+        self.rows.append({"step": state.step, "network": self.network, "sparsity": mask.sparsity})
 
     def __repr__(self) -> str:
-        span = f"steps {self.start} to {self.end} every {self.every}"
-        return f"GradualPruning({self.network}, {self.score}, {self.allocation}, {span})"
+        return f"GradualPruning({self.schedule!r}, {self.score!r}, network={self.network!r})"
+
+
+def _needs(score: str) -> Any:
+    chosen = get_score(score)
+    return getattr(chosen, "needs", None) or getattr(chosen, "parameters", ())
