@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.modes import eval_mode, frozen
 from ganprune.core.random import seeded, step_seed
 from ganprune.data.splits import Split
+from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import latent_dim_of, sample_latents
 
@@ -29,9 +32,9 @@ class Loss:
 
     Attributes:
         name: as in :data:`LOSSES`.
-        discriminator: (real logits (N,), fake logits (M,)) → scalar.
         generator: fake logits (M,) → scalar.
-        real: the part of the discriminator's loss on real logits, fake: the part on fake logits; they add up to it.
+        real: real logits (N,) → scalar, the first part of the discriminator's loss.
+        fake: fake logits (M,) → scalar, its second part.
     """
 
     name: str
@@ -96,12 +99,16 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, seed:
         real: (N, ...) samples.
         fake: (N, ...) samples; treated as constants.
         seed: of the interpolation points.
+
+    Raises:
+        ValueError: if the shapes differ.
     """
     if real.shape != fake.shape:
         raise ValueError(
             f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
-    mix = torch.rand(len(real), generator=seeded(step_seed(seed, 0, "mix"))).to(real.device)
+    random = seeded(step_seed(seed, 0, "mix"))
+    mix = torch.rand(len(real), generator=random, dtype=torch.float32, device="cpu").to(real.device)
     mix = mix.view(-1, *[1] * (real.ndim - 1))
     points = (mix * real.detach() + (1 - mix) * fake.detach()).requires_grad_(True)
     return (_input_gradient(discriminator, points).norm(2, dim=1) - 1).square().mean()
@@ -125,27 +132,31 @@ def generator_loss(
     """A closure that yields the generator's loss, batch by batch, through the GAN's discriminator.
 
     Scores by gradients take it: ``score(gan.generator, "taylor", loss_fn=generator_loss(gan))``. The discriminator is
-    frozen and in evaluation mode while the closure runs. The network passed to the closure is the one that is scored;
-    it may be a copy of the GAN's generator.
+    frozen and in evaluation mode while the closure runs, and its older spectral norms have vectors that fit their
+    weights. The network passed to the closure is the one that is scored; it may be a copy of the GAN's generator.
 
     Args:
-        gan: supplies the discriminator.
+        gan: supplies the discriminator, which must give logits: no sigmoid at its end.
         batches: number of batches, at least 1.
-        batch_size: latents per batch.
+        batch_size: latents per batch, at least 1.
         loss: a name for :func:`get_loss`.
         seed: determines the latents.
+
+    Raises:
+        TypeError: by the closure, if one of the networks returns something else than a tensor.
     """
     chosen = get_loss(loss)
-    check_integer("batches", batches, 1)
+    batches, batch_size = check_integer("batches", batches, 1), check_integer("batch_size", batch_size, 1)
 
-    def loss_fn(generator: nn.Module) -> Iterator[Tensor]:
-        device = next(generator.parameters()).device
-        with frozen(gan.discriminator), eval_mode(gan.discriminator):
+    def loss_fn(network: nn.Module) -> Iterator[Tensor]:
+        judge = gan.discriminator
+        with frozen(judge), eval_mode(judge), settled_spectral_norms(judge):
             for number in range(batches):
-                z = sample_latents(
-                    batch_size, latent_dim_of(generator), step_seed(seed, number, "score"), device
-                )
-                yield chosen.generator(gan.discriminator(generator(z)))
+                fake = _samples(network, _latents(network, network, batch_size, seed, number))
+                logits = _logits(judge, fake)
+                if number == 0:
+                    _warn_of_sigmoid(judge, logits, chosen)
+                yield chosen.generator(logits)
 
     return loss_fn
 
@@ -158,20 +169,83 @@ def discriminator_loss(
     loss: str | Loss = DEFAULT_LOSS,
     seed: int = 0,
 ) -> LossFn:
-    """A closure that yields the discriminator's loss, batch by batch; the counterpart of :func:`generator_loss`."""
-    chosen = get_loss(loss)
-    check_integer("batches", batches, 1)
+    """A closure that yields the discriminator's loss, batch by batch; the counterpart of :func:`generator_loss`.
 
-    def loss_fn(discriminator: nn.Module) -> Iterator[Tensor]:
-        device = next(discriminator.parameters()).device
+    Args:
+        gan: supplies the generator, which is in evaluation mode and gets no gradient.
+        split: supplies real samples.
+        batches: number of batches, at least 1.
+        batch_size: real samples per batch, and latents, at least 1.
+        loss: a name for :func:`get_loss`.
+        seed: determines the batches and the latents.
+
+    Raises:
+        TypeError: by the closure, if one of the networks returns something else than a tensor.
+    """
+    chosen = get_loss(loss)
+    batches, batch_size = check_integer("batches", batches, 1), check_integer("batch_size", batch_size, 1)
+
+    def loss_fn(network: nn.Module) -> Iterator[Tensor]:
+        weight = _first_float(network)
         with eval_mode(gan.generator):
             for number in range(batches):
-                z = sample_latents(
-                    batch_size, latent_dim_of(gan.generator), step_seed(seed, number, "score"), device
-                )
                 with torch.no_grad():
-                    fake = gan.generator(z)
-                real = split.batch(batch_size, seed, number).to(device)
-                yield chosen.discriminator(discriminator(real), discriminator(fake))
+                    z = _latents(gan.generator, network, batch_size, seed, number)
+                    fake = _samples(gan.generator, z)
+                real = split.batch(batch_size, seed, number).to(weight.device, weight.dtype)
+                logits = _logits(network, real)
+                if number == 0:
+                    _warn_of_sigmoid(network, logits, chosen)
+                yield chosen.discriminator(logits, _logits(network, fake))
 
     return loss_fn
+
+
+def _first_float(network: nn.Module) -> Tensor:
+    """A parameter that tells the device and the precision of a network."""
+    return next(p for p in network.parameters() if p.is_floating_point())
+
+
+def _latents(generator: nn.Module, scored: nn.Module, batch_size: int, seed: int, number: int) -> Tensor:
+    """Latents of one batch of a closure, on the scored network's device and in the generator's precision."""
+    z = sample_latents(batch_size, latent_dim_of(generator), step_seed(seed, number, "score"))
+    return z.to(_first_float(scored).device, _first_float(generator).dtype)
+
+
+def _logits(discriminator: nn.Module, samples: Tensor) -> Tensor:
+    """The discriminator's logits of samples, which need not come in the precision that it has."""
+    logits = discriminator(samples.to(_first_float(discriminator).dtype))
+    return _checked(logits, f"discriminator {type(discriminator).__name__}", "logits (N,)")
+
+
+def _checked(output: Any, network: str, meaning: str) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"{network} must return a tensor of {meaning}, got {type(output).__name__}; wrap it in a module that "
+            "returns that alone"
+        )
+    return output
+
+
+def _samples(generator: nn.Module, latents: Tensor) -> Tensor:
+    return _checked(generator(latents), f"generator {type(generator).__name__}", "samples (N, …)")
+
+
+def _warn_of_sigmoid(discriminator: nn.Module, logits: Tensor, loss: Loss) -> None:
+    """Warns if a sigmoid made these numbers, perhaps before a change of shape or type."""
+    node = logits.grad_fn
+    while node is not None and node.name().startswith(_RESHAPING):
+        node = node.next_functions[0][0]
+    if node is not None and node.name().startswith("SigmoidBackward"):
+        warnings.warn(
+            f"discriminator {type(discriminator).__name__} ends in a sigmoid, but loss {loss.name!r} takes its "
+            "output for logits; leave the sigmoid out of the discriminator",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+_RESHAPING = tuple(
+    f"{name}Backward"
+    for name in ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Reshape", "ToCopy", "Select")
+)

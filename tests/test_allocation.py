@@ -1,4 +1,7 @@
-"""Allocation: exact counts, ties by position, nesting, and each method against an independent one."""
+"""Each allocation against an independent one; thresholds, explicit sparsities, and pruning in one call.
+
+What all allocations have in common is in test_every_allocation.
+"""
 
 import copy
 import math
@@ -12,14 +15,12 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from ganprune.allocation.choose import allocate
-from ganprune.allocation.shares import _ascending, apportion, lamp_scores
+from ganprune.allocation.shares import apportion, lamp_scores
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
 from ganprune.masks.weights import prunable_weights
-from ganprune.networks.convolutional import DCGANGeneratorSpec
 from ganprune.pruning import prune, prune_generator
 from ganprune.scores.registry import score
-from ganprune.training.recalibration import recalibrate_batchnorm
 
 FLEXIBLE = ("global", "uniform", "erk", "lamp", "per-output")
 shapes = st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple), min_size=1, max_size=4)
@@ -54,39 +55,13 @@ def network(seed=0):
 
 
 class TestCountsAndTies:
-    @settings(max_examples=40, deadline=None)
-    @given(
-        shapes=shapes,
-        sparsity=sparsities,
-        seed=st.integers(0, 99),
-        levels=st.sampled_from([None, 1, 2, 5]),
-        allocation=st.sampled_from(FLEXIBLE),
-        dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
-    )
-    def test_the_total_is_exact(self, shapes, sparsity, seed, levels, allocation, dtype):
-        scores = random_scores(shapes, seed, levels, dtype)
-        mask = allocate(scores, sparsity, allocation, output_dims=dims(scores))
-        assert mask.pruned == expected_count(sparsity, mask.total)
-
-    @settings(max_examples=40, deadline=None)
-    @given(
-        shapes=shapes,
-        pair=st.tuples(sparsities, sparsities).map(sorted),
-        seed=st.integers(0, 99),
-        levels=st.sampled_from([None, 1, 3]),
-        allocation=st.sampled_from(FLEXIBLE),
-    )
-    def test_masks_of_one_score_tensor_are_nested(self, shapes, pair, seed, levels, allocation):
-        scores = random_scores(shapes, seed, levels)
-        less, more = (allocate(scores, s, allocation, output_dims=dims(scores)) for s in pair)
-        assert less.covers(more)
-
     @settings(max_examples=50, deadline=None)
     @given(
         shapes=shapes, sparsity=sparsities, seed=st.integers(0, 99), levels=st.sampled_from([None, 1, 2, 4])
     )
     def test_global_selection_equals_a_stable_sort(self, shapes, sparsity, seed, levels):
         scores = random_scores(shapes, seed, levels)
+        assume(any(value.any() for value in scores.values()))
         mask = allocate(scores, sparsity)
         flat = np.concatenate([value.numpy().ravel() for value in scores.values()])
         expected = np.ones(len(flat), dtype=bool)
@@ -101,23 +76,6 @@ class TestCountsAndTies:
 
     def test_one_weight_is_always_kept(self):
         assert allocate({"a.weight": torch.rand(10)[:, None]}, 0.999).kept == 1
-
-    def test_memory_layout_does_not_matter(self):
-        plain = (torch.rand(4, 4, 3, 3) * 3).floor()
-        last = plain.contiguous(memory_format=torch.channels_last)
-        for allocation in FLEXIBLE:
-            one, other = (
-                allocate({"a.weight": value}, 0.6, allocation, output_dims={"a.weight": 0})
-                for value in (plain, last)
-            )
-            assert one == other
-
-    def test_scores_are_not_changed(self):
-        scores = random_scores([(3, 4), (5, 2)])
-        before = copy.deepcopy(scores)
-        for allocation in FLEXIBLE:
-            allocate(scores, 0.5, allocation, output_dims=dims(scores))
-        assert all(torch.equal(scores[key], before[key]) for key in scores)
 
 
 class TestAgainstTorch:
@@ -235,10 +193,12 @@ class TestLAMP:
         assert found["a"].tolist() == [0, 0, 0]
         assert found["b"].tolist() == pytest.approx([0.2, 1.0])
 
+    def test_minus_zero_is_zero(self):
+        one, other = torch.tensor([-0.0, 0.0, 2.0, -0.0, 2.0]), torch.tensor([0.0, 0.0, 2.0, 0.0, 2.0])
+        assert torch.equal(lamp_scores({"a": one})["a"], lamp_scores({"a": other})["a"])
+
     def test_negative_scores_are_refused(self):
-        with pytest.raises(
-            ValueError, match=r"needs scores of at least 0 \(magnitudes\), got negative ones in a"
-        ):
+        with pytest.raises(ValueError, match="negative ones in a.*global"):
             allocate({"a": torch.tensor([[-1.0, 2.0]])}, 0.5, "lamp")
 
 
@@ -308,11 +268,11 @@ class TestThresholdAndLayers:
 
     def test_threshold_that_leaves_nothing_or_is_no_number(self):
         model = network()
-        with pytest.raises(ValueError, match=r"threshold must be at most the largest score, 0\.\d+, got 9"):
+        with pytest.raises(ValueError, match="threshold must be at most the largest score"):
             prune_generator(model, 9)
-        with pytest.raises(ValueError, match=r"threshold must be in \(-inf, inf\), got nan"):
+        with pytest.raises(ValueError, match="threshold"):
             prune_generator(model, float("nan"))
-        with pytest.raises(TypeError, match=r"threshold must be a number in \(-inf, inf\), got '0\.1'"):
+        with pytest.raises(TypeError, match="threshold"):
             prune_generator(model, "0.1")
 
     def test_explicit_sparsities(self):
@@ -321,7 +281,7 @@ class TestThresholdAndLayers:
         assert [row["sparsity"] for row in mask.layers()] == pytest.approx([0.5, 0.0, 0.9], abs=0.001)
         with pytest.raises(ValueError, match="layer_sparsity names 1, which is not scored"):
             prune(model, layer_sparsity={"1": 0.5})
-        with pytest.raises(ValueError, match=r"layer_sparsity\['0'\] must be in \[0, 1\), got 1.5"):
+        with pytest.raises(ValueError, match=r"layer_sparsity\['0'\]"):
             prune(model, layer_sparsity={"0": 1.5})
 
     def test_protected_layers_are_neither_pruned_nor_counted(self):
@@ -337,20 +297,6 @@ class TestThresholdAndLayers:
 
 
 class TestWithin:
-    @settings(max_examples=40, deadline=None)
-    @given(
-        shapes=shapes,
-        pair=st.tuples(sparsities, sparsities).map(sorted),
-        seed=st.integers(0, 99),
-        allocation=st.sampled_from(FLEXIBLE),
-    )
-    def test_only_what_was_kept_can_stay_and_the_count_is_absolute(self, shapes, pair, seed, allocation):
-        first = allocate(random_scores(shapes, seed + 1), pair[0])
-        scores = random_scores(shapes, seed)
-        mask = allocate(scores, pair[1], allocation, within=first, output_dims=dims(scores))
-        assert first.covers(mask)
-        assert mask.pruned == expected_count(pair[1], mask.total)
-
     def test_a_lower_sparsity_than_before_is_refused(self):
         scores = random_scores([(4, 5)])
         with pytest.raises(ValueError, match=r"sparsity must be at least 0\.500000"):
@@ -383,97 +329,18 @@ class TestPrune:
         ema = copy.deepcopy(model).requires_grad_(False)
         check_mask(ema, prune(model, 0.5, ema=ema))
 
-    @pytest.mark.parametrize("sparsity", [1.0, -0.1, float("nan"), float("inf"), 1.5])
-    def test_sparsity_out_of_range_changes_nothing(self, sparsity):
-        model = network()
-        before = copy.deepcopy(model.state_dict())
-        with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got"):
-            prune(model, sparsity)
-        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-    @pytest.mark.parametrize("sparsity", ["0.5", True, [0.5]])
-    def test_sparsity_of_another_type(self, sparsity):
-        with pytest.raises(TypeError, match=r"sparsity must be a number in \[0, 1\)"):
-            prune(network(), sparsity)
-        with pytest.raises(TypeError, match=r"sparsity must be a number in \[0, 1\)"):
-            allocate(random_scores([(3, 4)]), sparsity)
-
     def test_exactly_one_amount(self):
-        with pytest.raises(ValueError, match="exactly one of sparsity, threshold, layer_sparsity; got none"):
+        with pytest.raises(ValueError, match="exactly one of"):
             prune(network())
         with pytest.raises(ValueError, match="got sparsity, threshold"):
             prune(network(), 0.5, threshold=0.1)
 
     def test_unknown_names(self):
-        with pytest.raises(ValueError, match="allocation must be one of global, uniform, erk, lamp"):
+        with pytest.raises(ValueError, match="allocation must be one of"):
             prune(network(), 0.5, allocation="local")
         with pytest.raises(ValueError, match=r"score must be one of .*magnitude"):
             prune(network(), 0.5, score="size")
 
-    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-    def test_scores_that_are_not_finite(self, bad):
-        scores = {"a": torch.rand(2, 2), "b": torch.tensor([[1.0, bad]])}
-        with pytest.raises(ValueError, match="scores must be finite, got NaN or infinity in b"):
-            allocate(scores, 0.5)
-
-    def test_scores_of_another_kind(self):
-        with pytest.raises(TypeError, match="scores of a must be a tensor, got list"):
-            allocate({"a": [1.0]}, 0.5)
+    def test_scores_without_a_layer(self):
         with pytest.raises(ValueError, match="at least one layer that is not protected"):
             allocate({"a": torch.rand(2)}, 0.5, protect=["a"])
-
-
-class TestRecalibration:
-    def generator(self):
-        torch.manual_seed(0)
-        return DCGANGeneratorSpec(8, (8, 6, 4), (1, 28, 28)).build()
-
-    def test_statistics_are_the_plain_average_over_batches(self):
-        generator = self.generator()
-        latents = torch.randn(3, 10, 8)
-        seen = []
-        handle = generator.layers.norm1.register_forward_pre_hook(
-            lambda _, args: seen.append(args[0].detach())
-        )
-        recalibrate_batchnorm(generator, inputs=iter(latents))
-        handle.remove()
-        means = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
-        variances = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
-        assert torch.allclose(generator.layers.norm1.running_mean, means, atol=1e-6)
-        assert torch.allclose(generator.layers.norm1.running_var, variances, rtol=1e-5)
-        assert generator.layers.norm1.num_batches_tracked == 3
-
-    def test_it_forgets_what_was_before_and_restores_modes_and_momenta(self):
-        one, other = self.generator(), self.generator()
-        other.layers.norm2.running_mean.fill_(7.0)
-        one.eval()
-        other.train()
-        for generator in (one, other):
-            recalibrate_batchnorm(generator, batches=2, batch_size=4, seed=3)
-        assert torch.equal(one.layers.norm2.running_mean, other.layers.norm2.running_mean)
-        assert not any(m.training for m in one.modules())
-        assert all(m.training for m in other.modules())
-        assert one.layers.norm1.momentum == 0.1
-
-    def test_weights_stay_and_so_does_a_network_without_batch_norm(self):
-        generator = self.generator()
-        before = {key: p.detach().clone() for key, p in generator.named_parameters()}
-        recalibrate_batchnorm(generator, batches=1, batch_size=4)
-        assert all(torch.equal(p, before[key]) for key, p in generator.named_parameters())
-        recalibrate_batchnorm(nn.Linear(2, 2))
-
-    def test_what_it_refuses(self):
-        with pytest.raises(ValueError, match="batches must be an integer of at least 1, got 0"):
-            recalibrate_batchnorm(self.generator(), batches=0)
-        with pytest.raises(ValueError, match="batch_size must be an integer of at least 2, got 1"):
-            recalibrate_batchnorm(self.generator(), batch_size=1)
-        with pytest.raises(ValueError, match="latent_dim"):
-            recalibrate_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-
-
-@given(st.lists(st.floats(0, width=32, allow_nan=False), min_size=1, max_size=40), st.booleans())
-def test_the_order_by_bits_is_the_stable_order_of_the_numbers(values, double):
-    numbers = torch.tensor(
-        [*values, -0.0, 0.0, *values[:3]], dtype=torch.float64 if double else torch.float32
-    )
-    assert torch.equal(_ascending(numbers), numbers.sort(stable=True)[1])

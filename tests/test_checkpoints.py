@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ganprune as gp
-from ganprune.core import tensors as checkpoints
+from ganprune.core import tensors as tensor_files
+from ganprune.networks.checkpoints import PRETRAINED, PRETRAINED_FOLDER
 
 
 @pytest.fixture
@@ -51,32 +52,124 @@ def test_channels_last_networks_are_saved_by_value(gan, tmp_path):
 
 
 def test_masks_travel_with_the_gan(gan, tmp_path):
-    mask = gp.prune(gan.generator, sparsity=0.7, ema=gan.generator_ema)
-    gp.save(tmp_path / "gan.safetensors", gan, masks={"generator": mask})
+    mask = gp.prune(gan, 0.7)
+    gp.save(tmp_path / "gan.safetensors", gan)
     again = gp.load(tmp_path / "gan.safetensors", "cpu")
-    assert again.masks["generator"] == mask and again.masks["generator_ema"] == mask
+    assert again.masks["generator"] == mask
+    assert list(again.masks["generator"]) == list(mask)
+    again.masks.check()
     gp.save(tmp_path / "twice.safetensors", again)
     assert gp.load(tmp_path / "twice.safetensors", "cpu").masks["generator"] == mask
 
 
 def test_a_mask_that_does_not_hold_is_not_saved(gan, tmp_path):
-    mask = gp.prune(gan.generator, sparsity=0.5, ema=gan.generator_ema)
+    gp.prune(gan, 0.5)
     with torch.no_grad():
         gan.generator.layers.deconv2.weight.fill_(1.0)
     path = tmp_path / "gan.safetensors"
     with pytest.raises(gp.MaskError):
-        gp.save(path, gan, masks={"generator": mask})
+        gp.save(path, gan)
     assert not path.exists()
-    with pytest.raises(
-        ValueError, match="masks must be keyed by generator, discriminator, generator_ema, got critic"
-    ):
-        gp.save(path, gan, masks={"critic": mask})
+
+
+def compiled(gan):
+    gan.generator = torch.compile(gan.generator, backend="eager")
+
+
+def compiled_inside(gan):
+    gan.discriminator.layers = torch.compile(gan.discriminator.layers, backend="eager")
+
+
+@pytest.mark.parametrize("change", [compiled, compiled_inside])
+def test_compiled_networks_are_saved_under_their_own_names(gan, tmp_path, change):
+    weights = {name: network.state_dict() for name, network in gan.networks().items()}
+    change(gan)
+    gp.save(tmp_path / "gan.safetensors", gan)
+    again = gp.load(tmp_path / "gan.safetensors", "cpu")
+    for name, network in again.networks().items():
+        assert network.state_dict().keys() == weights[name].keys()
+        assert all(torch.equal(value, weights[name][key]) for key, value in network.state_dict().items())
+
+
+def parametrised(gan):
+    nn.utils.parametrizations.weight_norm(gan.generator.layers.deconv1)
+
+
+def widened(gan):
+    gan.generator_ema.layers.deconv4 = nn.ConvTranspose2d(4, 3, 4, 2, 1)
+
+
+def of_integers(gan):
+    gan.discriminator.layers.conv1.bias = nn.Parameter(torch.ones(4).int(), requires_grad=False)
+
+
+def with_a_tensor_in_its_spec(gan):
+    object.__setattr__(gan.generator.spec, "latent_dim", torch.tensor(6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            parametrised,
+            "generator cannot be saved, because it is no longer the network that its spec builds",
+        ),
+        (
+            widened,
+            r"generator_ema cannot be saved.* has shape \(4, 3, 4, 4\), the network wants \(4, 1, 4, 4\)",
+        ),
+        (of_integers, r"discriminator cannot be saved.*conv1.bias holds torch.int32, the network wants"),
+        (with_a_tensor_in_its_spec, "the spec of the generator must hold values that JSON can hold"),
+    ],
+)
+def test_what_load_would_refuse_never_replaces_a_good_file(gan, tmp_path, change, message):
+    path = tmp_path / "gan.safetensors"
+    gan.discriminator = gp.dcgan(width=4, norm="none", device="cpu").discriminator
+    gp.save(path, gan, metadata={"version": 1})
+    before = path.read_bytes()
+    change(gan)
+    with pytest.raises(gp.core.CheckpointError, match=message):
+        gp.save(path, gan, metadata={"version": 2})
+    assert path.read_bytes() == before
+    assert gp.load(path, "cpu").metadata == {"version": 1}
+
+
+def test_saving_draws_no_random_numbers(gan, tmp_path):
+    before = torch.get_rng_state()
+    gp.save(tmp_path / "gan.safetensors", gan)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_keep_their_dtype(gan, tmp_path, dtype):
+    gan.generator.to(dtype)
+    gan.discriminator.layers.conv2.to(dtype)  # one layer only
+    with torch.no_grad():
+        gan.generator.layers.deconv4.bias += 1e-12  # lost in float32
+    gp.save(tmp_path / "gan.safetensors", gan)
+    again = gp.load(tmp_path / "gan.safetensors", "cpu")
+    assert same_weights(gan, again)
+    for name, network in gan.networks().items():
+        kinds = {key: value.dtype for key, value in network.state_dict().items()}
+        assert kinds == {key: value.dtype for key, value in again.networks()[name].state_dict().items()}
+
+
+def test_global_defaults_do_not_reach_a_loaded_network(gan, tmp_path):
+    gp.save(tmp_path / "gan.safetensors", gan)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            again = gp.load(tmp_path / "gan.safetensors", "cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again.generator.layers.deconv1.weight.dtype == torch.float32
+    assert same_weights(gan, again)
 
 
 def test_a_failed_write_keeps_the_old_file(gan, tmp_path, monkeypatch):
     path = tmp_path / "gan.safetensors"
     gp.save(path, gan, metadata={"version": 1})
-    monkeypatch.setattr(checkpoints, "save_file", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(tensor_files, "save_file", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         gp.save(path, gan, metadata={"version": 2})
     assert gp.load(path, "cpu").metadata == {"version": 1}
@@ -113,7 +206,7 @@ def test_a_foreign_file_is_refused(tmp_path):
 
 
 def rewrite(path, change):
-    tensors, metadata = checkpoints.read_safetensors(path)
+    tensors, metadata = gp.core.read_safetensors(path)
     change(tensors, metadata)
     save_file(tensors, path, {"ganprune": json.dumps(metadata)})
 
@@ -156,7 +249,7 @@ def test_a_network_without_spec_cannot_be_saved(tmp_path):
         gp.save(tmp_path / "x.safetensors", gp.GAN(own, nn.Linear(2, 1)))
 
 
-@pytest.mark.parametrize("name", checkpoints.PRETRAINED)
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_shipped_gans_load_and_say_how_they_were_made(name):
     gan = gp.load_pretrained(name, "cpu")
     assert gan.metadata["command"].startswith(f"python -m ganprune.experiments.pretrained {name}")
@@ -165,7 +258,7 @@ def test_shipped_gans_load_and_say_how_they_were_made(name):
 
 
 def test_shipped_gans_are_small_and_the_dcgan_is_good():
-    folder = checkpoints._PRETRAINED_FOLDER
+    folder = PRETRAINED_FOLDER
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 10e6
     quality = gp.load_pretrained("dcgan-mnist", "cpu").metadata["validation"]
     assert quality["samples"] == 10_000

@@ -21,7 +21,7 @@ from ganprune.allocation.shares import ALLOCATION_NAMES
 from ganprune.core import tensors as checkpoints
 from ganprune.core.tensors import read_safetensors
 from ganprune.data.splits import ImageData, Split
-from ganprune.networks.custom import ImportedSpec, trust
+from ganprune.networks.custom import CustomSpec, trust
 from ganprune.scores.registry import SCORES
 from ganprune.training import config as training
 from ganprune.training.callbacks import CHECKPOINT, LOG, Checkpoint
@@ -748,7 +748,7 @@ def test_every_command_takes_networks_of_ones_own(capsys, tmp_path, own):
 def test_weights_of_ones_own(capsys, tmp_path, own):
     weights, out = tmp_path / "weights.safetensors", tmp_path / "pruned.safetensors"
     with trust(f"{own}:Net"):
-        network = ImportedSpec(f"{own}:Net", {"latent_dim": 3}).build()
+        network = CustomSpec(f"{own}:Net", {"latent_dim": 3}).build()
     save_file(network.state_dict(), weights)
     begun = ["--generator", f"{own}:Net", "--generator-args", '{"latent_dim": 3}']
     begun += ["--generator-weights", weights]

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import inspect
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision import datasets
 
 import ganprune as gp
-from ganprune.data import splits as data_module
+from ganprune.data import sources, splits
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def test_sizes_types_and_shapes(mnist):
 def test_splits_are_disjoint_and_complete(mnist):
     train, validation, test = map(fingerprints, (mnist.train, mnist.validation, mnist.test))
     assert not train & validation and not train & test and not validation & test
-    folder = Path(data_module.__file__).parent / "assets" / "mnist"
+    folder = Path(gp.__file__).parent / "assets" / "mnist"
     content = gzip.decompress((folder / "train-images-idx3-ubyte.gz").read_bytes())
     assert struct.unpack(">4I", content[:16]) == (2051, 60_000, 28, 28)
     official = torch.from_numpy(np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28).copy())
@@ -51,14 +54,14 @@ def test_official_files_are_the_published_ones():
         "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
-    folder = Path(data_module.__file__).parent / "assets" / "mnist"
+    folder = Path(gp.__file__).parent / "assets" / "mnist"
     for name, md5 in published.items():
         assert hashlib.md5(gzip.decompress((folder / f"{name}.gz").read_bytes())).hexdigest() == md5
 
 
 def test_validation_is_spread_over_the_official_order(mnist):
     """MNIST is ordered by writer: a contiguous validation part would be another distribution."""
-    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(data_module.SPLIT_SEED))[:10_000]
+    order = torch.randperm(60_000, generator=torch.Generator().manual_seed(splits.SPLIT_SEED))[:10_000]
     counts = torch.histc(order.float(), bins=10, min=0, max=60_000)
     assert counts.min() > 900 and counts.max() < 1_100
     again = gp.mnist("cpu")
@@ -97,10 +100,72 @@ def test_float_images_invert_exactly(mnist):
     assert torch.equal(((images + 1) * 127.5).round().to(torch.uint8), mnist.test.images[10:20])
 
 
+def small(images=4, labels=None, dtype=torch.uint8, shape=(1, 2, 2)):
+    kept = torch.zeros(images if labels is None else labels, dtype=torch.int64)
+    return torch.full((images, *shape), 255).to(dtype), kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
+def test_images_that_are_not_bytes_are_refused_and_left_as_they_were(dtype):
+    images, labels = small(dtype=dtype)
+    before = images.clone()
+    with pytest.raises(TypeError, match=f"images must be a uint8 tensor with values 0 to 255, got {dtype}"):
+        gp.data.Split("train", images, labels, "mine")
+    assert torch.equal(images, before)
+    with pytest.raises(TypeError, match="images must be a uint8 tensor with values 0 to 255, got ndarray"):
+        gp.data.Split("train", np.zeros((4, 1, 2, 2), np.uint8), labels, "mine")
+
+
+def test_reading_a_split_leaves_its_images_as_they_are():
+    split = gp.data.Split("train", *small(), "mine")
+    for _ in range(2):
+        assert torch.equal(split.float_images(), torch.ones(4, 1, 2, 2))
+        assert torch.equal(split.batch(3, 0, 0), torch.ones(3, 1, 2, 2))
+    assert torch.equal(split.images, small()[0])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (small(20, 5), r"labels must have shape \(N,\), one per image: 20 images, labels \(5,\)"),
+        (small(0), "the split 'train' is empty, but needs at least two images"),
+        (small(1), "the split 'train' has one image, but needs at least two images"),
+        (small(shape=(2, 2)), r"images must have shape \(N, C, H, W\), got \(4, 2, 2\)"),
+        (
+            (small()[0], torch.zeros(4, 10, dtype=torch.int64)),
+            r"labels must have shape \(N,\), one per image",
+        ),
+    ],
+)
+def test_splits_that_cannot_be_used_are_refused_when_they_are_made(parts, message):
+    with pytest.raises(ValueError, match=message):
+        gp.data.Split("train", *parts, "mine")
+
+
+def test_labels_are_integers_of_one_kind():
+    images, labels = small()
+    assert gp.data.Split("train", images, labels.to(torch.uint8), "mine").labels.dtype == torch.int64
+    with pytest.raises(TypeError, match=r"labels must be a tensor of integers, got torch\.float32"):
+        gp.data.Split("train", images, labels.float(), "mine")
+
+
+def test_global_defaults_do_not_reach_the_data():
+    expected = gp.mnist("cpu").test.batch(3, 0, 0), gp.gaussian_ring(5, seed=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = gp.mnist("cpu").test.batch(3, 0, 0), gp.gaussian_ring(5, seed=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
 def copy_of_assets(tmp_path, monkeypatch):
     folder = tmp_path / "assets" / "mnist"
-    shutil.copytree(Path(data_module.__file__).parent / "assets" / "mnist", folder)
-    monkeypatch.setattr(data_module, "__file__", str(tmp_path / "data.py"))
+    shutil.copytree(Path(gp.__file__).parent / "assets" / "mnist", folder)
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "data" / "sources.py"))
     return folder
 
 
@@ -126,7 +191,7 @@ def test_damaged_mnist_file_is_refused(tmp_path, monkeypatch):
 def test_absent_download_says_what_to_do(name, tmp_path):
     loader = {"fashion-mnist": gp.fashion_mnist, "cifar10": gp.cifar10}[name]
     with pytest.raises(gp.data.DataError, match=f"{name} is not complete at {tmp_path}.*--data-root"):
-        loader("cpu", root=tmp_path, download=False)
+        loader(tmp_path, "cpu", download=False)
 
 
 def write_fashion(root, images=60_000):
@@ -146,7 +211,7 @@ def write_fashion(root, images=60_000):
 
 def test_fashion_mnist_behind_the_same_interface(tmp_path):
     write_fashion(tmp_path)
-    fashion = gp.load_data("fashion-mnist", root=tmp_path, device="cpu")
+    fashion = gp.load_data("fashion-mnist", tmp_path, "cpu")
     assert fashion.name == "fashion-mnist" and fashion.image_shape == (1, 28, 28)
     assert [len(s) for s in (fashion.train, fashion.validation, fashion.test)] == [50_000, 10_000, 10_000]
 
@@ -158,20 +223,65 @@ def test_partial_fashion_mnist_is_never_taken_for_whole(tmp_path):
     with pytest.raises(
         gp.data.DataError, match="fashion-mnist file damaged: .*train-images.*is not whole. Delete it"
     ):
-        gp.fashion_mnist("cpu", root=tmp_path, download=False)
+        gp.fashion_mnist(tmp_path, "cpu", download=False)
 
 
 def test_short_fashion_mnist_is_refused(tmp_path):
     write_fashion(tmp_path, images=1_000)
     with pytest.raises(gp.data.DataError, match="has 1000 \\+ 10000 images"):
-        gp.fashion_mnist("cpu", root=tmp_path, download=False)
+        gp.fashion_mnist(tmp_path, "cpu", download=False)
 
 
 def test_damaged_archive_is_refused(tmp_path):
     folder = write_fashion(tmp_path)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"half a download")
     with pytest.raises(gp.data.DataError, match="fails its MD5 sum. Delete it"):
-        gp.fashion_mnist("cpu", root=tmp_path, download=False)
+        gp.fashion_mnist(tmp_path, "cpu", download=False)
+
+
+def write_cifar(root, monkeypatch):
+    """Batches in CIFAR-10's pickle format, whose sums torchvision is told; image i is a constant that depends on i."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(name, first):
+        numbers = np.arange(first, first + 10_000)
+        colours = np.stack([numbers % 251, numbers // 251, numbers % 7], axis=1).astype(np.uint8)
+        pixels = colours.repeat(32 * 32, axis=1)
+        return write(name, {"data": pixels, "labels": (numbers % 10).tolist()})
+
+    train = [batch(f"data_batch_{number}", 10_000 * (number - 1)) for number in range(1, 6)]
+    meta = dict(
+        zip(("filename", "md5"), write("batches.meta", {"label_names": list("abcdefghij")}), strict=True)
+    )
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", train)
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [batch("test_batch", 50_000)])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", {**meta, "key": "label_names"})
+
+
+def test_cifar10_behind_the_same_interface(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch)
+    data = gp.load_data("cifar10", tmp_path, "cpu")
+    assert data.name == "cifar10" and data.image_shape == (3, 32, 32)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [40_000, 10_000, 10_000]
+    both = torch.cat([data.train.images, data.validation.images]).long()
+    numbers = both[:, 0, 5, 9] + 251 * both[:, 1, 31, 0]  # which image of the official order it is
+    assert torch.equal(numbers.sort().values, torch.arange(50_000))
+    assert torch.equal(numbers % 10, torch.cat([data.train.labels, data.validation.labels]))
+    assert torch.equal(both[:, 2], (numbers % 7)[:, None, None].expand(-1, 32, 32))
+    assert data.train.batch(4, 0, 0).shape == (4, 3, 32, 32)
+
+
+def test_all_data_sets_take_their_arguments_in_one_order():
+    for load in (gp.load_data, gp.fashion_mnist, gp.cifar10):
+        names = [
+            name for name in inspect.signature(load).parameters if name in ("root", "device", "download")
+        ]
+        assert names[:2] == ["root", "device"]
 
 
 def test_unknown_data_set_is_refused():

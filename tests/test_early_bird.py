@@ -82,6 +82,10 @@ def test_training_ends_where_the_early_bird_is_found_and_the_ticket_goes_on_ther
     ]
     stopped = train(gp.TrainState(copy.deepcopy(gan), settings), Ring(), watchers)
     assert stopped.step == watchers[1].found_step < 30
+    stopped.save(tmp_path / "state.safetensors")
+    again = EarlyBird("discriminator", sparsity=0.5, stop=True, window=2, threshold=0.2, every=3)
+    loaded = train(gp.TrainState.load(tmp_path / "state.safetensors", "cpu"), Ring(), [again])
+    assert loaded.step == stopped.step and again.mask == watchers[1].mask and again.rows == watchers[1].rows
     ticket.save(tmp_path / "bird.safetensors")
     done = train(Ticket.load(tmp_path / "bird.safetensors", "cpu").start(), Ring())
     assert done.step == 30 and differing(everything(done), everything(train(ticket.start(), Ring()))) == []

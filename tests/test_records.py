@@ -157,15 +157,15 @@ for number in range(int(sys.argv[3])):
 
 
 def test_writers_at_once_lose_and_mix_up_nothing(tmp_path):
-    """Rows longer than what a pipe or a disk takes in one piece, by four processes."""
+    """Rows longer than what a pipe or a disk takes in one piece, by two processes."""
     path, count = tmp_path / "rows.jsonl", 25
     path.write_text('{"cut')
-    commands = [[sys.executable, "-c", WRITER, path, name, str(count)] for name in "abcd"]
+    commands = [[sys.executable, "-c", WRITER, path, name, str(count)] for name in "ab"]
     processes = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     rows = gp.records.read(path)
-    assert len(path.read_text().splitlines()) == 1 + 4 * count
-    for name in "abcd":
+    assert len(path.read_text().splitlines()) == 1 + 2 * count
+    for name in "ab":
         assert [row["number"] for row in rows if row["writer"] == name] == list(range(count))
 
 

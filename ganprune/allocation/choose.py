@@ -1,4 +1,4 @@
-"""How many weights each layer keeps, and which: from scores to a mask; and :func:`prune`, which does it all.
+"""From scores to a mask: how many weights each layer keeps, and which.
 
 One order runs through everything here: weights are pruned by increasing score, equal scores by increasing
 position (layers in order, then row-major within a layer). So counts are exact under ties, every device gives
@@ -61,7 +61,7 @@ def allocate(
 
     Raises:
         TypeError: if a number or a tensor is expected and something else is given.
-        ValueError: if scores are not finite, an argument is out of range, or nothing would be kept.
+        ValueError: if scores are not finite or all zero, an argument is out of range, or nothing would be kept.
     """
     layers = _scored_layers(scores, protect)
     candidates = _candidates(layers, within)
@@ -99,17 +99,20 @@ def _scored_layers(scores: Mapping[str, Tensor], protect: Iterable[str]) -> dict
     for key, value in layers.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"scores of {key} must be a tensor, got {type(value).__name__}")
+        if value.numel() == 0:
+            raise ValueError(f"scores of {key} have no entry; leave the layer out with protect")
     if not layers:
         raise ValueError("scores must have at least one layer that is not protected, got none")
     # NaN and infinity carry through to the extremes, in one pass
-    extremes = (
-        torch.stack([torch.stack(value.aminmax()).cpu().double() for value in layers.values()])
-        .isfinite()
-        .all(1)
-    )
-    bad = [key for key, finite in zip(layers, extremes.tolist(), strict=True) if not finite]
+    extremes = torch.stack([torch.stack(value.aminmax()).cpu().double() for value in layers.values()])
+    bad = [key for key, finite in zip(layers, extremes.isfinite().all(1).tolist(), strict=True) if not finite]
     if bad:
         raise ValueError(f"scores must be finite, got NaN or infinity in {', '.join(bad)}")
+    if not extremes.any():
+        raise ValueError(
+            "scores are all 0, so they cannot say which weights to prune; score with data on which the loss has a "
+            "gradient, or by magnitude"
+        )
     return layers
 
 
@@ -127,6 +130,12 @@ def _candidates(layers: Mapping[str, Tensor], within: Mask | None) -> dict[str, 
 
 
 def check_amount(sparsity: Any, threshold: Any, layer_sparsity: Any, allocation: str) -> None:
+    """Does nothing if exactly one argument says how much to prune; an N:M allocation says it by its name.
+
+    Raises:
+        TypeError: if the sparsity beside an N:M allocation is no number.
+        ValueError: if none or several are given, or a sparsity beside an N:M allocation that is not its own.
+    """
     named = {"sparsity": sparsity, "threshold": threshold, "layer_sparsity": layer_sparsity}
     given = [name for name, value in named.items() if value is not None]
     if allocation in PATTERNS:
@@ -145,7 +154,8 @@ def _check_room(keep: int, candidates: Mapping[str, Tensor], total: int) -> None
     alive = sum(int(mask.count_nonzero()) for mask in candidates.values())
     if keep > alive:
         raise ValueError(
-            f"sparsity must be at least {1 - alive / total:.6f}, that of the mask given as within"
+            f"sparsity must be at least {1 - alive / total:.6f}, that of the mask given as within; leave within out "
+            "to let pruned weights come back"
         )
 
 

@@ -29,6 +29,12 @@ def apportion(seats: int, claims: Sequence[int], capacities: Sequence[int]) -> l
         seats: at most the sum of the capacities.
         claims: positive integers.
         capacities: the most that each layer can take.
+
+    Returns:
+        The seats of each layer; they add up to ``seats``.
+
+    Raises:
+        ValueError: if there are more seats than the capacities hold.
     """
     if seats < 0 or seats > sum(capacities):
         raise ValueError(f"seats must be in [0, {sum(capacities)}], got {seats!r}")
@@ -98,7 +104,8 @@ def lamp_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         flat = value.detach().flatten().to(torch.float64 if value.device.type != "mps" else torch.float32)
         if bool((flat < 0).any()):
             raise ValueError(
-                f"allocation 'lamp' needs scores of at least 0 (magnitudes), got negative ones in {key}"
+                f"allocation 'lamp' needs scores of at least 0 (magnitudes), got negative ones in {key}; "
+                "allocation='global' and 'erk' take any scores"
             )
         order = _ascending(flat)
         ordered = flat[order]
@@ -143,8 +150,19 @@ def _evenly(seats: int, capacities: Tensor) -> Tensor:
 def keep_per_output(
     scores: dict[str, Tensor], candidates: dict[str, Tensor], keep: int, output_dims: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """Uniform over layers, then uniform over the outputs of a layer; compared within an output (Sun et al.
-    2024)."""
+    """Uniform over layers, then uniform over the outputs of a layer; weights compete within an output.
+
+    Sun et al. 2024, "A simple and effective pruning approach for large language models", section 3.
+
+    Args:
+        scores: weight name → scores in the shape of the weight.
+        candidates: bool tensors of the same shapes; what is false here cannot stay.
+        keep: how many weights stay in all.
+        output_dims: per weight, the dimension that counts outputs.
+
+    Returns:
+        What is kept, flat, by layer.
+    """
     capacities = [int(mask.count_nonzero()) for mask in candidates.values()]
     shares = apportion(keep, [value.numel() for value in scores.values()], capacities)
     kept = {}
@@ -165,9 +183,8 @@ def keep_per_output(
 
 ALLOCATIONS: dict[str, Allocation] = {"global": _global, "uniform": _uniform, "erk": _erk, "lamp": _lamp}
 
-
 PATTERNS = {"2:4": (2, 4), "1:4": (1, 4)}
-
+"""Name → (n, m): at most n of m consecutive weights are kept."""
 
 ALLOCATION_NAMES = (*ALLOCATIONS, "per-output", *PATTERNS)
 
@@ -175,7 +192,13 @@ ALLOCATION_NAMES = (*ALLOCATIONS, "per-output", *PATTERNS)
 def keep_pattern(
     scores: Mapping[str, Tensor], output_dims: Mapping[str, int], n: int, m: int
 ) -> dict[str, Tensor]:
-    """The best ``n`` of every ``m`` consecutive weights along the input dimension."""
+    """The best ``n`` of every ``m`` consecutive weights along the input dimension.
+
+    Layers whose number of inputs ``m`` does not divide stay dense, with a warning that names them.
+
+    Returns:
+        What is kept, by layer, in the shape of the weight.
+    """
     kept, skipped = {}, []
     for key, value in scores.items():
         input_dim = 1 - output_dims[key]

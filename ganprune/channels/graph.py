@@ -157,10 +157,10 @@ def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
 def named_parts(network: nn.Module) -> dict[str, nn.Module | nn.Parameter]:
     """Modules and parameters by canonical name."""
     parts: dict[str, nn.Module | nn.Parameter] = {
-        canonical_name(name): parameter
+        canonical_name(name, network): parameter
         for name, parameter in network.named_parameters(remove_duplicate=False)
     }
-    return parts | {canonical_name(name): module for name, module in network.named_modules()}
+    return parts | {canonical_name(name, network): module for name, module in network.named_modules()}
 
 
 def is_depthwise(layer: Any) -> bool:
@@ -240,7 +240,7 @@ def trace_groups(folded: nn.Module, arguments: tuple[Any, ...]) -> list[ChannelG
 def _frozen_layers(network: nn.Module) -> set[str]:
     if not any(p.requires_grad for p in network.parameters()):
         return set()  # a copy that is frozen as a whole, as an EMA is
-    frozen = {canonical_name(name) for name, p in network.named_parameters() if not p.requires_grad}
+    frozen = {canonical_name(name, network) for name, p in network.named_parameters() if not p.requires_grad}
     return frozen | {name.rpartition(".")[0] for name in frozen}
 
 
@@ -250,7 +250,7 @@ def _shared_layers(network: nn.Module) -> set[str]:
     for name, module in network.named_modules():
         for parameter in module._parameters.values():
             if parameter is not None:
-                owners.setdefault(id(parameter), []).append(canonical_name(name))
+                owners.setdefault(id(parameter), []).append(canonical_name(name, network))
     return {name for names in owners.values() if len(names) > 1 for name in names}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -38,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         kind = "a folder" if target.is_dir() else "a device or a pipe"
         raise ValueError(f"path must be a file to write, got {str(path)!r}, which is {kind}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}")
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
     try:
@@ -80,7 +81,10 @@ def owned(path: str | Path) -> Iterator[None]:
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise ValueError(f"path must be a file or a folder, got {str(path)!r}, which is a device or a pipe")
     target.parent.mkdir(parents=True, exist_ok=True)
-    lock = target.with_name(f".{target.name[:100]}.lock")
+    tag = hashlib.blake2b(
+        os.fsencode(target.name), digest_size=6
+    ).hexdigest()  # a whole name might be too long
+    lock = target.with_name(f".{target.name[:40]}.{tag}.lock")
     handle = _open_locked(lock)
     if handle is None:
         raise OutputInUseError(

@@ -16,14 +16,13 @@ from ganprune.core.checks import check_choice, check_integer
 from ganprune.data.splits import ImageData, Split
 from ganprune.experiments.studies import SAMPLERS
 from ganprune.losses import generator_loss
-from ganprune.lottery.iterative import needs_of
 from ganprune.lottery.tickets import copy_gan
 from ganprune.masks.mask import Mask, check_sparsity, pruned_count
 from ganprune.metrics.fidelity import evaluate
 from ganprune.metrics.macs import effective_macs
 from ganprune.networks.gan import GAN
 from ganprune.records.store import provenance
-from ganprune.scores.registry import score
+from ganprune.scores.registry import get_score, score
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import DivergenceError, train
 from ganprune.training.recalibration import recalibrate_batchnorm
@@ -84,7 +83,7 @@ class SearchConfig:
         for field, least in (("trials", 1), ("finetune_steps", 0), ("samples", 2)):
             object.__setattr__(self, field, check_integer(field, getattr(self, field), least))
         check_sparsity(self.max_sparsity, "max_sparsity")
-        if "inputs" in needs_of(self.score):
+        if "inputs" in get_score(self.score).needs:
             raise ValueError(f"score must need no inputs, got {self.score!r}")
         self.finetuning()
 
@@ -127,7 +126,7 @@ def dense_parameters(config: SearchConfig, space: Mapping[str, FloatDistribution
 
 def _scores(config: SearchConfig, gan: GAN) -> Mapping[str, Tensor]:
     """Scores of the EMA weights, which are the ones that a trial prunes."""
-    needs_loss = "loss_fn" in needs_of(config.score)
+    needs_loss = "loss_fn" in get_score(config.score).needs
     loss_fn = generator_loss(gan, loss=config.loss, seed=config.seed) if needs_loss else None
     network = copy_gan(gan).generator
     network.load_state_dict(gan.generator_ema.state_dict())

@@ -158,7 +158,7 @@ def transfer_ticket(ticket: Ticket, gan: GAN | None = None, config: TrainConfig 
     for name, network in target.networks().items():
         weights = _weights_to_move(source.networks()[name], network)
         if name in ticket.masks:
-            moved = {canonical_name(key) for key in weights}
+            moved = {canonical_name(key, network) for key in weights}
             masks[name], report[name] = _move_mask(
                 name, source.networks()[name], network, ticket.masks[name], moved
             )
@@ -202,6 +202,6 @@ def _entries_by_owner(network: nn.Module) -> dict[str, dict[str, Tensor]]:
     owners: dict[str, dict[str, Tensor]] = {}
     for key, value in network.state_dict().items():
         inside = [name for name in layers if key.startswith(f"{name}.")]
-        owner = inside[0] if inside else canonical_name(key).rpartition(".")[0]
+        owner = inside[0] if inside else canonical_name(key, network).rpartition(".")[0]
         owners.setdefault(owner, {})[key] = value
     return owners

@@ -242,14 +242,9 @@ def _check_rewind(rewind: str, rewind_step: int | None, config: TrainConfig) -> 
     return step
 
 
-def needs_of(score: str) -> set[str]:
-    """Which of "loss_fn" and "inputs" a registered score cannot do without, or makes use of."""
-    return {"loss_fn", "inputs"} & get_score(score).parameters.keys()
-
-
 def _check_score(score: str | ScoreOfState) -> str | ScoreOfState:
     if isinstance(score, str):
-        needs = sorted(needs_of(score))
+        needs = sorted({"loss_fn", "inputs"} & get_score(score).needs)
         if needs:
             raise ValueError(
                 f"score {score!r} needs {', '.join(needs)}, which change as training goes on; "

@@ -3,10 +3,11 @@
 from ganprune.masks.apply import apply_mask, check_mask
 from ganprune.masks.keep import MaskKeeper, keep_mask
 from ganprune.masks.mask import Mask, MaskError, pruned_count
+from ganprune.masks.names import canonical_name, unwrap
 from ganprune.masks.torch_prune import from_torch_prune, to_torch_prune
 from ganprune.masks.weights import (
-    canonical_name,
     effective_weights,
+    left_out,
     prunable_slots,
     prunable_weights,
     weight_slots,
@@ -22,9 +23,11 @@ __all__ = [
     "effective_weights",
     "from_torch_prune",
     "keep_mask",
+    "left_out",
     "prunable_slots",
     "prunable_weights",
     "pruned_count",
     "to_torch_prune",
+    "unwrap",
     "weight_slots",
 ]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ganprune.core.checks import check_number
 from ganprune.core.errors import GanpruneError
 from ganprune.core.random import seeded, step_seed
-from ganprune.masks.weights import canonical_name, prunable_weights
+from ganprune.masks.names import canonical_name
+from ganprune.masks.weights import prunable_weights
 
 
 class MaskError(GanpruneError, RuntimeError):

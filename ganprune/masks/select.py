@@ -8,42 +8,41 @@ from torch import Tensor
 
 
 def keep_largest(scores: Tensor, keep: int) -> Tensor:
-    """A bool tensor that is true for the ``keep`` largest of a flat tensor; of equal scores the later ones
-    stay.
+    """Which entries of a flat tensor are its ``keep`` largest; of equal scores the later ones stay.
 
     The threshold comes from a selection in linear time (no sort); the ties at the threshold are settled by
     position.
+
+    Args:
+        scores: shape (n,), any number type.
+        keep: at most 0 keeps none, at least n keeps all.
+
+    Returns:
+        A bool tensor of shape (n,) on the same device.
     """
     prune = scores.numel() - keep
     if prune <= 0:
         return torch.ones_like(scores, dtype=torch.bool)
     if keep <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = kth_smallest(scores, prune)
+    threshold = _kth_smallest(scores, prune)
     kept = scores > threshold
     surplus = keep - int(kept.count_nonzero())  # how many of those at the threshold stay: the last ones
     if not surplus:
         return kept
-    ties = positions(scores == threshold)
+    ties = _positions(scores == threshold)
     kept[ties[len(ties) - surplus :]] = True
     return kept
 
 
-def positions(flags: Tensor) -> Tensor:
+def _positions(flags: Tensor) -> Tensor:
     """Where a flat bool tensor is true, ascending."""
     if flags.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(flags.numpy()))  # several times as fast as nonzero
     return flags.nonzero().flatten()
 
 
-def positions_up_to(values: Tensor, bound: float | Tensor) -> Tensor:
-    """Where a flat tensor is at most ``bound``, ascending."""
-    if values.device.type == "cpu" and values.dtype == torch.float64:
-        return torch.from_numpy(np.flatnonzero(values.numpy() <= float(bound)))  # as above
-    return positions(values <= bound)
-
-
-def kth_smallest(scores: Tensor, k: int) -> Tensor:
+def _kth_smallest(scores: Tensor, k: int) -> Tensor:
     """The k-th smallest value (k from 1), in linear time."""
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
         values = scores.detach().numpy()
@@ -54,7 +53,16 @@ def kth_smallest(scores: Tensor, k: int) -> Tensor:
 
 
 def keep_among(scores: Tensor, candidates: Tensor, keep: int) -> Tensor:
-    """As :func:`keep_largest`, among the candidates only."""
+    """The ``keep`` largest among the candidates, as :func:`keep_largest` gives them.
+
+    Args:
+        scores: shape (n,).
+        candidates: bool, shape (n,); where it is false nothing is kept.
+        keep: how many stay.
+
+    Returns:
+        A bool tensor of shape (n,).
+    """
     if bool(candidates.all()):
         return keep_largest(scores, keep)
     kept = torch.zeros_like(candidates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,23 +14,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ganprune.core.modes import eval_mode
+from ganprune.masks.names import canonical_name, unwrap
 
 PRUNABLE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
-
-def canonical_name(name: str) -> str:
-    """The name of a weight without what wrappers add to it.
-
-    Gone are a leading ``module.`` (data parallelism, averaged models), ``_orig_mod.`` (compilation) and what
-    parametrisations call the raw tensor: ``parametrizations.weight.original`` (spectral norm), ``…original1``
-    (weight norm), ``weight_orig`` and ``weight_v`` (the older hooks). So one mask fits a network however it
-    is wrapped.
-    """
-    name = ".".join(part for part in name.split(".") if part != "_orig_mod")
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    name = re.sub(r"(^|\.)parametrizations\.(\w+)\.original[01]?$", r"\1\2", name)
-    return re.sub(r"(^|\.)weight_(?:orig|v)$", r"\1weight", name)
+LARGE_PART = 0.1
+"""Share of a network's parameters above which it is said that they are left out of pruning."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,15 @@ class WeightSlot:
         return self.raw.detach()
 
     def normed_groups(self, kept: Tensor) -> Tensor:
-        """Whether each group of weights with a norm of its own keeps anything; empty without a norm."""
+        """Whether a mask keeps anything in each group of weights that a norm divides by its length.
+
+        Args:
+            kept: the mask of this weight, in its shape.
+
+        Returns:
+            A flat bool tensor with one entry per group: per output under weight norm, one in all under spectral
+            norm. Without a norm it has no entry. Where an entry is false, the forward pass would compute 0 / 0.
+        """
         scale = None
         if self.kind == "parametrized":
             scale = self.owner._parameters.get("original0")
@@ -100,7 +97,7 @@ class WeightSlot:
         return kept.any().reshape(1) if spectral_parts(self) else kept.new_ones(0)
 
 
-def weight_slots(model: nn.Module) -> dict[str, WeightSlot]:
+def weight_slots(network: nn.Module) -> dict[str, WeightSlot]:
     """The weights of all (transposed) convolutions, 1-D to 3-D, and linear layers, in module order.
 
     A weight that several layers share is listed once, under the first name. Biases, normalisation, embeddings
@@ -112,16 +109,16 @@ def weight_slots(model: nn.Module) -> dict[str, WeightSlot]:
     """
     slots: dict[str, WeightSlot] = {}
     seen: set[int] = set()
-    for name, layer in model.named_modules():
+    for name, layer in network.named_modules():
         if not isinstance(layer, PRUNABLE_LAYERS):
             continue
-        slot = _slot(canonical_name(f"{name}.weight".lstrip(".")), layer)
+        slot = _slot(canonical_name(f"{name}.weight".lstrip("."), network), layer)
         if slot is None or id(slot.raw) in seen:
             continue
         seen.add(id(slot.raw))
         if slot.key in slots:
             raise ValueError(
-                f"model has two weights whose canonical name is {slot.key!r}; rename one of the modules"
+                f"network has two weights whose canonical name is {slot.key!r}; rename one of the modules"
             )
         slots[slot.key] = slot
     return slots
@@ -150,14 +147,14 @@ def _slot(key: str, layer: nn.Module, name: str = "weight") -> WeightSlot | None
     return WeightSlot(key, layer, layer, name, "plain") if weight is not None else None
 
 
-def slots_of_parameters(model: nn.Module, keys: Iterable[str]) -> dict[str, WeightSlot]:
+def slots_of_parameters(network: nn.Module, keys: Iterable[str]) -> dict[str, WeightSlot]:
     """Where the parameters with these canonical names live, of whatever module they are."""
     wanted = set(keys)
     names = {key.rpartition(".")[2] for key in wanted}
     found = {}
-    for path, module in model.named_modules():
+    for path, module in network.named_modules():
         for name in names:
-            key = canonical_name(f"{path}.{name}".lstrip("."))
+            key = canonical_name(f"{path}.{name}".lstrip("."), network)
             if key in wanted and (slot := _slot(key, module, name)) is not None:
                 found[key] = slot
     return found
@@ -183,14 +180,19 @@ def spectral_parts(slot: WeightSlot) -> list[tuple[Tensor, Tensor, int]]:
     return []
 
 
-def protected_keys(keys: Iterable[str], protect: Iterable[str]) -> set[str]:
+def protected_keys(keys: Iterable[str], protect: Iterable[str], network: nn.Module | None = None) -> set[str]:
     """The keys that are named, or lie below a module that is named, in ``protect``.
+
+    Args:
+        keys: canonical names of weights.
+        protect: names of weights, layers or modules; a single string is one name.
+        network: whose names they are, if the names may carry what a wrapper adds.
 
     Raises:
         ValueError: if a name matches none.
     """
     keys = list(keys)
-    names = [canonical_name(name) for name in ([protect] if isinstance(protect, str) else protect)]
+    names = [canonical_name(name, network) for name in ([protect] if isinstance(protect, str) else protect)]
     matches = {name: {key for key in keys if key == name or key.startswith(f"{name}.")} for name in names}
     unknown = [name for name, found in matches.items() if not found]
     if unknown:
@@ -200,43 +202,91 @@ def protected_keys(keys: Iterable[str], protect: Iterable[str]) -> set[str]:
     return set().union(*matches.values())
 
 
-def prunable_slots(model: nn.Module, protect: Iterable[str] = ()) -> dict[str, WeightSlot]:
+def prunable_slots(network: nn.Module, protect: Iterable[str] = ()) -> dict[str, WeightSlot]:
     """The slots behind :func:`prunable_weights`."""
-    slots = weight_slots(model)
-    protected = protected_keys(slots, protect)
-    frozen: set[str] = set()
-    if any(p.requires_grad for p in model.parameters()):
-        frozen = {key for key, slot in slots.items() if not slot.raw.requires_grad}
-    found = {key: slot for key, slot in slots.items() if key not in protected | frozen}
+    slots = weight_slots(network)
+    protected = protected_keys(slots, protect, network)
+    all_frozen = not any(p.requires_grad for p in network.parameters())
+    found = {
+        key: slot
+        for key, slot in slots.items()
+        if key not in protected
+        and slot.raw.is_floating_point()
+        and slot.raw.numel() > 0
+        and (slot.raw.requires_grad or all_frozen)
+    }
     if not found:
-        reason = f" ({len(slots)} such weights are frozen or protected)" if slots else ""
+        reason = f" ({len(slots)} such weights are frozen, protected or empty)" if slots else ""
         raise ValueError(
-            f"model {type(model).__name__} has no prunable weight{reason}; "
+            f"network {type(network).__name__} has no prunable weight{reason}; "
             "prunable are the weights of Conv, ConvTranspose and Linear layers that require a gradient"
         )
     return found
 
 
-def prunable_weights(model: nn.Module, protect: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+def prunable_weights(network: nn.Module, protect: Iterable[str] = ()) -> dict[str, nn.Parameter]:
     """The weights that pruning may set to zero, by canonical name, in module order.
 
     These are the weights of convolutions, transposed convolutions and linear layers; under spectral or weight
-    norm the raw parameter. Shared weights count once. Frozen weights (``requires_grad`` false) are left out,
-    unless the whole network is frozen, as an EMA copy is: then its freezing says nothing about single layers.
+    norm of PyTorch the raw parameter. Shared weights count once. Frozen weights (``requires_grad`` false) are
+    left out, unless the whole network is frozen, as an EMA copy is: then its freezing says nothing about
+    single layers. Weights without entries and weights that are no floating-point numbers are left out too.
+    Layers of one's own that keep a weight beside ``nn.Linear`` and the convolutions (equalised or modulated
+    layers, for instance) are not prunable; :func:`left_out` lists them.
 
     Args:
-        model: any module.
+        network: any module.
         protect: names of weights, layers or whole submodules to leave out.
 
     Raises:
         ValueError: if no weight is prunable, or ``protect`` names something that is not there.
     """
-    return {key: slot.raw for key, slot in prunable_slots(model, protect).items()}
+    return {key: slot.raw for key, slot in prunable_slots(network, protect).items()}
 
 
-def effective_weights(model: nn.Module, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+def left_out(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters with two or more dimensions that belong to no prunable layer, by canonical name.
+
+    They stay dense at every sparsity: weights of layers of one's own (also of a convolution whose weight a norm of
+    one's own has renamed), embeddings, learned constants, recurrent layers. Frozen ones are not listed, unless the
+    whole network is frozen.
+    """
+    known = {id(p) for slot in weight_slots(network).values() for p in slot.layer.parameters()}
+    all_frozen = not any(p.requires_grad for p in network.parameters())
+    return {
+        canonical_name(name, network): parameter
+        for name, parameter in network.named_parameters()
+        if parameter.ndim >= 2
+        and id(parameter) not in known
+        and parameter.is_floating_point()
+        and (parameter.requires_grad or all_frozen)
+    }
+
+
+def warn_of_left_out(network: nn.Module) -> None:
+    """Warns if more than a tenth of a network's parameters can never be pruned, and names them with shapes."""
+    others = left_out(network)
+    total = sum(parameter.numel() for parameter in network.parameters())
+    missed = sum(parameter.numel() for parameter in others.values())
+    if missed <= LARGE_PART * total:
+        return
+    largest = sorted(others.items(), key=lambda item: -item[1].numel())
+    listed = [f"{key} {tuple(parameter.shape)}" for key, parameter in largest[:8]]
+    listed += [f"and {len(others) - 8} more"] if len(others) > 8 else []
+    warnings.warn(
+        f"{missed:,} of the {total:,} parameters of {type(unwrap(network)).__name__} belong to layers that are "
+        f"not pruned, so a sparsity says nothing about them: {', '.join(listed)}. Prunable are the weights of "
+        "nn.Linear and the (transposed) convolutions of torch.nn",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def effective_weights(network: nn.Module, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """What the forward pass uses of :func:`prunable_weights`, detached: w / σ under spectral norm.
 
-    Raw magnitudes under a norm have an arbitrary scale per layer, so scores look at these. No state changes.
+    Raw magnitudes under a norm have an arbitrary scale per layer, so scores look at these. That holds for
+    PyTorch's own norms and parametrisations. A norm or multiplier that a layer of one's own applies in its
+    ``forward`` cannot be seen: there the raw weight is taken. No state changes.
     """
-    return {key: slot.effective() for key, slot in prunable_slots(model, protect).items()}
+    return {key: slot.effective() for key, slot in prunable_slots(network, protect).items()}

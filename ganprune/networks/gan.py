@@ -97,8 +97,13 @@ class GAN:
 
 
 def built_here(network: nn.Module) -> bool:
-    """Whether a network's class is one of this package's, so that its memory layout and its kernels are our choice."""
-    return type(network).__module__.partition(".")[0] == "ganprune"
+    """Whether this package built a network, so that its memory layout and its kernels are our choice.
+
+    Its class is one of the package's, and so is, or is PyTorch's, that of each of its parts: a part of your own may
+    count on the layout that it is used to.
+    """
+    origins = [type(part).__module__.partition(".")[0] for part in network.modules()]
+    return origins[0] == "ganprune" and set(origins) <= {"ganprune", "torch"}
 
 
 class GANMasks(MutableMapping[str, Mask]):

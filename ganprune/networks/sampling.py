@@ -94,12 +94,12 @@ def sample_latents(
         device: where they go.
 
     Returns:
-        float32, shape (n, latent_dim).
+        float32, shape (n, latent_dim), or (n, *latent_dim) of a shape.
     """
-    check_integer("n", n, 1)
-    shape = latent_dim if isinstance(latent_dim, tuple) else (latent_dim,)
+    latent_shape = latent_dim if isinstance(latent_dim, tuple) else (latent_dim,)
+    shape = [check_integer("n", n, 1), *(check_integer("latent_dim", size, 1) for size in latent_shape)]
     generator = seeded(step_seed(seed, 0, LATENT_STREAM))
-    return torch.randn(n, *shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
 
 
 def draw_latents(network: nn.Module, n: int, seed: int = 0) -> Tensor:

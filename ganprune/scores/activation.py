@@ -1,7 +1,7 @@
 """Scores from what flows through a network on given inputs: APoZ, mean activation, Wanda.
 
-The first two belong to channels; :func:`channel_scores` gives them per channel, and ``score`` gives every
-weight that feeds a channel the channel's score. The network runs in evaluation mode and is left as it was.
+The first two belong to channels; :func:`channel_scores` gives them per channel, and ``score`` gives every weight
+that feeds a channel the channel's score. The network runs in evaluation mode and is left as it was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ganprune.core.modes import eval_mode
 from ganprune.masks.weights import WeightSlot, prunable_slots
-from ganprune.scores.registry import register_score
+from ganprune.scores.registry import register_score, undisturbed
 
 
 def functions_named(names: str) -> set[Any]:
@@ -49,7 +49,7 @@ def batches_of(inputs: Any, device: torch.device) -> Iterator[tuple[Any, ...]]:
 
     Args:
         inputs: a tensor (one batch), a tuple (one batch of several arguments), or an iterable of these.
-        device: where the model is.
+        device: where the network is.
 
     Raises:
         ValueError: if there is no batch.
@@ -95,14 +95,14 @@ class _Follower(TorchFunctionMode):
 
 
 class _Channels:
-    """Sums over samples and positions, per channel of one layer."""
+    """Sums over samples and positions of what a layer's activation function gives, per channel."""
 
     def __init__(self, slot: WeightSlot) -> None:
         self.slot = slot
         self.shape: torch.Size | None = None  # of the layer's own output
         self.activations: set[str] = set()
-        self.positive: Tensor | float = 0.0
-        self.magnitude: Tensor | float = 0.0
+        self.positive = torch.zeros(slot.outputs, dtype=torch.int64, device=slot.raw.device)
+        self.magnitude = torch.zeros(slot.outputs, dtype=torch.float32, device=slot.raw.device)
         self.count = 0
 
     def add(self, activation: str, output: Tensor) -> None:
@@ -111,18 +111,23 @@ class _Channels:
         spatial = self.slot.raw.ndim - 2
         rows = shaped.movedim(shaped.ndim - 1 - spatial, 0).flatten(1)
         self.activations.add(activation)
-        self.positive = self.positive + (rows > 0).sum(1)
-        self.magnitude = self.magnitude + rows.abs().sum(1, dtype=torch.float32)
+        self.positive += (rows > 0).sum(1)
+        self.magnitude += rows.abs().sum(1, dtype=torch.float32)
         self.count += rows.shape[1]
 
 
 @torch.no_grad()
-def _run(model: nn.Module, inputs: Any, slots: Mapping[str, WeightSlot]) -> dict[str, _Channels]:
+def _run(network: nn.Module, inputs: Any, slots: Mapping[str, WeightSlot]) -> dict[str, _Channels]:
     channels = {key: _Channels(slot) for key, slot in slots.items()}
     follower = _Follower()
 
     def watch(key: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def after(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+        def after(layer: nn.Module, arguments: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"layer {key.removesuffix('.weight')} must return a tensor to be scored by its activations, "
+                    f"got {type(output).__name__}; leave it out with protect"
+                )
             channels[key].shape = output.shape
             follower.own(key, output)
 
@@ -130,30 +135,35 @@ def _run(model: nn.Module, inputs: Any, slots: Mapping[str, WeightSlot]) -> dict
 
     device = next(iter(slots.values())).raw.device
     with ExitStack() as stack:
-        stack.enter_context(eval_mode(model))
+        stack.enter_context(undisturbed(network))
+        stack.enter_context(eval_mode(network))
         for key, slot in slots.items():
             stack.callback(slot.layer.register_forward_hook(watch(key)).remove)
         for batch in batches_of(inputs, device):
             with follower:
-                model(*batch)
+                network(*batch)
             for key, activation, output in follower.found:
                 channels[key].add(activation, output)
             for key, output in follower.last.items():
                 channels[key].add("none", output)
             follower.owners, follower.last, follower.found = {}, {}, []
-    idle = [key for key, found in channels.items() if not found.count]
-    if idle:
-        raise ValueError(f"these layers did not run on the inputs; protect them: {', '.join(idle)}")
+    _check_ran(slots, [key for key, found in channels.items() if found.count])
     return channels
 
 
+def _check_ran(keys: Iterable[str], ran: Iterable[str]) -> None:
+    idle = [key for key in keys if key not in set(ran)]
+    if idle:
+        raise ValueError(f"these layers did not run on the inputs; protect them: {', '.join(idle)}")
+
+
 def channel_scores(
-    model: nn.Module, name: str, inputs: Any, protect: Iterable[str] = ()
+    network: nn.Module, name: str, inputs: Any, protect: Iterable[str] = ()
 ) -> dict[str, Tensor]:
     """Scores per output channel of each prunable layer; the channels with the smallest are to be pruned.
 
     Args:
-        model: a network, run in evaluation mode.
+        network: run in evaluation mode.
         name: "apoz": the share of positive activations, which is 1 − APoZ (average percentage of zeros; Hu et
             al. 2016, "Network trimming", equation 1). "mean-activation": the mean of ``|a|`` (Molchanov et
             al. 2017). The activation a of a layer is what its activation function gives, after normalisation;
@@ -170,9 +180,9 @@ def channel_scores(
     """
     if name not in ("apoz", "mean-activation"):
         raise ValueError(f"name must be apoz or mean-activation, got {name!r}")
-    channels = _run(model, inputs, prunable_slots(model, protect))
+    channels = _run(network, inputs, prunable_slots(network, protect))
     if name == "mean-activation":
-        return {key: torch.as_tensor(found.magnitude) / found.count for key, found in channels.items()}
+        return {key: found.magnitude / found.count for key, found in channels.items()}
     wrong = {
         key: sorted(found.activations) for key, found in channels.items() if found.activations != {"relu"}
     }
@@ -182,11 +192,11 @@ def channel_scores(
         raise ValueError(
             f"APoZ counts zeros behind ReLU and means nothing elsewhere: {listed}; use protect=({names},)"
         )
-    return {key: torch.as_tensor(found.positive).float() / found.count for key, found in channels.items()}
+    return {key: found.positive.float() / found.count for key, found in channels.items()}
 
 
 def per_output(slot: WeightSlot, channels: Tensor) -> Tensor:
-    """A number per output channel, spread over the weights that feed it; the weight's shape."""
+    """A number per output channel, (outputs,), spread over the weights that feed it: the weight's shape."""
     weight, groups = slot.raw, int(getattr(slot.layer, "groups", 1))
     tail = [1] * (weight.ndim - 2)
     if slot.output_dim == 0:
@@ -197,7 +207,7 @@ def per_output(slot: WeightSlot, channels: Tensor) -> Tensor:
 
 
 def per_input(slot: WeightSlot, channels: Tensor) -> Tensor:
-    """A number per input channel, spread over the weights that read it; the weight's shape."""
+    """A number per input channel, (inputs,), spread over the weights that read it: the weight's shape."""
     weight, groups = slot.raw, int(getattr(slot.layer, "groups", 1))
     tail = [1] * (weight.ndim - 2)
     if slot.output_dim == 1:
@@ -207,36 +217,40 @@ def per_input(slot: WeightSlot, channels: Tensor) -> Tensor:
     return spread.reshape(outputs, inputs, *tail).expand(weight.shape)
 
 
-@register_score("apoz")
-def apoz(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+@register_score("apoz", needs=("inputs",))
+def apoz(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """1 − APoZ of the channel that a weight feeds (Hu et al. 2016); see :func:`channel_scores`."""
-    slots, found = prunable_slots(model, protect), channel_scores(model, "apoz", inputs, protect)
+    slots, found = prunable_slots(network, protect), channel_scores(network, "apoz", inputs, protect)
     return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
 
 
-@register_score("mean-activation")
-def mean_activation(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+@register_score("mean-activation", needs=("inputs",))
+def mean_activation(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """Mean ``|a|`` of the channel that a weight feeds (Molchanov et al. 2017); see :func:`channel_scores`."""
-    slots, found = prunable_slots(model, protect), channel_scores(model, "mean-activation", inputs, protect)
+    slots, found = (
+        prunable_slots(network, protect),
+        channel_scores(network, "mean-activation", inputs, protect),
+    )
     return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
 
 
-@register_score("wanda", allocation="per-output")
+@register_score("wanda", allocation="per-output", needs=("inputs",))
 @torch.no_grad()
-def wanda(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
+def wanda(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """``|w| · ‖x‖₂``, where x is the input that w multiplies, over all samples and positions.
 
-    Sun et al. 2024, "A simple and effective pruning approach for large language models", equation 1. Compared
+    Sun et al. 2024, "A simple and effective pruning approach for large language networks", equation 1. Compared
     within an output, which is what the allocation "per-output" does; ``prune`` uses it for this score unless
     told otherwise. In a convolution x is the whole input channel. A transposed convolution's weight is (in,
-    out, …), so its outputs are dimension 1.
+    out, …), so its outputs are dimension 1. w is the weight that the forward pass uses under PyTorch's norms, and
+    the raw weight under a norm or multiplier of one's own.
     """
-    slots = prunable_slots(model, protect)
+    slots = prunable_slots(network, protect)
     squares: dict[str, Tensor] = {}
 
-    def watch(key: str, spatial: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def before(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-            x = arguments[0].detach()
+    def watch(key: str, spatial: int) -> Callable[..., None]:
+        def before(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = next(one for one in (*arguments, *named.values()) if isinstance(one, Tensor)).detach()
             x = x.double() if x.device.type != "mps" else x.float()
             sums = x.square().movedim(x.ndim - 1 - spatial, 0).flatten(1).sum(1)
             squares[key] = squares[key] + sums if key in squares else sums
@@ -245,16 +259,16 @@ def wanda(model: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[st
 
     device = next(iter(slots.values())).raw.device
     with ExitStack() as stack:
-        stack.enter_context(eval_mode(model))
+        stack.enter_context(eval_mode(network))
         for key, slot in slots.items():
-            handle = slot.layer.register_forward_pre_hook(watch(key, slot.raw.ndim - 2))
+            handle = slot.layer.register_forward_pre_hook(watch(key, slot.raw.ndim - 2), with_kwargs=True)
             stack.callback(handle.remove)
         for batch in batches_of(inputs, device):
-            model(*batch)
-    idle = [key for key in slots if key not in squares]
-    if idle:
-        raise ValueError(f"these layers did not run on the inputs; protect them: {', '.join(idle)}")
-    return {
-        key: slot.effective().abs() * per_input(slot, squares[key].sqrt().to(slot.raw.dtype))
-        for key, slot in slots.items()
-    }
+            network(*batch)
+    _check_ran(slots, squares)
+    scores = {}
+    for key, slot in slots.items():
+        weight = slot.effective().abs()
+        weight = weight.float() if weight.element_size() < 4 else weight  # the norm can exceed a half's range
+        scores[key] = weight * per_input(slot, squares[key].sqrt().to(weight.dtype))
+    return scores

@@ -1,16 +1,17 @@
-"""Networks and their specs."""
+"""Networks and their specs: shapes, seeds, plain values, copies."""
 
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import ganprune as gp
 from ganprune.networks.registry import MODEL_SPECS, spec_from_dict, spec_to_dict
-from ganprune.networks.sampling import latent_dim_of
 
+SPECS = ("DCGANDiscriminatorSpec", "DCGANGeneratorSpec", "MLPDiscriminatorSpec", "MLPGeneratorSpec")
 SHAPES = [(1, 28, 28), (3, 28, 28), (1, 32, 32), (3, 32, 32)]
 
 
@@ -101,7 +102,16 @@ def test_specs_allow_uneven_channels():
         ),
         (
             lambda: gp.networks.DCGANGeneratorSpec(latent_dim=0),
-            "latent_dim must hold 1 positive integers|latent_dim",
+            "latent_dim must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: gp.networks.MLPGeneratorSpec(hidden=(8, 2.5)),
+            r"hidden must hold positive integers, got \(8, 2.5\)",
+        ),
+        (lambda: gp.networks.MLPGeneratorSpec(hidden=8), "hidden must hold positive integers, got 8"),
+        (
+            lambda: gp.dcgan((28, 28), device="cpu"),
+            r"image_shape must hold 3 positive integers, got \(28, 28\)",
         ),
         (
             lambda: gp.networks.DCGANGeneratorSpec(image_shape=(1, 64, 64)),
@@ -115,7 +125,7 @@ def test_specs_allow_uneven_channels():
             lambda: gp.networks.MLPDiscriminatorSpec(norm="batch"),
             "norm of an MLP discriminator must be spectral or none",
         ),
-        (lambda: gp.dcgan(width=0, device="cpu"), "channels must hold 3 positive integers"),
+        (lambda: gp.dcgan(width=0, device="cpu"), "width must be an integer of at least 1, got 0"),
         (lambda: spec_from_dict({"model": "os.system"}), "model must be one of"),
         (lambda: spec_from_dict({"model": "MLPGeneratorSpec", "rogue": 1}), "does not fit MLPGeneratorSpec"),
     ],
@@ -133,11 +143,9 @@ def test_wrong_latents_are_refused(shape):
 
 
 def test_registered_models_are_all_buildable():
-    assert set(MODEL_SPECS) >= {"DCGANGeneratorSpec", "DCGANDiscriminatorSpec", "MLPGeneratorSpec"}
-    own = [spec_class for spec_class in MODEL_SPECS.values() if spec_class.__module__ == "ganprune.models"]
-    assert len(own) == 4
-    for spec_class in own:
-        assert isinstance(spec_class().build(), nn.Module)
+    assert set(MODEL_SPECS) >= set(SPECS)
+    for name in SPECS:
+        assert isinstance(MODEL_SPECS[name]().build(), nn.Module)
 
 
 def test_ema_is_a_frozen_equal_copy():
@@ -155,35 +163,71 @@ def test_gan_can_be_copied_whole():
     assert gan.generator.layers.deconv1.weight.abs().sum() > 0
 
 
-def test_sampling_is_seeded_and_changes_nothing():
-    gan = gp.dcgan(width=4, device="cpu")
-    gan.generator.train()
-    gan.generator.layers.norm1.eval()
-    state = {k: v.clone() for k, v in gan.generator.state_dict().items()}
-    modes = [m.training for m in gan.generator.modules()]
-    random = torch.get_rng_state()
-    images = gp.sample(gan.generator, 10, seed=3, batch_size=4)
-    assert images.shape == (10, 1, 28, 28) and not images.requires_grad
-    assert torch.allclose(images, gp.sample(gan.generator, 10, seed=3, batch_size=10), atol=1e-6)
-    assert not torch.equal(images, gp.sample(gan.generator, 10, seed=4))
-    assert all(torch.equal(state[k], v) for k, v in gan.generator.state_dict().items())
-    assert modes == [m.training for m in gan.generator.modules()]
-    assert torch.equal(random, torch.get_rng_state())
-    assert torch.equal(
-        images, gp.sample(gan.generator, latents=gp.sample_latents(10, 64, seed=3), batch_size=4)
-    )
+def test_specs_hold_plain_numbers_whoever_made_them(tmp_path):
+    made = [
+        gp.dcgan((1, 28, np.int64(28)), np.int64(4), np.int32(6), device="cpu"),
+        gp.mlp_gan((np.int64(2),), np.int64(3), (np.int64(5), torch.tensor(4)), device="cpu"),
+    ]
+    same = [
+        gp.dcgan((1, 28, 28), 4, 6, device="cpu"),
+        gp.mlp_gan((2,), 3, (5, 4), device="cpu"),
+    ]
+    for gan, twin in zip(made, same, strict=True):
+        assert gan.spec == twin.spec
+        gp.save(tmp_path / "gan", gan)
+        assert gp.load(tmp_path / "gan", "cpu").spec == twin.spec
+    gain = gp.networks.DCGANDiscriminatorSpec(logit_gain=np.float32(2)).logit_gain
+    assert type(gain) is float
 
 
-def test_latents_are_standard_normal():
-    z = gp.sample_latents(20_000, 8, seed=1)
-    assert z.mean().abs() < 0.02 and (z.std() - 1).abs() < 0.02
-    with pytest.raises(ValueError, match="n must be an integer of at least 1, got 0"):
-        gp.sample_latents(0, 8)
+def test_global_defaults_do_not_reach_new_networks():
+    expected = gp.dcgan(width=4, device="cpu").generator.state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            gan = gp.dcgan(width=4, device="cpu")
+            images = gp.sample(gan.generator, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for key, value in gan.generator.state_dict().items():
+        assert value.dtype == expected[key].dtype
+        assert torch.equal(value, expected[key])
+    assert (images.dtype, images.device.type) == (torch.float32, "cpu")
 
 
-def test_a_generator_of_ones_own_names_its_latents():
-    own = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="generator Linear must have an attribute latent_dim"):
-        latent_dim_of(own)
-    own.latent_dim = 3
-    assert gp.sample(own, 4).shape == (4, 2)
+class Remembering(nn.Module):
+    """Keeps what it computed last, as many networks do for a look inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(3, 3), {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = self.layer(x)
+        self.seen["sum"] = self.last.sum()
+        return self.last
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)), nn.Tanh()),
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 3)), nn.Tanh()),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+        Remembering,
+    ],
+    ids=["old weight norm", "old spectral norm", "weight norm", "remembering"],
+)
+def test_networks_that_hold_computed_tensors_can_be_copied(make):
+    network, x = make(), torch.randn(4, 3)
+    network(x)  # in training mode, with a history of gradients
+    twin = gp.GAN(network, nn.Linear(3, 1)).generator_ema
+    network.eval()
+    assert torch.equal(twin(x), network(x))
+    before = network(x).clone()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(2.0)
+    assert not torch.equal(twin(x), before)  # the copy computes with its own parameters
+    assert torch.equal(network(x), before)

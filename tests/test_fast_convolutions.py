@@ -1,13 +1,14 @@
 """A convolution taken as a product is the convolution: values and gradients, for every shape it applies to."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from unseen_networks import UNSEEN, build
 
 import ganprune as gp
@@ -22,11 +23,9 @@ def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def assert_same_as_convolution(layer: nn.Module, x: Tensor, **tolerance: float) -> None:
-    expected = [*results(layer, x), layer(x).detach()]
+    expected = results(layer, x)
     with fast_convolutions(layer):
         found = results(layer, x)
-        with torch.no_grad():  # narrow layers change their form only here
-            found.append(layer(x))
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         torch.testing.assert_close(a, b, **tolerance)
@@ -44,7 +43,7 @@ def assert_same_as_convolution(layer: nn.Module, x: Tensor, **tolerance: float) 
     bias=st.booleans(),
     needs_input=st.booleans(),
     channels_last=st.booleans(),
-    batch=st.sampled_from([1, 3, 32]),
+    batch=st.sampled_from([1, 3]),
 )
 def test_values_and_gradients_are_those_of_the_convolution(
     transposed: bool,
@@ -85,29 +84,6 @@ def test_the_networks_of_the_course_are_the_same_networks(shape: tuple, norm: st
         assert_same_as_convolution(network, x.double().requires_grad_())
 
 
-def test_it_takes_the_product_where_the_general_kernel_is_slow() -> None:
-    gan = gp.dcgan(width=4, device="cpu")
-    called = []
-
-    class Spy(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            called.append(func)
-            return func(*args, **(kwargs or {}))
-
-    with fast_convolutions(gan.generator), Spy():
-        gan.generator(torch.randn(2, 64))
-    assert called.count(torch.conv_transpose2d) == 2  # the two in the middle
-    called.clear()
-    with fast_convolutions(gan.generator), torch.no_grad(), Spy():
-        gan.generator(torch.randn(32, 64))
-    assert called.count(torch.conv_transpose2d) == 1  # of width 4 the third is narrow; 3 is no multiple of 2
-    assert called.count(torch.conv2d) == 2  # that one and the grey image, by blocks
-    called.clear()
-    with fast_convolutions(gan.discriminator), Spy():
-        gan.discriminator(torch.randn(2, 1, 28, 28))
-    assert called.count(torch.conv2d) == 3  # all but the last; the image needs no gradient here
-
-
 @pytest.mark.parametrize("name", UNSEEN)
 def test_networks_never_seen_stay_the_same(name: str) -> None:
     network, inputs = build(name)
@@ -123,8 +99,22 @@ def test_layers_it_does_not_know_are_left_alone() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
+    class Equalised(nn.Conv2d):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return super()._conv_forward(x, weight / 2, bias)
+
+    class Padded(nn.ConvTranspose2d):
+        def _output_padding(self, *args: object, **options: object) -> list[int]:  # type: ignore[override]
+            return [1, 1]
+
+    replaced = nn.Conv2d(1, 2, 8)
+    replaced._conv_forward = lambda x, weight, bias: nn.functional.conv2d(x, 3 * weight, bias)
     for layer in (
         Scaled(1, 2, 4),
+        Equalised(1, 2, 4, 2, 1),
+        Equalised(2, 3, 8),
+        Padded(2, 1, 4, 2, 1),
+        replaced,
         nn.Conv2d(2, 4, 4, groups=2),
         nn.Conv2d(1, 2, 3, 2, 1, dilation=2),
         nn.Conv2d(1, 2, 3, padding="same"),
@@ -133,6 +123,36 @@ def test_layers_it_does_not_know_are_left_alone() -> None:
     ):
         x = torch.randn(2, layer.in_channels, 8, 8, requires_grad=True)
         assert_same_as_convolution(layer, x, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("norm", [spectral_norm, weight_norm, nn.utils.spectral_norm, nn.utils.weight_norm])
+def test_normalised_weights_are_computed_once_per_call(norm: Callable[[nn.Module], nn.Module]) -> None:
+    """In training mode each reading of a spectrally normalised weight moves its vectors."""
+    torch.manual_seed(0)
+    for layer, x in (
+        (nn.Conv2d(2, 3, 8), torch.randn(2, 2, 8, 8)),
+        (nn.Conv2d(1, 3, 4, 2, 1), torch.randn(2, 1, 8, 8)),
+        (nn.ConvTranspose2d(3, 2, 4), torch.randn(2, 3, 1, 1)),
+        (nn.ConvTranspose2d(3, 1, 4, 2, 1), torch.randn(2, 3, 4, 4)),
+    ):
+        network = norm(layer.double()).train()
+        twin = gp.networks.copy_network(network)
+        with fast_convolutions(network):
+            found = [network(x.double()) for _ in range(2)]
+        torch.testing.assert_close(found, [twin(x.double()) for _ in range(2)])
+        torch.testing.assert_close(network.state_dict(), twin.state_dict())
+
+
+def test_hooks_are_called_as_ever() -> None:
+    layer, seen = nn.Conv2d(1, 2, 4, 2, 1), []
+    layer.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output) or output + 1)
+    x = torch.randn(2, 1, 8, 8)
+    expected = layer(x)
+    with fast_convolutions(layer):
+        torch.testing.assert_close(layer(x), expected)
+    assert len(seen) == 2
 
 
 def test_afterwards_all_is_as_before_even_after_an_error() -> None:
@@ -149,18 +169,15 @@ def test_in_bfloat16_it_differs_by_rounding_alone() -> None:
     for layer, x in (
         (nn.Conv2d(1, 8, 4, 2, 1), torch.randn(4, 1, 28, 28)),
         (nn.ConvTranspose2d(8, 1, 4, 2, 1), torch.randn(4, 8, 14, 14)),
-        (nn.ConvTranspose2d(8, 1, 4, 2, 1), torch.randn(32, 8, 14, 14)),
-        (nn.ConvTranspose2d(8, 4, 4, 2, 1), torch.randn(4, 8, 7, 7)),
         (nn.ConvTranspose2d(8, 8, 4), torch.randn(4, 8, 1, 1)),
         (nn.Conv2d(8, 1, 4), torch.randn(4, 8, 4, 4)),
     ):
         x.requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             expected = layer(x)
-            for recorded in (True, False):
-                with fast_convolutions(layer), torch.set_grad_enabled(recorded):
-                    assert layer(x).dtype == expected.dtype == torch.bfloat16
-                    torch.testing.assert_close(layer(x), expected, rtol=0.02, atol=0.02)
+            with fast_convolutions(layer):
+                assert layer(x).dtype == expected.dtype == torch.bfloat16
+                torch.testing.assert_close(layer(x), expected, rtol=0.02, atol=0.02)
         exact = results(copy.deepcopy(layer).double(), x.detach().double().requires_grad_())
         with torch.autocast("cpu", torch.bfloat16), fast_convolutions(layer):
             found = results(layer, x)
