@@ -1,1 +1,1 @@
-"""What the command line is made of; :mod:`ganprune.__main__` is its entrance."""
+"""The command line: one module per command, with its options and what it does; ``ganprune.__main__`` is the entrance."""
