@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import compare
-from ganprune.dynamic.regrowth import DynamicSparseTraining
+from ganprune.dynamic import DynamicSparseTraining
 
 MINUTES = 6
 SPARSITY = 0.9
@@ -21,7 +21,7 @@ def training(width: int, data: gp.data.ImageData, interval: int, rigl: bool) -> 
     state = gp.TrainState(gp.dcgan(data.image_shape, width), config)
     callbacks = []
     if rigl:
-        callback = DynamicSparseTraining("rigl", SPARSITY, interval=interval, end=FOREVER)
+        callback = DynamicSparseTraining("rigl", SPARSITY, every=interval, end=FOREVER)
         callbacks = [callback]
 
     def run() -> None:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from ganprune.core.checks import check_choice, check_integer
+from ganprune.core.device import placement_of
 from ganprune.core.modes import eval_mode, frozen
 from ganprune.core.random import seeded, step_seed
 from ganprune.data.splits import Split
 from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.networks.gan import GAN
-from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.networks.sampling import draw_latents
 
 DEFAULT_LOSS = "hinge"
 """The loss that training, evaluation and loss closures take when none is named."""
@@ -186,13 +187,13 @@ def discriminator_loss(
     batches, batch_size = check_integer("batches", batches, 1), check_integer("batch_size", batch_size, 1)
 
     def loss_fn(network: nn.Module) -> Iterator[Tensor]:
-        weight = _first_float(network)
+        device, dtype = placement_of(network)
         with eval_mode(gan.generator):
             for number in range(batches):
                 with torch.no_grad():
                     z = _latents(gan.generator, network, batch_size, seed, number)
                     fake = _samples(gan.generator, z)
-                real = split.batch(batch_size, seed, number).to(weight.device, weight.dtype)
+                real = split.batch(batch_size, seed, number).to(device, dtype)
                 logits = _logits(network, real)
                 if number == 0:
                     _warn_of_sigmoid(network, logits, chosen)
@@ -201,20 +202,14 @@ def discriminator_loss(
     return loss_fn
 
 
-def _first_float(network: nn.Module) -> Tensor:
-    """A parameter that tells the device and the precision of a network."""
-    return next(p for p in network.parameters() if p.is_floating_point())
-
-
 def _latents(generator: nn.Module, scored: nn.Module, batch_size: int, seed: int, number: int) -> Tensor:
     """Latents of one batch of a closure, on the scored network's device and in the generator's precision."""
-    z = sample_latents(batch_size, latent_dim_of(generator), step_seed(seed, number, "score"))
-    return z.to(_first_float(scored).device, _first_float(generator).dtype)
+    return draw_latents(generator, batch_size, step_seed(seed, number, "score")).to(placement_of(scored)[0])
 
 
 def _logits(discriminator: nn.Module, samples: Tensor) -> Tensor:
     """The discriminator's logits of samples, which need not come in the precision that it has."""
-    logits = discriminator(samples.to(_first_float(discriminator).dtype))
+    logits = discriminator(samples.to(placement_of(discriminator)[1]))
     return _checked(logits, f"discriminator {type(discriminator).__name__}", "logits (N,)")
 
 

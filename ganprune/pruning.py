@@ -89,7 +89,7 @@ def prune(
     for name in names:
         model = network.networks()[name] if isinstance(network, GAN) else network
         loss = loss_fn
-        takes_loss = "loss_fn" in get_score(score).parameters
+        takes_loss = "loss_fn" in get_score(score).needs
         if isinstance(network, GAN) and name == "generator" and loss is None and takes_loss:
             loss = generator_loss(network, seed=seed)
         scores = compute_scores(

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from unseen_networks import build
 
 import ganprune as gp
-from ganprune.channels.graph import ChannelError
+from ganprune.channels.parts import ChannelError
 from ganprune.channels.shrinking import plan_channels
 from ganprune.channels.surgery import keep_channels, mask_channels, remove_channels
 from ganprune.masks.apply import apply_mask

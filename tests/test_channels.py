@@ -19,13 +19,13 @@ from unseen_networks import UNSEEN, build
 import ganprune as gp
 from ganprune.channels.compaction import compact
 from ganprune.channels.folding import fold_norms, restore_spectral_norm
-from ganprune.channels.graph import ChannelError
 from ganprune.channels.importance import IMPORTANCES, channel_importance
+from ganprune.channels.parts import ChannelError
 from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, plan_channels, shrink_channels
 from ganprune.channels.slimming import slim, slimming_penalty
 from ganprune.channels.surgery import channel_groups, mask_channels, remove_channels
 from ganprune.masks.weights import effective_weights, weight_slots
-from ganprune.metrics.macs import count_parameters, macs
+from ganprune.metrics import count_parameters, macs
 
 SHRINKABLE = [name for name in UNSEEN if name not in ("linear first", "tied", "frozen")]
 NORMS = {

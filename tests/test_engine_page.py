@@ -11,10 +11,9 @@ from ganprune.allocation.shares import ALLOCATION_NAMES
 PAGE = (Path(__file__).resolve().parents[1] / "book" / "engine.md").read_text(encoding="utf-8")
 FEWER = {
     "steps=1_000": "steps=6",
-    "start=100, end=800, every=100": "start=1, end=5, every=2",
     "start=100, end=800)": "start=1, end=5)",
-    "interval=100": "interval=2",
-    "interval=200": "interval=3",
+    "every=100": "every=2",
+    "every=200": "every=3",
     '"rewind_step": 100': '"rewind_step": 2',
     "gp.mnist()": 'gp.mnist("cpu")',
     'load_pretrained("dcgan-mnist")': 'load_pretrained("dcgan-mnist", "cpu")',

@@ -39,7 +39,7 @@ USES = {
     "evaluate": ("gp.evaluate(gan, data.validation)", "FidelityReport"),
     "every": ("gp.every(2, gp.Callback())", "every"),
     "fashion_mnist": ("gp.fashion_mnist()", "ImageData"),
-    "find_tickets": ("gp.find_tickets(gan, data.train, gp.TrainConfig(steps=1))", "list"),
+    "find_tickets": ("gp.find_tickets(gan, data.train, gp.TrainConfig(steps=1))", "Iterator"),
     "gaussian_ring": ("gp.gaussian_ring(8)", "Tensor"),
     "generator_loss": ("gp.generator_loss(gan)", "def"),
     "keep_mask": ("gp.keep_mask(module, mask, optimizer)", "MaskKeeper"),

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 import ganprune as gp
 from ganprune.allocation.choose import allocate
 from ganprune.masks.weights import prunable_weights
-from ganprune.metrics.macs import layer_report
+from ganprune.metrics.work import layer_report
 from ganprune.pruning import prune
 from ganprune.scores.registry import score
 

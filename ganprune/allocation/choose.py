@@ -63,15 +63,17 @@ def allocate(
         TypeError: if a number or a tensor is expected and something else is given.
         ValueError: if scores are not finite or all zero, an argument is out of range, or nothing would be kept.
     """
+    check_choice("allocation", allocation, ALLOCATION_NAMES)
+    check_amount(sparsity, threshold, layer_sparsity, allocation)
+    if sparsity is not None:
+        check_sparsity(sparsity)
     layers = _scored_layers(scores, protect)
     candidates = _candidates(layers, within)
     dims = dict(output_dims or getattr(scores, "output_dims", {}))
-    check_choice("allocation", allocation, ALLOCATION_NAMES)
     if (allocation in PATTERNS or allocation == "per-output") and any(key not in dims for key in layers):
         raise ValueError(
             f"allocation {allocation!r} needs output_dims: pass what score() returned, or give them"
         )
-    check_amount(sparsity, threshold, layer_sparsity, allocation)
     if allocation in PATTERNS:
         kept = keep_pattern(
             {k: torch.where(candidates[k], v, -math.inf) for k, v in layers.items()},

@@ -9,10 +9,11 @@ norm into plain weights.
 
 from __future__ import annotations
 
-from ganprune.channels.compaction import CompactionError, CompactionResult, compact
+from ganprune.channels.compaction import CompactionResult, compact
 from ganprune.channels.folding import fold_norms, restore_spectral_norm
-from ganprune.channels.graph import ChannelError, ChannelGroup, Member
+from ganprune.channels.groups import ChannelGroup, Member
 from ganprune.channels.importance import IMPORTANCES, channel_importance
+from ganprune.channels.parts import ChannelError
 from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, ChannelPlan, plan_channels, shrink_channels
 from ganprune.channels.slimming import slim, slimming_penalty
 from ganprune.channels.surgery import channel_groups, keep_channels, mask_channels, remove_channels
@@ -23,7 +24,6 @@ __all__ = [
     "ChannelError",
     "ChannelGroup",
     "ChannelPlan",
-    "CompactionError",
     "CompactionResult",
     "Member",
     "channel_groups",

@@ -7,26 +7,24 @@ slices that read it. Norms on weights are folded in first, so that w is what the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 
-from ganprune.channels.graph import ChannelError, ChannelGroup, Member, named_parts
-from ganprune.channels.surgery import Analysis, analyse
+from ganprune.channels.analysis import Analysis, analyse
+from ganprune.channels.groups import ChannelGroup, Member
+from ganprune.channels.parts import ChannelError, connection_table, list_batches, named_parts, named_slots
 from ganprune.core.checks import check_choice
 from ganprune.core.random import seeded
 from ganprune.masks.weights import PRUNABLE_LAYERS, protected_keys, weight_slots
 from ganprune.scores.activation import channel_scores
 
-LossFn = Callable[[nn.Module], Iterable[Tensor]]
-
+LossFn = Callable[[nn.Module], Iterable[Tensor] | Tensor]
 
 IMPORTANCES = ("l1", "l2", "bn", "taylor", "activation", "apoz", "random")
-
 
 COMPARABLE = ("bn", "taylor", "random")
 """Importances whose values mean the same in every group; the others depend on a layer's size and scale."""
@@ -35,8 +33,8 @@ COMPARABLE = ("bn", "taylor", "random")
 def channel_importance(
     network: nn.Module,
     name: str = "l1",
-    inputs: Any = None,
     loss_fn: LossFn | None = None,
+    inputs: Any = None,
     *,
     protect: Iterable[str] = (),
     seed: int = 0,
@@ -54,8 +52,9 @@ def channel_importance(
             behind the channel); where no layer reads it, the filters count instead. "activation": the mean
             ``|a|``, "apoz": the share of positive activations, summed over the channels that are coupled; see
             :func:`ganprune.scores.activation.channel_scores`. "random": uniform in [0, 1), the control.
+        loss_fn: for "taylor", a closure that yields one scalar loss per batch, such as ``generator_loss(gan)``,
+            or returns a single one.
         inputs: for "activation" and "apoz" all batches count; for the shapes, as in :func:`channel_groups`.
-        loss_fn: for "taylor", a closure that yields one scalar loss per batch, such as ``generator_loss(gan)``.
         protect: layers whose outputs stay.
         seed: for "random".
 
@@ -68,7 +67,7 @@ def channel_importance(
             infinite, or as in :func:`channel_groups`.
     """
     check_importance(name, loss_fn)
-    inputs = repeatable(inputs)
+    inputs = list_batches(inputs)
     analysis = analyse(network, inputs)
     return importance_of(analysis, name, inputs, loss_fn, protect, seed)
 
@@ -84,11 +83,6 @@ def check_importance(name: Any, loss_fn: Any) -> None:
         raise ValueError("importance 'taylor' needs loss_fn, such as generator_loss(gan)")
 
 
-def repeatable(inputs: Any) -> Any:
-    """Inputs of which looking at the first batch takes none away, as it does from a generator."""
-    return list(inputs) if isinstance(inputs, Iterator) else inputs
-
-
 def prunable_groups(analysis: Analysis, protect: Iterable[str] = ()) -> dict[str, ChannelGroup]:
     """The groups that can be pruned and are not protected.
 
@@ -96,12 +90,13 @@ def prunable_groups(analysis: Analysis, protect: Iterable[str] = ()) -> dict[str
         ChannelError: if there is none.
         ValueError: if ``protect`` names no layer.
     """
-    slots = weight_slots(analysis.folded)
-    protected = {slots[key].name for key in protected_keys(slots, protect)}
+    protected_weights = protected_keys(weight_slots(analysis.plain), protect)
+    slots = named_slots(analysis.plain)
+    protected = {name for name, slot in slots.items() if slot.key in protected_weights}
     groups = {g.name: g for g in analysis.groups if g.prunable and not protected & set(g.layers)}
     if not groups:
         reasons = "; ".join(f"{g.name}: {g.reason or 'protected'}" for g in analysis.groups)
-        raise ChannelError(f"{type(analysis.folded).__name__} has no channels that can be removed: {reasons}")
+        raise ChannelError(f"{type(analysis.plain).__name__} has no channels that can be removed: {reasons}")
     return groups
 
 
@@ -114,7 +109,7 @@ def importance_of(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """:func:`channel_importance` of a network that has been analysed."""
-    found = _measured(analysis, prunable_groups(analysis, protect), name, inputs, loss_fn, seed)
+    found = _measure_groups(analysis, prunable_groups(analysis, protect), name, inputs, loss_fn, seed)
     bad = [key for key, values in found.items() if not bool(torch.isfinite(values).all())]
     if bad:
         raise ValueError(
@@ -123,7 +118,7 @@ def importance_of(
     return found
 
 
-def _measured(
+def _measure_groups(
     analysis: Analysis,
     groups: Mapping[str, ChannelGroup],
     name: str,
@@ -132,26 +127,26 @@ def _measured(
     seed: int,
 ) -> dict[str, Tensor]:
     if name == "random":
-        generator, device = seeded(seed), next(analysis.folded.parameters()).device
+        generator, device = seeded(seed), next(analysis.plain.parameters()).device
         return {
             key: torch.rand(group.channels, generator=generator).to(device) for key, group in groups.items()
         }
     if name == "bn":
-        return {key: _batch_norm_scale(analysis.folded, group) for key, group in groups.items()}
+        return {key: measure_scales(analysis.plain, group) for key, group in groups.items()}
     if name in ("l1", "l2"):
         values = {
-            slot.name: slot.raw.detach().abs() if name == "l1" else slot.raw.detach().square()
-            for slot in weight_slots(analysis.folded).values()
+            layer: slot.raw.detach().abs() if name == "l1" else slot.raw.detach().square()
+            for layer, slot in named_slots(analysis.plain).items()
         }
-        sums = {key: _summed(analysis.folded, group, values) for key, group in groups.items()}
+        sums = {key: sum_weights(analysis.plain, group, values) for key, group in groups.items()}
         return sums if name == "l1" else {key: total.sqrt() for key, total in sums.items()}
     if name == "taylor":
         assert loss_fn is not None
-        return _taylor(analysis.folded, groups, loss_fn)
-    return _activation(analysis, "apoz" if name == "apoz" else "mean-activation", inputs, groups)
+        return measure_taylor(analysis.plain, groups, loss_fn)
+    return measure_activations(analysis, "apoz" if name == "apoz" else "mean-activation", inputs, groups)
 
 
-def _per_channel(member: Member, values: Tensor) -> Tensor:
+def sum_per_channel(member: Member, values: Tensor) -> Tensor:
     """Sums the values of a layer's indices over those that belong to each coupled channel."""
     owners = [number for number, unit in enumerate(member.indices) for _ in unit]
     indices = [index for unit in member.indices for index in unit]
@@ -160,14 +155,7 @@ def _per_channel(member: Member, values: Tensor) -> Tensor:
     return total.index_add_(0, torch.tensor(owners, device=values.device), chosen)
 
 
-def _table(layer: Any, values: Tensor) -> Tensor:
-    """Numbers in the shape of a layer's weight as (outputs, inputs), summed over the kernel; zero across groups."""
-    blocks = values.flatten(2).sum(2) if values.ndim > 2 else values
-    blocks = torch.block_diag(*blocks.chunk(int(getattr(layer, "groups", 1))))
-    return blocks.T if isinstance(layer, _ConvTransposeNd) else blocks
-
-
-def _summed(
+def sum_weights(
     network: nn.Module,
     group: ChannelGroup,
     values: Mapping[str, Tensor],
@@ -182,20 +170,20 @@ def _summed(
             continue
         name = member.name
         if name not in tables:
-            tables[name] = _table(parts[name], values[name])
+            tables[name] = connection_table(parts[name], values[name])
         elif member.role != "both":  # a layer that makes what it reads: rows and columns cross
             (other,) = (m for m in group.members if m.name == name and m is not member)
             rows, columns = (member, other) if member.role == "output" else (other, member)
             pairs = zip(rows.indices, columns.indices, strict=True)
             total = total - torch.stack([tables[name][list(r)][:, list(c)].sum() for r, c in pairs])
-        total = total + _per_channel(member, tables[name].sum(int(member.role != "input")))
+        total = total + sum_per_channel(member, tables[name].sum(int(member.role != "input")))
     return total
 
 
-def _batch_norm_scale(network: nn.Module, group: ChannelGroup) -> Tensor:
+def measure_scales(network: nn.Module, group: ChannelGroup) -> Tensor:
     parts = named_parts(network)
     scales = [
-        _per_channel(member, part.weight.detach().abs())
+        sum_per_channel(member, part.weight.detach().abs())
         for member in group.members
         if isinstance(part := parts[member.name], _BatchNorm) and part.affine
     ]
@@ -204,15 +192,15 @@ def _batch_norm_scale(network: nn.Module, group: ChannelGroup) -> Tensor:
     return torch.stack(scales).sum(0)
 
 
-def _taylor(network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: LossFn) -> dict[str, Tensor]:
+def measure_taylor(
+    network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: LossFn
+) -> dict[str, Tensor]:
     network = copy.deepcopy(network).requires_grad_(True)  # in its present mode, as the score of that name
-    weights = {slot.name: slot.raw for slot in weight_slots(network).values()}
+    weights = {name: slot.raw for name, slot in named_slots(network).items()}
     parts = named_parts(network)
     totals: dict[str, Tensor] = {}
     with torch.enable_grad():
-        for loss in loss_fn(network):
-            if loss.numel() != 1:
-                raise ValueError(f"loss_fn must yield scalars, got a loss of shape {tuple(loss.shape)}")
+        for loss in _list_losses(network, loss_fn):
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             products = {
                 key: torch.zeros_like(weight) if gradient is None else (gradient * weight).detach()
@@ -224,26 +212,50 @@ def _taylor(network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: Los
                     for member in group.members
                 )
                 roles = ("input",) if read else ("output", "both")
-                change = _summed(network, group, products, roles).square()
+                change = sum_weights(network, group, products, roles).square()
                 totals[key] = totals[key] + change if key in totals else change
-    if not totals:
-        raise ValueError("loss_fn must yield at least one loss, got none")
     return totals
 
 
-def _activation(
+def _list_losses(network: nn.Module, loss_fn: LossFn) -> Iterator[Tensor]:
+    """The losses of a closure that yields them or returns one, checked.
+
+    Raises:
+        TypeError: if ``loss_fn`` cannot be called.
+        ValueError: if it yields nothing, or something that is no scalar with a gradient.
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function of the network, got {type(loss_fn).__name__}")
+    yielded = loss_fn(network)
+    losses = iter([yielded] if isinstance(yielded, Tensor) else yielded)
+    count = 0
+    try:
+        for loss in losses:
+            count += 1
+            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                raise ValueError(f"loss_fn must yield scalar losses that depend on the network, got {got}")
+            yield loss.sum()
+    finally:
+        if isinstance(losses, Generator):
+            losses.close()  # it may hold another network frozen
+    if not count:
+        raise ValueError("loss_fn must yield at least one loss, got none")
+
+
+def measure_activations(
     analysis: Analysis, name: str, inputs: Any, groups: Mapping[str, ChannelGroup]
 ) -> dict[str, Tensor]:
     wanted = {layer for group in groups.values() for layer in group.layers}
-    slots = weight_slots(analysis.folded)
-    others = [key for key, slot in slots.items() if slot.name not in wanted]
+    names = {slot.key: name for name, slot in named_slots(analysis.plain).items()}
+    others = [key for key, name in names.items() if name not in wanted]
     batches = analysis.arguments if inputs is None else inputs
-    by_weight = channel_scores(analysis.folded, name, batches, others)
-    scores = {slots[key].name: values for key, values in by_weight.items()}
+    by_weight = channel_scores(analysis.plain, name, batches, others)
+    scores = {names[key]: values for key, values in by_weight.items()}
     result = {}
     for key, group in groups.items():
         found = [
-            _per_channel(member, scores[member.name])
+            sum_per_channel(member, scores[member.name])
             for member in group.members
             if member.role != "input" and member.name in scores
         ]

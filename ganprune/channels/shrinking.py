@@ -6,39 +6,30 @@ it out and keeps the promise.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
-from ganprune.channels.graph import ChannelError, ChannelGroup, Cut, copied, named_parts, sizes_of, tensors_in
+from ganprune.channels.analysis import Analysis, analyse
+from ganprune.channels.counting import Sizes
+from ganprune.channels.groups import ChannelGroup
 from ganprune.channels.importance import (
     COMPARABLE,
     LossFn,
     check_importance,
     importance_of,
     prunable_groups,
-    repeatable,
 )
-from ganprune.channels.surgery import Analysis, analyse, cut_of, finish
+from ganprune.channels.parts import ChannelError, list_batches, named_slots
+from ganprune.channels.surgery import finish_removal
 from ganprune.core.checks import check_choice, check_integer, check_number
-from ganprune.core.modes import eval_mode
-from ganprune.core.random import keep_random_state
 from ganprune.masks.mask import check_sparsity, pruned_count
-from ganprune.masks.weights import weight_slots
 
 CHANNEL_ALLOCATIONS = ("uniform", "global")
-
-
-Options = ParamSpec("Options")
-
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -73,77 +64,13 @@ class ChannelPlan:
         return self.macs / self.dense_macs
 
 
-def _positions(network: nn.Module, arguments: tuple[Any, ...]) -> dict[str, int]:
-    """How often each weight of a layer is used on the whole batch."""
-    uses: dict[str, int] = {}
-    handles = []
-    for key, slot in weight_slots(network).items():
-
-        def after(layer: Any, args: Any, kwargs: Any, output: Tensor, key: str = key) -> None:
-            if isinstance(layer, _ConvTransposeNd):
-                count = tensors_in([args, kwargs])[0].numel() // layer.in_channels
-            else:
-                count = output.numel() // (getattr(layer, "out_channels", 0) or layer.out_features)
-            uses[key] = uses.get(key, 0) + count
-
-        handles.append(slot.layer.register_forward_hook(after, with_kwargs=True))
-    device = next(network.parameters()).device
-    try:
-        with torch.no_grad(), eval_mode(network), keep_random_state(device):
-            network(*copied(arguments))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return uses
-
-
-def _batch_size(arguments: tuple[Any, ...]) -> int:
-    return next((len(one) for one in tensors_in(arguments) if one.ndim), 1)
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Parameters and multiply-accumulates of a network as functions of what is cut out of it."""
-
-    network: nn.Module
-    uses: Mapping[str, int]
-    batch: int
-
-    @classmethod
-    def of(cls, analysis: Analysis) -> _Sizes:
-        uses = _positions(analysis.folded, analysis.arguments)
-        return cls(analysis.folded, uses, _batch_size(analysis.arguments))
-
-    def count(self, cut: Cut) -> tuple[int, int]:
-        parts = named_parts(self.network)
-        left = {key: sizes_of(parts[key[0]])[key[1]] - len(indices) for key, indices in cut.items()}
-
-        def scaled(name: str, number: int, roles: Iterable[str]) -> int:
-            for role in roles:
-                if (name, role) in left:
-                    number = number * left[name, role] // sizes_of(parts[name])[role]
-            return number
-
-        parameters = 0
-        for name, parameter in self.network.named_parameters():
-            layer, _, attribute = name.rpartition(".")
-            roles = ("output", "both", "input") if attribute == "weight" else ("output", "both")
-            own = scaled(name, parameter.numel(), ("both",))
-            parameters += scaled(layer, own, roles) if layer in parts else own
-        macs = sum(
-            self.uses.get(key, 0) * scaled(slot.name, slot.raw.numel(), ("output", "both", "input"))
-            for key, slot in weight_slots(self.network).items()
-        )
-        return parameters, macs // self.batch
-
-
-def _rounded(kept: int, total: int, round_to: int, minimum: int) -> int:
+def _round_count(kept: int, total: int, round_to: int, minimum: int) -> int:
     """The multiple of ``round_to`` nearest to ``kept``, but not below ``minimum``; all where there are fewer."""
     multiples = max(math.floor(kept / round_to + 0.5), math.ceil(minimum / round_to))
     return min(multiples * round_to, total)
 
 
-def _keep_counts(
+def _count_kept(
     importance: Mapping[str, Tensor],
     ratio: float,
     allocation: str,
@@ -168,18 +95,18 @@ def _keep_counts(
         kept = dict(totals)
         for _, _, key in pool[: pruned_count(ratio, sum(totals.values()))]:
             kept[key] -= 1
-    return {key: _rounded(count, totals[key], round_to, minimum) for key, count in kept.items()}
+    return {key: _round_count(count, totals[key], round_to, minimum) for key, count in kept.items()}
 
 
-def _least(values: Tensor, count: int) -> list[int]:
+def _choose_least(values: Tensor, count: int) -> list[int]:
     """The positions of the ``count`` smallest; of equal ones the first."""
     return sorted(values.detach().cpu().sort(stable=True).indices[:count].tolist())
 
 
-def _plan(analysis: Analysis, sizes: _Sizes, chosen: Mapping[str, list[int]]) -> ChannelPlan:
+def _make_plan(analysis: Analysis, sizes: Sizes, chosen: Mapping[str, list[int]]) -> ChannelPlan:
     groups = {group.name: group for group in analysis.groups}
-    cut = cut_of(analysis, chosen)
-    layers = {slot.name for slot in weight_slots(analysis.folded).values()}
+    cut = analysis.cut_units(chosen)
+    layers = set(named_slots(analysis.plain))
     removed = {
         name: tuple(sorted(indices))
         for (name, role), indices in cut.items()
@@ -201,38 +128,49 @@ def _check_options(
 
 def _decide(
     network: nn.Module,
-    channel_ratio: float = 0.5,
-    importance: str | Mapping[str, Tensor] = "l1",
-    inputs: Any = None,
-    loss_fn: LossFn | None = None,
+    channel_ratio: float,
+    importance: str | Mapping[str, Tensor],
+    loss_fn: LossFn | None,
+    inputs: Any,
     *,
-    macs_fraction: float | None = None,
-    allocation: str = "uniform",
-    round_to: int = 1,
-    minimum: int = 1,
-    protect: Iterable[str] = (),
-    seed: int = 0,
+    macs_fraction: float | None,
+    allocation: str,
+    round_to: int,
+    minimum: int,
+    protect: Iterable[str],
+    seed: int,
 ) -> tuple[Analysis, ChannelPlan]:
     ratio, round_to, minimum = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
     own = isinstance(importance, Mapping)
     if not own:
         check_importance(importance, loss_fn)
     protect = [protect] if isinstance(protect, str) else list(protect)
-    inputs = repeatable(inputs)
+    inputs = list_batches(inputs)
     analysis = analyse(network, inputs)
     if isinstance(importance, Mapping):
         values = _own_importance(importance, prunable_groups(analysis, protect))
     else:
         values = importance_of(analysis, importance, inputs, loss_fn, protect, seed)
     comparable = own or importance in COMPARABLE
-    sizes = _Sizes.of(analysis)
+    sizes = Sizes.of(analysis.plain, analysis.arguments)
 
     def plan(share: float) -> ChannelPlan:
-        counts = _keep_counts(values, share, allocation, comparable, round_to, minimum)
-        return _plan(analysis, sizes, {k: _least(v, v.numel() - counts[k]) for k, v in values.items()})
+        counts = _count_kept(values, share, allocation, comparable, round_to, minimum)
+        return _make_plan(
+            analysis, sizes, {k: _choose_least(v, v.numel() - counts[k]) for k, v in values.items()}
+        )
 
     if macs_fraction is None:
         return analysis, plan(ratio)
+    return analysis, _search_ratio(plan, macs_fraction)
+
+
+def _search_ratio(plan: Callable[[float], ChannelPlan], macs_fraction: float) -> ChannelPlan:
+    """The plan of the largest network that leaves at most this share of the multiply-accumulates, by bisection.
+
+    Raises:
+        ChannelError: if there is none.
+    """
     low, high = 0.0, 1.0 - 1e-9
     found = plan(high)
     if found.macs > macs_fraction * found.dense_macs:
@@ -240,14 +178,14 @@ def _decide(
             f"macs_fraction {macs_fraction} cannot be reached; with these options the least is "
             f"{found.macs_fraction:.4f}"
         )
-    for _ in range(24):  # the largest network that is small enough
+    for _ in range(24):
         middle = (low + high) / 2
-        tried = plan(middle)
-        if tried.macs <= macs_fraction * tried.dense_macs:
-            high, found = middle, tried
+        between = plan(middle)
+        if between.macs <= macs_fraction * between.dense_macs:
+            high, found = middle, between
         else:
             low = middle
-    return analysis, found
+    return found
 
 
 def _own_importance(given: Mapping[str, Tensor], groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
@@ -264,22 +202,20 @@ def _own_importance(given: Mapping[str, Tensor], groups: Mapping[str, ChannelGro
     return dict(given)
 
 
-def _with_options_of(
-    inner: Callable[Options, Any],
-) -> Callable[[Callable[..., Result]], Callable[Options, Result]]:
-    """Gives a function that passes on all its arguments the signature of the function that takes them."""
-
-    def dressed(outer: Callable[..., Result]) -> Callable[Options, Result]:
-        hints = {**inner.__annotations__, "return": outer.__annotations__["return"]}
-        signature = inspect.signature(inner).replace(return_annotation=hints["return"])
-        outer.__annotations__, outer.__signature__ = hints, signature  # type: ignore[attr-defined]
-        return outer
-
-    return dressed
-
-
-@_with_options_of(_decide)
-def plan_channels(*arguments: Any, **options: Any) -> ChannelPlan:
+def plan_channels(
+    network: nn.Module,
+    channel_ratio: float = 0.5,
+    importance: str | Mapping[str, Tensor] = "l1",
+    loss_fn: LossFn | None = None,
+    inputs: Any = None,
+    *,
+    macs_fraction: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    minimum: int = 1,
+    protect: Iterable[str] = (),
+    seed: int = 0,
+) -> ChannelPlan:
     """What :func:`shrink_channels` would do with the same arguments; nothing is changed.
 
     Raises:
@@ -287,11 +223,36 @@ def plan_channels(*arguments: Any, **options: Any) -> ChannelPlan:
         ValueError: as :func:`shrink_channels` does.
         TypeError: as :func:`shrink_channels` does.
     """
-    return _decide(*arguments, **options)[1]
+    _, plan = _decide(
+        network,
+        channel_ratio,
+        importance,
+        loss_fn,
+        inputs,
+        macs_fraction=macs_fraction,
+        allocation=allocation,
+        round_to=round_to,
+        minimum=minimum,
+        protect=protect,
+        seed=seed,
+    )
+    return plan
 
 
-@_with_options_of(_decide)
-def shrink_channels(*arguments: Any, **options: Any) -> nn.Module:
+def shrink_channels(
+    network: nn.Module,
+    channel_ratio: float = 0.5,
+    importance: str | Mapping[str, Tensor] = "l1",
+    loss_fn: LossFn | None = None,
+    inputs: Any = None,
+    *,
+    macs_fraction: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    minimum: int = 1,
+    protect: Iterable[str] = (),
+    seed: int = 0,
+) -> nn.Module:
     """A smaller network without the least important channels; the original is left as it was.
 
     A ratio p takes about 1 − (1 − p)² of the weights between two layers that both lose channels. What comes out
@@ -311,8 +272,8 @@ def shrink_channels(*arguments: Any, **options: Any) -> nn.Module:
         channel_ratio: fraction of the coupled channels that is removed, in [0, 1).
         importance: a name for :func:`channel_importance`, or group name → one number per channel; groups that
             are not named then stay whole.
-        inputs: what the network takes, as for :func:`channel_groups`.
         loss_fn: for the importance "taylor".
+        inputs: what the network takes, as for :func:`channel_groups`.
         macs_fraction: if given, the ratio is found that leaves at most this share of the multiply-accumulates,
             in (0, 1], and ``channel_ratio`` is not used.
         allocation: "uniform" removes the ratio in every group; "global" compares all channels, after dividing
@@ -333,15 +294,24 @@ def shrink_channels(*arguments: Any, **options: Any) -> nn.Module:
         ValueError: if an argument is outside its range, or as in :func:`channel_groups`.
         TypeError: if ``channel_ratio`` or ``macs_fraction`` is not a number, or an importance no tensor.
     """
-    analysis, plan = _decide(*arguments, **options)
-    small = finish(analysis, analysis.cut(plan.removed))
-    parameters = sum(parameter.numel() for parameter in small.parameters())
-    uses = _positions(small, analysis.arguments)
-    macs = sum(uses.get(key, 0) * slot.raw.numel() for key, slot in weight_slots(small).items())
-    macs //= _batch_size(analysis.arguments)
-    if (parameters, macs) != (plan.parameters, plan.macs):
+    analysis, plan = _decide(
+        network,
+        channel_ratio,
+        importance,
+        loss_fn,
+        inputs,
+        macs_fraction=macs_fraction,
+        allocation=allocation,
+        round_to=round_to,
+        minimum=minimum,
+        protect=protect,
+        seed=seed,
+    )
+    small = finish_removal(analysis, analysis.cut(plan.removed))
+    found = Sizes.of(small, analysis.arguments).count({})
+    if found != (plan.parameters, plan.macs):
         raise ChannelError(
-            f"{type(small).__name__} has {parameters} parameters and {macs} multiply-accumulates after removing "
+            f"{type(small).__name__} has {found[0]} parameters and {found[1]} multiply-accumulates after removing "
             f"channels, where {plan.parameters} and {plan.macs} were promised; the number of channels changes "
             "what its code does"
         )

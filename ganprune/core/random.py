@@ -31,7 +31,7 @@ def keep_random_state(device: str | torch.device = "cpu") -> Iterator[None]:
     """The global random states of the CPU and of a device are at the end of the block what they were before."""
     place = torch.device(device)
     cuda = []
-    if place.type == "cuda":
+    if place.type == "cuda" and torch.cuda.is_available():
         cuda = [torch.cuda.current_device() if place.index is None else place.index]
     with torch.random.fork_rng(devices=cuda):
         yield

@@ -21,7 +21,7 @@ from ganprune.dynamic.common import (
     mask_in_force,
 )
 from ganprune.masks.mask import Mask, MaskError, pruned_count
-from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.networks.sampling import draw_latents
 from ganprune.pruning import prune
 from ganprune.scores.registry import score
 from ganprune.training.callbacks import PRUNE, Callback
@@ -207,7 +207,7 @@ class BalanceController(Callback):
             )
         gan, draw = state.gan, step_seed(self.seed, state.step, "balance")
         real = self.split.batch(self.samples, draw, 0).to(gan.device)
-        latents = sample_latents(self.samples, latent_dim_of(gan.generator), draw, gan.device)
+        latents = draw_latents(gan.generator, self.samples, draw)
         ratio, lead = balance_ratio(gan.generator, gan.discriminator, self._before[1], real, latents, draw)
         if ratio is None:
             action = "skipped: the discriminator does not tell real from generated samples"
@@ -227,7 +227,10 @@ class BalanceController(Callback):
         if more == 0 or (more > 0) != (change > 0):
             return "at bound"
         if more > 0:
-            new = _grown(mask, self._growth(state, mask), more, self.allocation)
+            growth = self._growth(state, mask)
+            if not any(bool(one.any()) for one in growth.values()):
+                return "skipped: the discriminator has no gradient to grow by"
+            new = _grown(mask, growth, more, self.allocation)
         else:
             weights = effective(state, "discriminator")
             magnitudes = {key: weight.abs() for key, weight in weights.items()}

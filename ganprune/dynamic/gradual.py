@@ -88,7 +88,9 @@ class GradualPruning(Callback):
             )
         check_choice("allocation", self.allocation, ALLOCATION_NAMES)
         self.data = {"loss_fn": loss_fn, "inputs": inputs}
-        needed = [name for name, value in self.data.items() if value is None and name in _needs(score)]
+        needed = [
+            name for name, value in self.data.items() if value is None and name in get_score(score).needs
+        ]
         if network == "generator" and "loss_fn" in needed:
             needed.remove("loss_fn")  # prune makes it from the GAN
         if needed:
@@ -141,8 +143,3 @@ class GradualPruning(Callback):
 
     def __repr__(self) -> str:
         return f"GradualPruning({self.schedule!r}, {self.score!r}, network={self.network!r})"
-
-
-def _needs(score: str) -> Any:
-    chosen = get_score(score)
-    return getattr(chosen, "needs", None) or getattr(chosen, "parameters", ())

@@ -7,7 +7,6 @@ split with a fixed recipe, reports accuracy on validation, and looks at the test
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import platform
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import safetensors
 import torch
 
-from ganprune.core.device import as_device, best_precision
+from ganprune.core.device import as_device
 from ganprune.core.tensors import hash_weights
 from ganprune.data.sources import mnist
 from ganprune.metrics.classifier import ClassifierConfig, accuracy, train_classifier
@@ -29,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, measure and save the digit classifier.
+    """Trains, measures and saves the digit classifier.
 
     Args:
-        arguments: Command-line arguments; default those of the process.
+        arguments: command-line arguments; default those of the process.
 
     Returns:
         The exit status, 0.
@@ -50,18 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = as_device(options.device)
     digits = mnist(device=device)
     begin = time.perf_counter()
-    network = train_classifier(digits, config, device)
+    network = train_classifier(digits, config, device, announce=logger.info)
     seconds = time.perf_counter() - begin
     validation = accuracy(network, digits.validation)
     test = accuracy(network, digits.test)
     metadata = {
         "dataset": digits.name,
         "trained_on": f"train split, {len(digits.train)} images",
-        "config": json.dumps(asdict(config)),
-        "validation_accuracy": f"{validation:.4f}",
-        "test_accuracy": f"{test:.4f}",
+        "config": asdict(config),
+        "validation_accuracy": round(validation, 4),
+        "test_accuracy": round(test, 4),
         "command": COMMAND,
-        "precision": best_precision(device),
+        "precision": "float32",
         "device": device.type,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -19,7 +19,7 @@ from ganprune.losses import generator_loss
 from ganprune.lottery.tickets import copy_gan
 from ganprune.masks.mask import Mask, check_sparsity, pruned_count
 from ganprune.metrics.fidelity import evaluate
-from ganprune.metrics.macs import effective_macs
+from ganprune.metrics.work import effective_macs
 from ganprune.networks.gan import GAN
 from ganprune.records.store import provenance
 from ganprune.scores.registry import get_score, score

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ganprune.masks.mask import Mask, MaskError
+from ganprune.masks.spectral import power_iteration
 from ganprune.masks.weights import WeightSlot, slots_of_parameters, spectral_parts, weight_slots
 
 Pairs = list[tuple[WeightSlot, Tensor]]
+_EMPTIED = (
+    "mask empties what a norm divides by its length, which would be 0 / 0 (allocation 'per-output' keeps as much of "
+    "each output, 'erk' and 'uniform' take less from small layers than 'global')"
+)
 
 
 def match_slots(
@@ -85,7 +90,7 @@ def apply_mask(
         not_finite = [~torch.isfinite(slot.raw).all() for slot, _ in pairs]
         _refuse(pairs, not_finite, f"weights of the {role} must be finite, got NaN or infinity in")
         emptied = [~slot.normed_groups(kept).all() for slot, kept in pairs]
-        _refuse(pairs, emptied, "mask empties what a norm divides by its length, which would be 0 / 0, in")
+        _refuse(pairs, emptied, f"{_EMPTIED}, in")
         changed = [torch.tensor(not _keeps_zeros(slot, kept)) for slot, kept in pairs]
         _refuse(pairs, changed, "a parametrisation (to be removed first) does not keep zeros in")
     for slot, kept in (pair for pairs in matched.values() for pair in pairs):
@@ -110,20 +115,11 @@ def _keeps_zeros(slot: WeightSlot, kept: Tensor) -> bool:
     return result
 
 
-POWER_ITERATIONS = 20
-
-
 @torch.no_grad()
 def _refresh_spectral_norm(slot: WeightSlot) -> None:
     """Power iterations until u and v are the leading singular vectors of the weight as it is now."""
     for u, v, dim in spectral_parts(slot):
-        matrix = slot.raw.detach().movedim(dim, 0).flatten(1)
-        left = u.clone()
-        if (matrix.T @ left).norm() <= 1e-6 * matrix.norm():  # the old vector sees only what has been pruned
-            left = matrix @ matrix[matrix.norm(dim=1).argmax()]
-        for _ in range(POWER_ITERATIONS):
-            right = nn.functional.normalize(matrix.T @ left, dim=0)
-            left = nn.functional.normalize(matrix @ right, dim=0)
+        left, right = power_iteration(slot.raw.detach().movedim(dim, 0).flatten(1), u)
         u.copy_(left)
         v.copy_(right)
 

@@ -1,4 +1,4 @@
-"""How good a generator is (``fidelity``) and how large (``complexity``), with the features of a classifier."""
+"""How good a generator is (``fidelity``) and what a network costs (``cost``), with the features of a classifier."""
 
 from ganprune.metrics.classifier import (
     ClassifierConfig,
@@ -10,34 +10,42 @@ from ganprune.metrics.classifier import (
 from ganprune.metrics.cost import ComplexityReport, Latency, complexity, latency
 from ganprune.metrics.extractor import (
     Extractor,
+    digit_classifier_path,
     load_classifier,
     load_digit_classifier,
     load_extractor,
+    prepare_extractor,
     save_classifier,
 )
 from ganprune.metrics.fid_kid import fid, kid
 from ganprune.metrics.fidelity import (
+    METRICS,
     FidelityReport,
+    check_evaluation,
     evaluate,
     evaluate_images,
-    extract_features,
-    floor,
     histogram_kl,
 )
-from ganprune.metrics.macs import (
+from ganprune.metrics.neighbours import density_coverage, precision_recall
+from ganprune.metrics.reference import extract_features, floor
+from ganprune.metrics.size import (
     compressed_bytes,
     count_nonzero,
     count_parameters,
-    effective_macs,
     file_bytes,
-    layer_report,
-    macs,
     network_sparsity,
     sparsity,
 )
-from ganprune.metrics.neighbours import density_coverage, precision_recall
+from ganprune.metrics.work import (
+    Work,
+    effective_macs,
+    layer_report,
+    macs,
+    measure_work,
+)
 
 __all__ = [
+    "METRICS",
     "ClassifierConfig",
     "ComplexityReport",
     "DigitClassifier",
@@ -45,12 +53,15 @@ __all__ = [
     "FidelityReport",
     "ImageClassifier",
     "Latency",
+    "Work",
     "accuracy",
+    "check_evaluation",
     "complexity",
     "compressed_bytes",
     "count_nonzero",
     "count_parameters",
     "density_coverage",
+    "digit_classifier_path",
     "effective_macs",
     "evaluate",
     "evaluate_images",
@@ -66,8 +77,10 @@ __all__ = [
     "load_digit_classifier",
     "load_extractor",
     "macs",
+    "measure_work",
     "network_sparsity",
     "precision_recall",
+    "prepare_extractor",
     "save_classifier",
     "sparsity",
     "train_classifier",

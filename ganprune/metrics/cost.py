@@ -1,9 +1,4 @@
-"""How large and how slow a network is: parameters, non-zeros, multiply-accumulates, file size, latency.
-
-Two counts of work are kept apart. ``macs`` is what dense kernels execute, zeros included; it is what time
-depends on. ``effective_macs`` leaves out the products with a zero weight; only kernels that skip zeros would
-gain from them.
-"""
+"""What a network costs, in one report: parameters, non-zeros, multiply-accumulates, file size, latency."""
 
 from __future__ import annotations
 
@@ -21,30 +16,28 @@ from ganprune.core.random import keep_random_state
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
 from ganprune.masks.weights import prunable_weights
-from ganprune.metrics.macs import (
-    Inputs,
-    call_arguments,
+from ganprune.metrics.size import (
     compressed_bytes,
     count_nonzero,
     count_parameters,
     file_bytes,
-    measure_work,
     network_sparsity,
 )
+from ganprune.metrics.work import Inputs, call_arguments, count_samples, device_of, measure_work
 
 
 @dataclass(frozen=True)
 class Latency:
     """Time of one forward pass, measured after a warm-up.
 
-    Args:
-        seconds: Median over the repetitions.
-        lower: Lower quartile, in seconds.
-        upper: Upper quartile, in seconds.
-        batch_size: Inputs in one pass.
-        repeats: Number of timed passes.
+    Attributes:
+        seconds: median over the repetitions.
+        lower: lower quartile, in seconds.
+        upper: upper quartile, in seconds.
+        batch_size: inputs in one pass.
+        repeats: number of timed passes.
         threads: CPU threads that torch may use.
-        device: Where it ran.
+        device: where it ran.
     """
 
     seconds: float
@@ -58,21 +51,21 @@ class Latency:
 
 @dataclass(frozen=True)
 class ComplexityReport:
-    """What ``complexity`` found.
+    """What :func:`complexity` found.
 
-    Args:
-        parameters: Number of parameters.
-        nonzero: How many of them are not zero.
-        prunable: Number of prunable weights.
-        prunable_nonzero: How many of them are kept: not zero, or not pruned by the mask that was given.
-        prunable_layers: Their canonical names.
-        sparsity: Share of zeros among the prunable weights (of pruned weights, if a mask was given).
-        network_sparsity: Share of zeros among all parameters.
-        macs: Multiply-accumulates of dense kernels for one input.
-        effective_macs: Those whose weight is not zero.
-        file_bytes: Size of the state dict as a safetensors file, zeros stored like any number.
-        compressed_bytes: Size of the same file after zlib compression, to which zeros cost little.
-        latency: Time of one forward pass (None if it was not asked for).
+    Attributes:
+        parameters: number of parameters.
+        nonzero: how many of them are not zero.
+        prunable: number of prunable weights.
+        prunable_nonzero: how many of them are kept: not zero, or not pruned by the mask that was given.
+        prunable_layers: their canonical names.
+        sparsity: share of zeros among the prunable weights (of pruned weights, if a mask was given).
+        network_sparsity: share of zeros among all parameters.
+        macs: multiply-accumulates of dense kernels for one input.
+        effective_macs: those whose weight is not zero.
+        file_bytes: size of the state dict as a safetensors file, zeros stored like any number.
+        compressed_bytes: size of the same file after zlib compression, to which zeros cost little.
+        latency: time of one forward pass (None if it was not asked for).
     """
 
     parameters: int
@@ -98,95 +91,92 @@ class ComplexityReport:
 
 @torch.no_grad()
 def latency(
-    model: nn.Module, batch_size: int = 64, inputs: Inputs = None, repeats: int = 20, warmup: int = 5
+    network: nn.Module,
+    batch_size: int = 64,
+    inputs: Inputs = None,
+    repeats: int = 20,
+    warmup: int = 5,
+    samples: int | None = None,
 ) -> Latency:
-    """Median time of a forward pass in eval mode.
+    """Median time of a forward pass in evaluation mode.
 
     Args:
-        model: The network; it is left as it was.
-        batch_size: Inputs in one pass; ignored if ``inputs`` is given.
-        inputs: A whole batch; default latents (or images) of the shape that the model's spec names.
-        repeats: Timed passes, at least 1.
-        warmup: Passes before them, at least 0.
+        network: any module; it is left as it was.
+        batch_size: inputs in one pass; not used if ``inputs`` is given.
+        inputs: a whole batch; default latents (or images) of the shape that the network's spec names.
+        repeats: timed passes, at least 1.
+        warmup: passes before them, at least 0.
+        samples: number of inputs in a batch that is given, as for :func:`ganprune.metrics.macs`.
 
     Returns:
         Median and quartiles, with batch size, threads and device.
 
     Raises:
-        ValueError: If a number is outside its range, or ``inputs`` is missing and the model does not say what
-            it takes.
+        ValueError: if a number is outside its range, or ``inputs`` is missing and the network does not say what it
+            takes.
     """
     batch_size, repeats = check_integer("batch_size", batch_size, 1), check_integer("repeats", repeats, 1)
     warmup = check_integer("warmup", warmup, 0)
-    batch = call_arguments(model, batch_size, inputs)
-    device = batch[0].device
+    arguments = call_arguments(network, batch_size, inputs)
+    samples, device = count_samples(arguments, samples), device_of(arguments)
     times = []
-    with eval_mode(model), keep_random_state(device):
+    with eval_mode(network), keep_random_state(device):
         for turn in range(warmup + repeats):
             _wait(device)
             begin = time.perf_counter()
-            model(*batch)
+            network(*arguments)
             _wait(device)
             if turn >= warmup:
                 times.append(time.perf_counter() - begin)
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive") if repeats > 1 else times * 3
-    return Latency(median, lower, upper, len(batch[0]), repeats, torch.get_num_threads(), str(device))
+    return Latency(median, lower, upper, samples, repeats, torch.get_num_threads(), str(device))
 
 
 def complexity(
-    model: nn.Module,
+    network: nn.Module,
     mask: Mask | None = None,
     inputs: Inputs = None,
     batch_size: int | None = 64,
     repeats: int = 20,
+    samples: int | None = None,
 ) -> ComplexityReport:
     """Size, work, storage and latency of a network in one report; the network is left as it was.
 
     Args:
-        model: The network.
-        mask: If given, its prunable weights are the ones counted, and every weight that it prunes must be
-            zero.
-        inputs: As for ``macs``; default what the model's spec names.
-        batch_size: Inputs in one timed pass; None leaves the latency out.
-        repeats: Timed passes.
-
-    Returns:
-        The report.
+        network: any module.
+        mask: if given, its prunable weights are the ones counted, and every weight that it prunes must be zero.
+        inputs: a batch, which is also the one that is timed; default what the network's spec names.
+        batch_size: inputs in one timed pass where no ``inputs`` are given; None leaves the latency out.
+        repeats: timed passes.
+        samples: number of inputs in a batch that is given, as for :func:`ganprune.metrics.macs`.
 
     Raises:
-        ValueError: If ``inputs`` is missing and the model does not say what it takes, or it has no prunable
-            weight.
-        MaskError: If a weight that the mask prunes is not zero.
+        ValueError: if ``inputs`` is missing and the network does not say what it takes, or it has no prunable weight.
+        MaskError: if a weight that the mask prunes is not zero.
     """
     if mask is not None:
-        check_mask(model, mask)
+        check_mask(network, mask)
         names, prunable, kept = tuple(mask), mask.total, mask.kept
     else:
-        weights = prunable_weights(model)
+        weights = prunable_weights(network)
         names, prunable = tuple(weights), sum(weight.numel() for weight in weights.values())
         kept = sum(int(weight.count_nonzero()) for weight in weights.values())
-    work = measure_work(model, inputs)
+    work = measure_work(network, inputs, samples)
     timed = None
     if batch_size is not None:
-        batch = None
-        if inputs is not None:
-            batch = tuple(
-                one.repeat(-(-batch_size // len(one)), *[1] * (one.dim() - 1))[:batch_size]
-                for one in call_arguments(model, 1, inputs)
-            )
-        timed = latency(model, batch_size, batch, repeats)
+        timed = latency(network, batch_size, inputs, repeats, samples=samples)
     return ComplexityReport(
-        parameters=count_parameters(model),
-        nonzero=count_nonzero(model),
+        parameters=count_parameters(network),
+        nonzero=count_nonzero(network),
         prunable=prunable,
         prunable_nonzero=kept,
         prunable_layers=names,
         sparsity=1 - kept / prunable,
-        network_sparsity=network_sparsity(model),
+        network_sparsity=network_sparsity(network),
         macs=round(work.dense),
         effective_macs=round(work.dense - work.skipped),
-        file_bytes=file_bytes(model),
-        compressed_bytes=compressed_bytes(model),
+        file_bytes=file_bytes(network),
+        compressed_bytes=compressed_bytes(network),
         latency=timed,
     )
 

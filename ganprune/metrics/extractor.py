@@ -1,24 +1,29 @@
-"""The extractor: a trained classifier that gives features and classes; where it lies and how it is made."""
+"""The extractor: a trained classifier that gives features and classes; where it lies and how it is made.
+
+MNIST's ships with the package. Any other data set gets one that is trained on its train split and kept as a file in
+the cache folder, either ahead by ``prepare_extractor`` or when an evaluation first needs it.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ganprune.core.device import as_device
-from ganprune.core.files import cache_dir, replacing
+from ganprune.core.files import cache_dir
 from ganprune.core.modes import full_precision
-from ganprune.core.tensors import hash_weights
+from ganprune.core.tensors import CheckpointError, hash_weights, read_safetensors, write_safetensors
 from ganprune.data.splits import ImageData, Split
 from ganprune.metrics.classifier import (
     FEATURES,
@@ -26,39 +31,47 @@ from ganprune.metrics.classifier import (
     DigitClassifier,
     ImageClassifier,
     accuracy,
+    classifier_for,
     train_classifier,
 )
 
 DIGIT_CLASSIFIER_FILE = "digit_classifier.safetensors"
+SHIPPED_DATASET = "mnist"
+RECIPE_VERSION = 2
+"""Part of a cached extractor's key: raised with each change of the classifier or of its training."""
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A classifier used as feature extractor, with a name that pins its weights.
 
-    Args:
-        network: The classifier, in eval mode, float32, without gradients, as ``inference_copy`` gives it.
-        name: Data set and architecture, such as ``"mnist-cnn128"``.
-        hash: First twelve hexadecimal digits of the SHA-256 of the weights.
-        metadata: What is stored beside the weights (accuracy, seed, command, versions).
+    Attributes:
+        network: the classifier, in evaluation mode, float32, without gradients, as :func:`inference_copy` gives it.
+        name: data set and architecture, such as ``"mnist-cnn128"``.
+        hash: first twelve hexadecimal digits of the SHA-256 of the weights.
+        metadata: what is stored beside the weights (accuracy, configuration, versions).
     """
 
     network: ImageClassifier
     name: str
     hash: str
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, Any]
 
     @property
     def label(self) -> str:
         """Name and hash in one word: ``name@hash``."""
         return f"{self.name}@{self.hash}"
 
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier lies."""
+        return next(self.network.parameters()).device
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, 128) and predicted classes (N,) of float images in [-1, 1], always in full float32."""
-        device = next(self.network.parameters()).device
-        images = images.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
-        with full_precision(device):
+        images = images.to(device=self.device, dtype=torch.float32, memory_format=torch.channels_last)
+        with full_precision(self.device):
             features = self.network.features(images)
             return features, self.network.output(features).argmax(dim=1)
 
@@ -84,66 +97,59 @@ def inference_copy(network: ImageClassifier) -> ImageClassifier:
 
 
 def save_classifier(
-    path: str | Path, network: ImageClassifier, metadata: Mapping[str, str] | None = None
+    path: str | Path, network: ImageClassifier, metadata: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a classifier to a safetensors file, whole or not at all.
+    """Writes a classifier to a safetensors file, whole or not at all.
 
     Args:
-        path: Where to write.
-        network: The classifier.
-        metadata: Further facts to store, text to text.
+        path: where to write.
+        network: the classifier.
+        metadata: further facts to store, as JSON holds them.
 
     Returns:
         The path written.
     """
     stored = {
         **(metadata or {}),
-        "image_shape": json.dumps(list(network.image_shape)),
-        "num_classes": str(network.num_classes),
+        "image_shape": list(network.image_shape),
+        "num_classes": network.num_classes,
         "hash": hash_weights(network),
         "features": f"{FEATURES} activations of the penultimate layer, after ReLU",
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=stored)
+    write_safetensors(path, network.state_dict(), stored)
     return Path(path)
 
 
 def load_classifier(
     path: str | Path, device: torch.device | str | None = None
-) -> tuple[ImageClassifier, dict]:
-    """Read a classifier from a safetensors file (no pickle, so loading runs no code from the file).
+) -> tuple[ImageClassifier, dict[str, Any]]:
+    """Reads a classifier from a safetensors file (no pickle, so loading runs no code from the file).
 
     Args:
-        path: The file.
-        device: Where to put the network; default the best device present.
+        path: the file.
+        device: where to put the network; default the best device present.
 
     Returns:
-        The classifier (eval mode, float32, without gradients) and the metadata stored beside it.
+        The classifier (evaluation mode, float32, without gradients) and the metadata stored beside it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, is not a classifier, or its weights differ from the stored hash.
+        CheckpointError: if there is no such file, or it is damaged, is not a classifier, or holds weights that differ
+            from the stored hash.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no classifier file at {path}")
+    tensors, metadata = read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        shape = tuple(json.loads(metadata["image_shape"]))
-        classes = int(metadata["num_classes"])
-        digits = shape == (1, 28, 28) and classes == 10
-        network = DigitClassifier() if digits else ImageClassifier(shape, classes)
-        network.load_state_dict(tensors)
-    except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged or is not a classifier: {error}") from error
+        shape = tuple(metadata["image_shape"])
+        with torch.inference_mode(False):
+            network = classifier_for(shape, metadata["num_classes"])
+            network.load_state_dict(tensors)
+            network = network.to(as_device(device)).eval().requires_grad_(False)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not a classifier: {error}") from error
     if hash_weights(network) != metadata.get("hash"):
-        raise ValueError(
-            f"the weights in {path} have hash {hash_weights(network)}, stored is {metadata.get('hash')}"
+        raise CheckpointError(
+            f"{path} is damaged: its weights have hash {hash_weights(network)}, stored is {metadata.get('hash')}"
         )
-    return network.to(as_device(device)).eval().requires_grad_(False), metadata
+    return network, metadata
 
 
 def digit_classifier_path() -> Path:
@@ -155,15 +161,70 @@ def load_digit_classifier(device: torch.device | str | None = None) -> DigitClas
     """The digit classifier that ships with the package, ready to extract features.
 
     Args:
-        device: Where to put it; default the best device present.
+        device: where to put it; default the best device present.
 
     Returns:
-        A fresh copy in eval mode, float32, without gradients.
+        A fresh copy in evaluation mode, float32, without gradients.
     """
     network, _ = load_classifier(digit_classifier_path(), device)
     if not isinstance(network, DigitClassifier):
-        raise ValueError(f"{digit_classifier_path()} does not hold a digit classifier")
+        raise CheckpointError(f"{digit_classifier_path()} does not hold a digit classifier")
     return network
+
+
+def prepare_extractor(
+    data: ImageData | Split,
+    device: torch.device | str | None = None,
+    config: ClassifierConfig | None = None,
+    show_progress: bool = True,
+    announce: Callable[[str], Any] | None = None,
+) -> Path:
+    """Trains the feature extractor of a data set ahead of its first evaluation; nothing to do if it is there.
+
+    Args:
+        data: the data set, or one of its splits; the extractor is trained on its train split, whichever is given.
+        device: where to train; default the best device present.
+        config: how to train. The default suits small photographs: six epochs, mirrored images, no rotation.
+        show_progress: show a progress bar on standard error.
+        announce: called once with a sentence that says how long the training takes, after its first few steps.
+
+    Returns:
+        The file of the extractor: for MNIST the one that ships with the package, else one in the cache folder. Its
+        name has a hash of the train split's images and labels, of the configuration and of the recipe's version.
+
+    Raises:
+        ValueError: if a split is given that belongs to no data set, or the train split has too few images or labels
+            that are no classes.
+    """
+    name = data.dataset if isinstance(data, Split) else data.name
+    if name == SHIPPED_DATASET:
+        return digit_classifier_path()
+    data = data.siblings() if isinstance(data, Split) else data
+    config = config or ClassifierConfig(epochs=6, rotation=0.0, flip=True)
+    path = _cached_path(data, config)
+    if not path.is_file():
+        network = train_classifier(data, config, device, show_progress, announce)
+        metadata = {
+            "dataset": name,
+            "trained_on": f"train split, {len(data.train)} images",
+            "config": asdict(config),
+            "validation_accuracy": round(accuracy(network, data.validation), 4)
+            if len(data.validation)
+            else None,
+            "torch": torch.__version__,
+        }
+        save_classifier(path, network, metadata)
+    return path
+
+
+def _cached_path(data: ImageData, config: ClassifierConfig) -> Path:
+    """The file of a data set's extractor: its name says which data set, and a hash of everything that shapes it."""
+    recipe = [RECIPE_VERSION, asdict(config), data.name, list(data.image_shape), data.num_classes]
+    key = hashlib.sha256(json.dumps(recipe).encode())
+    for tensor in (data.train.images, data.train.labels):
+        key.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    words = re.sub(r"[^A-Za-z0-9_-]+", "-", data.name).strip("-")[:40] or "data"
+    return cache_dir() / "extractors" / f"{words}-{key.hexdigest()[:16]}.safetensors"
 
 
 _extractors: dict[tuple[str, str], Extractor] = {}
@@ -173,43 +234,44 @@ def load_extractor(
     data: ImageData | Split,
     device: torch.device | str | None = None,
     config: ClassifierConfig | None = None,
-    progress: bool = True,
+    show_progress: bool = True,
+    announce: Callable[[str], Any] | None = None,
 ) -> Extractor:
     """The feature extractor of a data set: the shipped one for MNIST, else one trained on its train split.
 
-    A trained extractor is cached as a file under ``cache_dir()`` and loaded from there the next
-    time; in one process it is loaded once per device.
+    It is trained when no extractor of these very images is in the cache folder, as :func:`prepare_extractor` does
+    ahead. In one process each is loaded once per device.
 
     Args:
-        data: The data set, or one of its splits.
-        device: Where to put the extractor; default the best device present.
-        config: How to train an extractor that is not cached yet (not for MNIST).
-        progress: Show a progress bar while training.
+        data: the data set, or one of its splits.
+        device: where to put the extractor; default the best device present.
+        config: as for :func:`prepare_extractor`.
+        show_progress: show a progress bar if it is trained.
+        announce: as for :func:`prepare_extractor`; default a warning.
 
     Returns:
         The extractor with its name and hash.
+
+    Raises:
+        ValueError: as for :func:`prepare_extractor`.
+        CheckpointError: if the file is damaged.
     """
     target = as_device(device)
-    dataset = data.dataset if isinstance(data, Split) else data.name
-    path, name = digit_classifier_path(), f"{dataset}-cnn{FEATURES}"
-    if dataset != "mnist":
-        data = data.siblings() if isinstance(data, Split) else data
-        config = config or ClassifierConfig(epochs=6, rotation=0.0, flip=True)
-        recipe = json.dumps([asdict(config), list(data.image_shape), data.num_classes, len(data.train)])
-        key = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-        path = cache_dir() / "extractors" / f"{dataset}-{key}.safetensors"
+    path = prepare_extractor(data, target, config, show_progress, announce or _warn)
     known = _extractors.get((str(path), str(target)))
     if known is None:
-        if isinstance(data, ImageData) and dataset != "mnist" and not path.is_file():
-            network = train_classifier(data, config, target, progress)
-            metadata = {
-                "dataset": dataset,
-                "config": json.dumps(asdict(config or ClassifierConfig())),
-                "validation_accuracy": f"{accuracy(network, data.validation):.4f}",
-                "torch": torch.__version__,
-            }
-            save_classifier(path, network, metadata)
-        network, stored = load_classifier(path, target)
-        known = Extractor(inference_copy(network), name, stored["hash"], stored)
+        dataset = data.dataset if isinstance(data, Split) else data.name
+        network, metadata = load_classifier(path, target)
+        with torch.inference_mode(False):
+            ready = inference_copy(network)
+        known = Extractor(ready, f"{dataset}-cnn{FEATURES}", metadata["hash"], metadata)
         _extractors[(str(path), str(target))] = known
     return known
+
+
+def _warn(cost: str) -> None:
+    warnings.warn(
+        f"{cost}; ganprune.metrics.prepare_extractor does it ahead of the first evaluation",
+        UserWarning,
+        stacklevel=2,
+    )

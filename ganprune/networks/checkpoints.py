@@ -124,7 +124,7 @@ def gan_metadata(gan: GAN) -> dict[str, Any]:
             ) from error
         for one in (name, "generator_ema") if name == "generator" else (name,):
             _refuse_what_load_refuses(one, gan.networks()[one], as_read)
-    return {"specs": specs, "mask_order": mask_order(gan.masks)}
+    return {"specs": specs, "mask_order": mask_order(gan.masks), "said_dense": sorted(gan.masks.said_dense)}
 
 
 def _refuse_what_load_refuses(name: str, network: nn.Module, spec: dict[str, Any]) -> None:
@@ -162,6 +162,7 @@ def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: s
         check_mask(gan.networks()[name], mask)
         if name != "generator_ema":  # it has the generator's mask
             gan.masks[name] = mask
+    gan.masks.say_dense(metadata.get("said_dense", ()))
     return gan
 
 

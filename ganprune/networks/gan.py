@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +160,12 @@ class GANMasks(MutableMapping[str, Mask]):
 
     def clear(self) -> None:
         """Says that both networks are trained dense from now on, also where their weights happen to be zero."""
-        for network in MASKED_NETWORKS:
+        self.say_dense(MASKED_NETWORKS)
+
+    def say_dense(self, networks: Iterable[str]) -> None:
+        """Says of some networks what :meth:`clear` says of both; it is saved with the GAN."""
+        for network in networks:
+            check_choice("network", network, MASKED_NETWORKS)
             self._masks.pop(network, None)
             self._let_go(network)
             self._said_dense.add(network)

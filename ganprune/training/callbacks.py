@@ -162,7 +162,7 @@ def _innermost(callback: Any) -> Any:
 
 
 def _begin(callback: Any, state: TrainState) -> None:
-    if isinstance(callback, Callback) and not isinstance(callback, every):
+    if isinstance(callback, Callback) and not isinstance(callback, (every, Checkpoint)):
         name = callback.name or type(callback).__name__
         callback.rows = state.rows.setdefault(name, [])
     if hasattr(callback, "begin"):

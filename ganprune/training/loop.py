@@ -18,7 +18,7 @@ from ganprune.core.random import keep_random_state, step_seed
 from ganprune.losses import get_loss, gradient_penalty, r1_penalty
 from ganprune.networks.fast_convolutions import fast_convolutions
 from ganprune.networks.gan import GAN, built_here
-from ganprune.networks.sampling import latent_dim_of, sample_latents
+from ganprune.networks.sampling import check_output, draw_latents
 from ganprune.training.callbacks import callbacks_of, in_order
 from ganprune.training.config import TrainConfig
 from ganprune.training.state import TrainState, wants_channels_last
@@ -100,12 +100,12 @@ def _step(state: TrainState, split: BatchSource) -> None:
     for critic_step in range(config.critic_steps):
         draw = step_seed(config.seed, state.step, f"critic {critic_step}")
         real = _laid_out(split.batch(config.batch_size, draw, 0), gan.discriminator, config)
-        z = sample_latents(config.batch_size, latent_dim_of(gan.generator), draw, gan.device)
+        z = draw_latents(gan.generator, config.batch_size, draw)
         with _arithmetic(config, gan.generator, gan.discriminator):
             with torch.set_grad_enabled(
                 critic_step == config.critic_steps - 1
             ):  # the last batch serves G as well
-                fake = _laid_out(gan.generator(z), gan.discriminator, config)
+                fake = _laid_out(_images(gan.generator, z), gan.discriminator, config)
             on_real, on_fake = _logits(gan.discriminator, real, fake.detach())
         d_loss = loss.discriminator(on_real.float(), on_fake.float())
         _update(
@@ -114,7 +114,7 @@ def _step(state: TrainState, split: BatchSource) -> None:
         if config.clip is not None:
             _clip_weights(gan.discriminator, config.clip)
     with frozen(gan.discriminator), _arithmetic(config, gan.discriminator):
-        logits = gan.discriminator(fake)
+        logits = _judge(gan.discriminator, fake)
     g_loss = loss.generator(logits.float())
     _update(state.optimizers["generator"], g_loss)
     _move_average(gan, min(config.ema_decay, (1 + state.step) / (10 + state.step)))
@@ -186,9 +186,17 @@ def _logits(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tenso
         isinstance(part, nn.modules.batchnorm._BatchNorm) for part in discriminator.modules()
     )
     if getattr(discriminator, "independent_samples", built_here(discriminator) and not has_batch_norm):
-        both = discriminator(torch.cat([real, fake.to(real.dtype)]))
+        both = _judge(discriminator, torch.cat([real, fake.to(real.dtype)]))
         return both[: len(real)], both[len(real) :]
-    return discriminator(real), discriminator(fake)
+    return _judge(discriminator, real), _judge(discriminator, fake)
+
+
+def _images(generator: nn.Module, latents: Tensor) -> Tensor:
+    return check_output(generator, generator(latents), "samples (N, ...)")
+
+
+def _judge(discriminator: nn.Module, samples: Tensor) -> Tensor:
+    return check_output(discriminator, discriminator(samples), "logits (N,)")
 
 
 def _penalty(

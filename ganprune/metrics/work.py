@@ -1,0 +1,263 @@
+"""How much a network computes: its multiply-accumulates (MACs), as a whole and layer by layer.
+
+Two counts are kept apart. ``macs`` is what dense kernels execute, zeros included; it is what time depends on.
+``effective_macs`` leaves out the products with a zero weight; only kernels that skip zeros would gain from them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from ganprune.core.checks import check_integer
+from ganprune.core.device import placement_of
+from ganprune.core.modes import eval_mode, frozen
+from ganprune.core.random import keep_random_state
+from ganprune.masks.apply import check_fit
+from ganprune.masks.mask import Mask
+from ganprune.masks.weights import PRUNABLE_LAYERS, WeightSlot, prunable_weights, weight_slots
+from ganprune.networks.sampling import draw_latents
+
+Inputs = Tensor | tuple[Any, ...] | None
+"""One batch; a tuple for a network that takes several arguments, such as latents and labels."""
+
+
+@dataclass
+class Work:
+    """Multiply-accumulates for one input.
+
+    Attributes:
+        dense: what dense kernels execute, zeros included.
+        skipped: how many of them multiply with a zero weight of a convolution or linear layer.
+        uses: how often each such weight takes part, by the identity of the parameter, or of the layer where a norm
+            makes the weight anew.
+    """
+
+    dense: float = 0.0
+    skipped: float = 0.0
+    uses: dict[int, float] = field(default_factory=dict)
+
+    def uses_of(self, slot: WeightSlot) -> float | None:
+        """How often each entry of a weight is used; None if its layer did not run."""
+        return self.uses.get(id(slot.raw if slot.kind == "plain" else slot.layer))
+
+
+def macs(network: nn.Module, inputs: Inputs = None, samples: int | None = None) -> int:
+    """Multiply-accumulates that dense kernels execute for one input.
+
+    Convolutions and matrix products count, those of attention and of recurrent layers too, and taps on padding;
+    biases, normalisation and activations do not.
+
+    Args:
+        network: any module; it is left as it was.
+        inputs: a batch of any size; default a latent (or an image) of the shape that the network's spec names.
+        samples: number of inputs in the batch; default the length of the first tensor. To be given where inputs are
+            counted along another dimension, as in sequences of shape (length, N, features).
+
+    Returns:
+        The number per input, rounded.
+
+    Raises:
+        ValueError: if ``inputs`` is missing and the network does not say what it takes.
+    """
+    return round(measure_work(network, inputs, samples).dense)
+
+
+def effective_macs(network: nn.Module, inputs: Inputs = None, samples: int | None = None) -> int:
+    """Multiply-accumulates for one input without those whose weight is zero.
+
+    Every weight of a convolution or linear layer is used equally often, so a layer's count is its dense count times
+    its share of non-zeros. Products outside such layers, recurrent layers and the packed projection of
+    ``nn.MultiheadAttention`` count in full. Arguments and errors are those of :func:`macs`.
+    """
+    work = measure_work(network, inputs, samples)
+    return round(work.dense - work.skipped)
+
+
+@torch.no_grad()
+def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None = None) -> Work:
+    """Counts one forward pass in evaluation mode; arguments and errors are those of :func:`macs`."""
+    arguments = call_arguments(network, 1, inputs)
+    samples = count_samples(arguments, samples)
+    work = Work()
+
+    def note(layer: nn.Module, uses: float) -> None:
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        work.skipped += uses * (weight.numel() - int(weight.count_nonzero())) / samples
+        key = id(layer._parameters.get("weight", layer))  # a weight that layers share is used by all of them
+        work.uses[key] = work.uses.get(key, 0.0) + uses / samples
+
+    def count(layer: nn.Module, positional: tuple, named: dict[str, Any], output: Any) -> None:
+        if isinstance(
+            layer, nn.MultiheadAttention
+        ):  # it uses its last layer's weight without calling the layer
+            note(layer.out_proj, output[0].numel() // layer.embed_dim)
+        else:
+            note(layer, _uses(layer, positional[0] if positional else named["input"], output))
+
+    counted = (*PRUNABLE_LAYERS, nn.MultiheadAttention)
+    handles = [
+        layer.register_forward_hook(count, with_kwargs=True)
+        for layer in network.modules()
+        if isinstance(layer, counted)
+    ]
+    counter = FlopCounterMode(display=False)
+    try:
+        with (
+            eval_mode(network),
+            frozen(network),
+            keep_random_state(device_of(arguments)),
+            _countable_kernels(),
+            counter,
+        ):
+            network(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    work.dense = counter.get_total_flops() / 2 / samples
+    return work
+
+
+def _uses(layer: Any, given: Tensor, output: Tensor) -> int:
+    """How often each weight of a convolution or linear layer is used in one call."""
+    if isinstance(layer, nn.Linear):
+        return output.numel() // layer.out_features
+    source = given if isinstance(layer, _ConvTransposeNd) else output
+    spatial = source.shape[-len(layer.kernel_size) :]
+    return math.prod(spatial) * (source.shape[0] if source.dim() == len(spatial) + 2 else 1)
+
+
+@contextmanager
+def _countable_kernels() -> Iterator[None]:
+    """Attention and recurrent layers as matrix products: FLOP counters do not know what fused kernels compute."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    onednn = torch.backends.mkldnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.mkldnn.enabled = onednn
+
+
+def layer_report(
+    network: nn.Module, mask: Mask | None = None, inputs: Inputs = None, samples: int | None = None
+) -> list[dict[str, Any]]:
+    """One row per convolution or linear layer, prunable or not.
+
+    Args:
+        network: any module; it is left as it was.
+        mask: counts the kept weights; without it the non-zero weights are counted.
+        inputs: as for :func:`macs`.
+        samples: as for :func:`macs`.
+
+    Returns:
+        Rows with name, shape, total, prunable, nonzero, sparsity, outputs, ``starved`` (fewer weights left than
+        outputs, so that some outputs are constant), and macs and effective_macs for one input. These two are None
+        if neither inputs are given nor the network has a spec, or if the layer did not run.
+
+    Raises:
+        ValueError: if the mask does not fit the network.
+
+    Warns:
+        UserWarning: that names the starved layers.
+    """
+    slots = weight_slots(network)
+    if not slots:
+        return []
+    if mask is not None:
+        check_fit(network, mask)
+    prunable = set(mask if mask is not None else prunable_weights(network))
+    known = inputs is not None or getattr(network, "spec", None) is not None
+    work = measure_work(network, inputs, samples) if known else Work()
+    rows = []
+    for key, slot in slots.items():
+        kept = mask[key] if mask is not None and key in mask else slot.raw != 0
+        rows.append(_row(slot, key in prunable, int(kept.sum()), work.uses_of(slot)))
+    starved = [f"{row['name']} ({row['nonzero']} for {row['outputs']})" for row in rows if row["starved"]]
+    if starved:
+        message = f"fewer weights than outputs are left in {', '.join(starved)}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return rows
+
+
+def _row(slot: WeightSlot, prunable: bool, nonzero: int, uses: float | None) -> dict[str, Any]:
+    total = slot.raw.numel()
+    return {
+        "name": slot.key,
+        "shape": tuple(slot.raw.shape),
+        "total": total,
+        "prunable": prunable,
+        "nonzero": nonzero,
+        "sparsity": 1 - nonzero / total if total else 0.0,
+        "outputs": slot.outputs,
+        "starved": nonzero < slot.outputs,
+        "macs": None if uses is None else round(uses * total),
+        "effective_macs": None if uses is None else round(uses * nonzero),
+    }
+
+
+def call_arguments(network: nn.Module, count: int, inputs: Inputs) -> tuple[Any, ...]:
+    """The inputs as arguments of a forward pass, without gradients: as given, or else ``count`` default ones.
+
+    The default ones have the shape that the network's spec names: latents for a generator, images for a
+    discriminator.
+
+    Raises:
+        ValueError: if there are no inputs and the network does not say what it takes.
+    """
+    if inputs is not None:
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        return tuple(one.detach() if isinstance(one, Tensor) else one for one in given)
+    spec = getattr(network, "spec", None)
+    if getattr(spec, "latent_dim", None) or getattr(network, "latent_dim", None):
+        return (default_latents(network, count),)
+    shape = getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
+    shape = shape or getattr(network, "image_shape", None)
+    if shape is None:
+        raise ValueError(
+            f"inputs must be given, because {type(network).__name__} has neither latent_dim nor a spec that "
+            "names a shape"
+        )
+    device, dtype = placement_of(network)
+    return (torch.zeros(count, *shape, dtype=dtype, device=device),)
+
+
+def default_latents(network: nn.Module, count: int, seed: int = 0) -> Tensor:
+    """Latents (count, latent_dim) for a generator, on its device and in its dtype; the seed determines them.
+
+    Raises:
+        ValueError: if the generator does not say how long its latents are.
+    """
+    return draw_latents(network, count, seed)
+
+
+def count_samples(arguments: tuple[Any, ...], samples: int | None = None) -> int:
+    """Number of inputs in a batch: as it is given, or else the length of the first tensor that has a dimension.
+
+    Raises:
+        ValueError: if it is given and no integer of at least 1, or if there is no such tensor.
+    """
+    if samples is not None:
+        return check_integer("samples", samples, 1)
+    lengths = [len(one) for one in arguments if isinstance(one, Tensor) and one.dim()]
+    if not lengths or lengths[0] == 0:
+        raise ValueError("samples must be given, because no tensor among the inputs says how many they are")
+    return lengths[0]
+
+
+def device_of(arguments: tuple[Any, ...]) -> torch.device:
+    """The device of the first tensor among the arguments; the CPU if there is none."""
+    return next((one.device for one in arguments if isinstance(one, Tensor)), torch.device("cpu"))
