@@ -1,1 +1,1 @@
-"""The command line: one module per command, with its options and what it does; ``ganprune.__main__`` is the entrance."""
+"""The command line: one module per command; ``ganprune.__main__`` is its entrance."""

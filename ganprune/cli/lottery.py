@@ -69,7 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a control to train beside the ticket: its mask on fresh weights, its mask shuffled within layers, or a "
         "random mask of its sparsity; may be given several times",
     )
-    add("--steps", type=shared.COUNT, default=12_000, help="generator updates of each training (default: 12000)")
+    add(
+        "--steps",
+        type=shared.COUNT,
+        default=12_000,
+        help="generator updates of each training (default: 12000)",
+    )
     shared.add_loss(parser, None, f"the checkpoint's, else {shared.DEFAULT.loss}")
     shared.add_updates(parser)
     shared.add_critic(parser)
@@ -87,8 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_rounds(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--rounds", type=shared.COUNT, default=5, help="rounds of pruning, after the dense training (default: 5)")
-    add("--keep", type=shared.BETWEEN, default=0.8, help="the share of the weights that a round keeps (default: 0.8)")
+    add(
+        "--rounds",
+        type=shared.COUNT,
+        default=5,
+        help="rounds of pruning, after the dense training (default: 5)",
+    )
+    add(
+        "--keep",
+        type=shared.BETWEEN,
+        default=0.8,
+        help="the share of the weights that a round keeps (default: 0.8)",
+    )
     add(
         "--rewind",
         choices=REWINDINGS,
@@ -96,7 +111,12 @@ def _add_rounds(parser: argparse.ArgumentParser) -> None:
         help="go back to the initialisation (init), to an early step (late), or in the learning rate alone "
         "(learning-rate) (default: init)",
     )
-    add("--rewind-step", type=shared.COUNT_OR_NONE, metavar="STEP", help="the step that late rewinding goes back to")
+    add(
+        "--rewind-step",
+        type=shared.COUNT_OR_NONE,
+        metavar="STEP",
+        help="the step that late rewinding goes back to",
+    )
     add(
         "--networks",
         choices=tuple(NETWORKS),
@@ -133,7 +153,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     except KeyboardInterrupt as stop:
         kept = f"{options.out} holds the run so far; the same command with --resume goes on from there"
         raise Interrupted(kept) from stop
-    request = {key: value for key, value in request_of(options).items() if key != "model" or not options.generator}
+    request = {
+        key: value for key, value in request_of(options).items() if key != "model" or not options.generator
+    }
     row = {"command": "lottery", **request, "loss": loss, "data": data.name}
     return row | {"samples": options.samples, "split": options.split, "rows": rows, "out": str(options.out)}
 
@@ -198,7 +220,9 @@ def _check_folder(options: argparse.Namespace) -> None:
                 say("there is no unfinished run to resume; starting from the beginning")
             return
         if not options.resume:
-            raise wrong("lottery", "--out", f"{out} holds a run; add --resume to go on, or name another folder")
+            raise wrong(
+                "lottery", "--out", f"{out} holds a run; add --resume to go on, or name another folder"
+            )
         try:
             begun = json.loads(_request_file(options).read_text(encoding="utf-8"))
         except ValueError as error:

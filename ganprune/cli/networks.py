@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import ganprune as gp
-from ganprune.cli.options import ROLES, UsageError, wrong
+from ganprune.cli.options import ROLES, UsageError
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
 from ganprune.networks.checkpoints import PRETRAINED, load_network

@@ -109,7 +109,9 @@ def add_common(parser: argparse.ArgumentParser, default_data: str) -> None:
     """What every command takes."""
     add = parser.add_argument_group("for every command").add_argument
     add("--data", choices=DATASETS, help=f"the data set (default: {default_data})")
-    add("--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package")
+    add(
+        "--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package"
+    )
     seed = number(int, "an integer of at least 0", lambda value: value >= 0)
     add("--seed", type=seed, default=0, help="determines all random numbers of the run (default: 0)")
     add("--device", help="cpu, cuda, cuda:N or mps (default: the best one that is present)")
@@ -151,7 +153,10 @@ def add_own_networks(parser: argparse.ArgumentParser) -> None:
     for role, kind in kinds.items():
         group.add_argument(f"--{role}", type=_import_path, metavar="MODULE:CLASS", help=f"maps {kind}")
         group.add_argument(
-            f"--{role}-args", type=_json_object, metavar="JSON", help="its keyword arguments, as a JSON object"
+            f"--{role}-args",
+            type=_json_object,
+            metavar="JSON",
+            help="its keyword arguments, as a JSON object",
         )
         group.add_argument(
             f"--{role}-weights",
@@ -176,7 +181,9 @@ def add_new_network(parser: argparse.ArgumentParser) -> None:
 
 def add_loss(parser: argparse.ArgumentParser, default: str | None, said: str) -> None:
     """The loss of training."""
-    parser.add_argument("--loss", choices=tuple(LOSSES), default=default, help=f"the GAN's loss (default: {said})")
+    parser.add_argument(
+        "--loss", choices=tuple(LOSSES), default=default, help=f"the GAN's loss (default: {said})"
+    )
 
 
 def add_updates(parser: argparse.ArgumentParser) -> None:

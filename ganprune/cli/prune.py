@@ -10,7 +10,7 @@ import ganprune as gp
 from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data, load_gan, loss_inputs, loss_of
 from ganprune.cli.options import UsageError, wrong
-from ganprune.cli.output import prepare_extractor, quick_fid
+from ganprune.cli.output import quick_fid
 from ganprune.cli.runs import complete, own_output
 from ganprune.dynamic.gradual import GradualPruning
 from ganprune.dynamic.movement import MovementPruning
@@ -125,7 +125,9 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
 
 def _points(text: str) -> dict[int, float]:
     try:
-        return {int(step): float(sparsity) for step, sparsity in (part.split(":") for part in text.split(","))}
+        return {
+            int(step): float(sparsity) for step, sparsity in (part.split(":") for part in text.split(","))
+        }
     except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"must be steps and sparsities in [0, 1) such as 0:0.5,500:0.8, got {text!r}"
@@ -193,7 +195,9 @@ def check_amount(options: argparse.Namespace) -> Schedule | None:
     schedule = _schedule(options)
     if schedule.end > options.steps:
         raise wrong(
-            "prune", "--steps", f"must be at least {schedule.end}, where the schedule ends, got {options.steps}"
+            "prune",
+            "--steps",
+            f"must be at least {schedule.end}, where the schedule ends, got {options.steps}",
         )
     return schedule
 
@@ -232,7 +236,9 @@ def _check_mask(options: argparse.Namespace, gan: gp.GAN, schedule: Schedule) ->
     if mask is None:
         return
     if options.score == MOVEMENT:
-        problem = f"movement needs every weight, but the checkpoint has a mask of sparsity {mask.sparsity:.6f}"
+        problem = (
+            f"movement needs every weight, but the checkpoint has a mask of sparsity {mask.sparsity:.6f}"
+        )
         raise wrong("prune", "--score", problem)
     if round(schedule.sparsity * mask.total) < mask.pruned:
         raise wrong("prune", "--sparsity", f"must be at least {mask.sparsity:.6f}, that of the checkpoint")

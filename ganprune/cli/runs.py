@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import ganprune as gp
-from ganprune.cli.options import UsageError, train_config, wrong
+from ganprune.cli.options import train_config, wrong
 from ganprune.cli.output import measure, plain, prepare_extractor, say
 from ganprune.core.files import owned, unfinished
 from ganprune.core.tensors import CheckpointError, hash_weights, read_safetensors
 
-NOT_IN_REQUEST = ("command", "json", "device", "data_root", "out", "resume", "checkpoint_every", "samples", "split")
+NOT_IN_REQUEST = (
+    "command",
+    "json",
+    "device",
+    "data_root",
+    "out",
+    "resume",
+    "checkpoint_every",
+    "samples",
+    "split",
+)
 """Options that do not change the weights; a run that goes on must agree with its beginning in all the others."""
 OTHER_FORMATS = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".onnx", ".h5", ".npz", ".json", ".png")
 
@@ -53,11 +63,14 @@ class Estimate:
         if seconds < 2:
             return
         pace, self._said = seconds / (state.step - self._begun[0]), True
+        left = self.steps - state.step
         if self.trainings == 1:
-            say(f"the remaining {self.steps - state.step:,} steps take about {duration(pace * (self.steps - state.step))}")
+            say(f"the remaining {left:,} steps take about {duration(pace * left)}")
         else:
             one = pace * self.steps
-            say(f"a training takes about {duration(one)}, all {self.trainings} about {duration(self.trainings * one)}")
+            say(
+                f"a training takes about {duration(one)}, all {self.trainings} about {duration(self.trainings * one)}"
+            )
 
 
 def duration(seconds: float) -> str:
@@ -73,7 +86,9 @@ def progress_callbacks(steps: int, trainings: int = 1) -> list[Callable[[gp.Trai
 
     def report(state: gp.TrainState) -> None:
         last = state.history[-1] if state.history else {}
-        shown = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in last.items() if key != "step")
+        shown = ", ".join(
+            f"{key.replace('_', ' ')} {value:.3f}" for key, value in last.items() if key != "step"
+        )
         say(f"step {state.step} of {steps}" + (f": {shown}" if shown else ""))
 
     return [estimate] if sys.stderr.isatty() else [estimate, gp.every(max(1, steps // 10), report)]
@@ -194,7 +209,11 @@ def complete(
 
 
 def _train(
-    options: argparse.Namespace, state: gp.TrainState, data: gp.data.ImageData, partial: Path | None, pruning: Any
+    options: argparse.Namespace,
+    state: gp.TrainState,
+    data: gp.data.ImageData,
+    partial: Path | None,
+    pruning: Any,
 ) -> None:
     callbacks, begin = progress_callbacks(state.config.steps), time.perf_counter()
     if partial is not None and options.checkpoint_every:
@@ -210,7 +229,9 @@ def _train(
         for network in (gan.generator, gan.generator_ema):  # nothing was trained after the last pruning
             gp.recalibrate_batchnorm(network, seed=options.seed)
     gan.metadata["found"] |= {"training_seconds": round(time.perf_counter() - begin, 3)}
-    gan.metadata["found"] |= {k: v for k, v in state.history[-1].items() if k != "step"} if state.history else {}
+    gan.metadata["found"] |= (
+        {k: v for k, v in state.history[-1].items() if k != "step"} if state.history else {}
+    )
 
 
 def _save(
@@ -262,7 +283,9 @@ def _finished(options: argparse.Namespace, request: Mapping[str, Any]) -> gp.GAN
     return None
 
 
-def _stopped(options: argparse.Namespace, partial: Path | None, request: Mapping[str, Any]) -> gp.TrainState | None:
+def _stopped(
+    options: argparse.Namespace, partial: Path | None, request: Mapping[str, Any]
+) -> gp.TrainState | None:
     """The state of the unfinished run that ``--resume`` continues, if there is one."""
     if partial is None or not partial.is_file():
         if options.resume:
@@ -275,6 +298,8 @@ def _stopped(options: argparse.Namespace, partial: Path | None, request: Mapping
             f"an unfinished run is in {partial}; add --resume to go on, or delete that file",
         )
     state = gp.TrainState.load(partial, options.device)
-    check_same_request(options.command, state.gan.metadata.get("request", {}), request, f"the run in {partial}")
+    check_same_request(
+        options.command, state.gan.metadata.get("request", {}), request, f"the run in {partial}"
+    )
     say(f"resuming {partial} after step {state.step:,}")
     return state
