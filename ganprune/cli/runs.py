@@ -257,6 +257,7 @@ def _row(options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData, loss
     if request.get("generator") is not None:
         request.pop("model", None)  # the course's, of which the generator is none
     row = {"command": options.command, **request, **gan.metadata.get("found", {}), "data": data.name}
+    row["precision"] = gan.metadata["config"]["precision"]  # "auto" became one of the others
     row |= measure(options, gan, data, loss, "generator_ema")
     return row | {"out": None if options.out is None else str(options.out)}
 
