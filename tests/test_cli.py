@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tools.small_data import small_data
 
 import ganprune as gp
 from ganprune.__main__ import COMMANDS, build_parser, main
@@ -25,7 +26,6 @@ from ganprune.core.files import owned, unfinished
 from ganprune.core.tensors import read_safetensors
 from ganprune.data.splits import ImageData, Split
 from ganprune.networks.custom import trust
-from tools.small_data import small_data
 
 QUICK = ["--samples", 0, "--device", "cpu", "--precision", "float32", "--batch-size", 4]
 TINY = ["--width", 2, "--latent-dim", 4, *QUICK]
@@ -140,17 +140,19 @@ def test_train_and_prune_write_checkpoints_and_rows(capsys, tmp_path):
     gan, small_gan = tmp_path / "new" / "gan", tmp_path / "small.safetensors"
     row, err = run_json(capsys, "train", *TINY, "--steps", 4, "--seed", 5, "--out", gan)
     assert (row["command"], row["steps"], row["seed"], row["out"]) == ("train", 4, 5, str(gan))
-    assert SIZE | {"seconds", "training_seconds", "generator_loss", "precision"} <= row.keys()
+    assert SIZE | {"seconds", "training_seconds", "generator_loss"} <= row.keys()
+    assert row["training_precision"] == "float32"
     assert "training steps 1 to 4 on cpu in float32" in err
     assert gp.load(gan, "cpu").metadata["config"]["precision"] == "float32"
     assert [path.name for path in gan.parent.iterdir()] == [gan.name]
     prune = ["prune", "--checkpoint", gan, "--sparsity", 0.8, "--steps", 2, *QUICK[2:], "--samples", 50]
     row, err = run_json(capsys, *prune, "--out", small_gan)
     assert QUALITY | SIZE | {"fid_before", "fid_pruned"} <= row.keys()
+    assert 0 <= row["precision"] <= 1  # the metric
     pruned = gp.load(small_gan, "cpu")
     pruned.masks.check()
     assert pruned.masks["generator"].sparsity == row["sparsity"] == pytest.approx(0.8, abs=1e-3)
-    assert pruned.metadata["validation"]["fid"] == row["fid"]
+    assert {key: pruned.metadata["validation"][key] for key in QUALITY} == {key: row[key] for key in QUALITY}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data, load_gan, loss_inputs, loss_of, new_gan
 from ganprune.cli.options import train_config, wrong
 from ganprune.cli.output import measure, plain, prepare_extractor, say
-from ganprune.cli.runs import Interrupted, check_same_request, progress_callbacks, request_of
+from ganprune.cli.runs import Interrupted, check_same_request, progress_callbacks, request_of, shown_request
 from ganprune.core.files import owned, replacing
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
 from ganprune.lottery.iterative import REWINDINGS, find_tickets
@@ -153,10 +153,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     except KeyboardInterrupt as stop:
         kept = f"{options.out} holds the run so far; the same command with --resume goes on from there"
         raise Interrupted(kept) from stop
-    request = {
-        key: value for key, value in request_of(options).items() if key != "model" or not options.generator
-    }
-    row = {"command": "lottery", **request, "loss": loss, "data": data.name}
+    row = {"command": "lottery", **shown_request(request_of(options)), "loss": loss, "data": data.name}
     return row | {"samples": options.samples, "split": options.split, "rows": rows, "out": str(options.out)}
 
 

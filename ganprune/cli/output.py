@@ -23,6 +23,7 @@ TABLE = (
         "score",
         "allocation",
         "steps",
+        "training_precision",
     ),
     *("fid_before", "fid_pruned", "fid", "fid_floor", "kid", "precision", "recall", "density", "coverage"),
     *("histogram_kl", "real_loss", "fake_loss", "real_accuracy", "fake_accuracy", "sparsity", "nonzero"),

@@ -99,6 +99,16 @@ def request_of(options: argparse.Namespace) -> dict[str, Any]:
     return json.loads(json.dumps({k: v for k, v in vars(options).items() if k not in NOT_IN_REQUEST}))
 
 
+def shown_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run as its row shows them.
+
+    Left out are the hashes of weights, the precision, whose name is that of a metric, and the course's model where the
+    generator is the user's own.
+    """
+    hidden = {"weights", "precision"} | ({"model"} if request.get("generator") else set())
+    return {key: value for key, value in request.items() if key not in hidden}
+
+
 def check_same_request(command: str, begun: Mapping[str, Any], wanted: Mapping[str, Any], run: str) -> None:
     """Does nothing if a run that is to go on was begun with the same options.
 
@@ -244,7 +254,7 @@ def _save(
         gp.save(options.out, gan)
     row = _row(options, gan, data, state.config.loss)
     if options.out is not None:
-        measured = {key: value for key, value in row.items() if key not in gan.metadata["request"]}
+        measured = {key: row[key] for key in row.keys() - shown_request(gan.metadata["request"]).keys()}
         gp.save(options.out, gan, metadata=gan.metadata | {options.split: plain(measured)})
         say(f"saved {options.out} ({options.out.stat().st_size:,} bytes)")
     if partial is not None:
@@ -253,11 +263,9 @@ def _save(
 
 
 def _row(options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData, loss: str) -> dict[str, Any]:
-    request = {key: value for key, value in gan.metadata["request"].items() if key != "weights"}
-    if request.get("generator") is not None:
-        request.pop("model", None)  # the course's, of which the generator is none
+    request = shown_request(gan.metadata["request"])
     row = {"command": options.command, **request, **gan.metadata.get("found", {}), "data": data.name}
-    row["precision"] = gan.metadata["config"]["precision"]  # "auto" became one of the others
+    row["training_precision"] = gan.metadata["config"]["precision"]
     row |= measure(options, gan, data, loss, "generator_ema")
     return row | {"out": None if options.out is None else str(options.out)}
 
