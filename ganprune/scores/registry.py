@@ -129,7 +129,7 @@ def get_score(name: str) -> RegisteredScore:
     """
     if name == "movement":
         raise ValueError(
-            "score 'movement' is gathered while training: use MovementPruning with train, or MovementPhase in a "
+            "score 'movement' is gathered while training: use MovementPruning with train, or gp.dynamic.MovementScores in a "
             "loop of your own"
         )
     check_choice("score", name, sorted(SCORES))
