@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tools.small_data import small_data
 
 import ganprune as gp
 from ganprune.__main__ import COMMANDS, build_parser, main
+from ganprune.cli.runs import Estimate
 from ganprune.core.files import owned, unfinished
 from ganprune.core.tensors import read_safetensors
 from ganprune.data.splits import ImageData, Split
@@ -295,6 +297,7 @@ WRONG = {
     "lottery --out x --checkpoint dcgan-mnist --latent-dim 3": "--latent-dim: not allowed with --checkpoint",
     "evaluate --generator-args {}": "argument --generator-args: needs --generator",
     "evaluate --generator a:B --generator-args []": "argument --generator-args: must be a JSON object",
+    "evaluate --generator ab.py:C": "argument --generator: must be module:Class, without .py, got 'ab.py:C'",
     "evaluate --generator ab": "argument --generator: must have the form module:Class, got 'ab'",
 }
 
@@ -459,6 +462,54 @@ def test_lottery_trains_tickets_and_controls_and_goes_on(capsys, tmp_path):
     more, _ = run_json(capsys, *arguments, "--resume", "--rounds", 3)
     assert more["rows"][: len(expected)] == row["rows"]  # nothing is done twice
     assert more["rows"][-1]["sparsity"] == pytest.approx(0.875, abs=1e-2)
+
+
+@pytest.mark.usefixtures("small")
+def test_an_interrupted_lottery_says_how_to_go_on_and_ends_with_the_same_rows(capsys, monkeypatch, tmp_path):
+    arguments = [
+        "lottery",
+        *TINY,
+        "--steps",
+        3,
+        "--rounds",
+        1,
+        "--arm",
+        "shuffled",
+        "--checkpoint-every",
+        2,
+        "--out",
+    ]
+    whole, _ = run_json(capsys, *arguments, tmp_path / "whole")
+    save = gp.Checkpoint.__call__
+
+    def save_and_stop(self, state):
+        save(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gp.Checkpoint, "__call__", save_and_stop)
+        message = fails(capsys, 130, *arguments, tmp_path / "cut")
+    assert f"{tmp_path / 'cut'} holds the run so far; the same command with --resume" in message
+    cut, _ = run_json(capsys, *arguments, tmp_path / "cut", "--resume")
+    keys = ("round", "arm", "sparsity", "generator_loss", "discriminator_loss")
+    assert [[row[key] for key in keys] for row in cut["rows"]] == [
+        [row[key] for key in keys] for row in whole["rows"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trainings", "said"),
+    [
+        (1, "the remaining 798 steps take about 13 minutes"),
+        (16, "a training takes about 17 minutes, all 16 about 4.4"),
+    ],
+)
+def test_the_first_steps_tell_how_long_it_takes(capsys, monkeypatch, trainings, said):
+    monkeypatch.setattr(time, "perf_counter", lambda: float(state.step))  # a step a second
+    state, estimate = SimpleNamespace(step=190), Estimate(1_000, trainings)
+    for state.step in range(196, 260):
+        estimate(state)
+    assert said in capsys.readouterr().err
 
 
 # --- Networks of one's own --------------------------------------------------------------------------------

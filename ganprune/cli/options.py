@@ -81,6 +81,8 @@ SHARE = number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 def _import_path(text: str) -> str:
+    if ".py:" in text:
+        raise argparse.ArgumentTypeError(f"must be module:Class, without .py, got {text!r}")
     try:
         return check_import_path(text)
     except ValueError as error:
