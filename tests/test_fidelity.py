@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ganprune import metrics
+from ganprune import masks, metrics
 from ganprune.data.sources import mnist
 from ganprune.data.splits import ImageData, Split
-from ganprune.masks import weights as masks
 from ganprune.metrics import fid_kid as fidelity
-from ganprune.networks import registry as models
+import ganprune as gp
 
 
 def clouds(
@@ -49,9 +48,9 @@ def part(data: ImageData) -> Split:
 
 
 @pytest.fixture
-def gan() -> models.GAN:
+def gan() -> gp.GAN:
     """A small untrained DCGAN in training mode."""
-    gan = models.dcgan(width=4, latent_dim=8, device="cpu")
+    gan = gp.dcgan(width=4, latent_dim=8, device="cpu")
     gan.generator.train()
     gan.discriminator.train()
     return gan
@@ -232,7 +231,7 @@ def test_histogram_divergence_by_hand() -> None:
 # --- evaluate
 
 
-def test_the_floor_separates_real_images_from_a_bad_generator(data: ImageData, gan: models.GAN) -> None:
+def test_the_floor_separates_real_images_from_a_bad_generator(data: ImageData, gan: gp.GAN) -> None:
     floor = metrics.floor(data)
     extractor = metrics.load_extractor(data, "cpu")
     both = [fidelity._reference(split, extractor).features for split in (data.validation, data.test)]
@@ -246,7 +245,7 @@ def test_the_floor_separates_real_images_from_a_bad_generator(data: ImageData, g
     assert (report.samples, report.reference_samples, report.kid) == (200, 10_000, None)
 
 
-def test_report_agrees_with_the_functions_on_features(data: ImageData, part: Split, gan: models.GAN) -> None:
+def test_report_agrees_with_the_functions_on_features(data: ImageData, part: Split, gan: gp.GAN) -> None:
     images = data.test.float_images(0, 80)
     report = metrics.evaluate_images(images, part, gan.discriminator, loss="hinge")
     extractor = metrics.load_extractor(data, "cpu")
@@ -272,15 +271,15 @@ def test_report_agrees_with_the_functions_on_features(data: ImageData, part: Spl
     assert row["class_histogram"] == list(report.class_histogram)
 
 
-def test_evaluate_is_evaluate_images_of_samples(part: Split, gan: models.GAN) -> None:
+def test_evaluate_is_evaluate_images_of_samples(part: Split, gan: gp.GAN) -> None:
     first = metrics.evaluate(gan.generator, part, samples=50, seed=3)
     again = metrics.evaluate(gan.generator, part, samples=50, seed=3)
-    images = models.sample(gan.generator, 50, seed=3)
+    images = gp.sample(gan.generator, 50, seed=3)
     assert first == again == metrics.evaluate_images(images, part, seed=3)
     assert metrics.evaluate(gan.generator, part, samples=50, seed=4).fid != first.fid
 
 
-def test_only_what_was_asked_for_is_computed(part: Split, gan: models.GAN) -> None:
+def test_only_what_was_asked_for_is_computed(part: Split, gan: gp.GAN) -> None:
     report = metrics.evaluate(
         gan.generator, part, samples=20, discriminator=gan.discriminator, metrics=("fid",)
     )
@@ -289,7 +288,7 @@ def test_only_what_was_asked_for_is_computed(part: Split, gan: models.GAN) -> No
     assert all(row[name] is None for name in ("kid", "precision", "density", "histogram_kl", "real_loss"))
 
 
-def test_the_sign_of_a_wasserstein_critic_is_no_accuracy(part: Split, gan: models.GAN) -> None:
+def test_the_sign_of_a_wasserstein_critic_is_no_accuracy(part: Split, gan: gp.GAN) -> None:
     report = metrics.evaluate(
         gan.generator, part, 20, discriminator=gan.discriminator, loss="wasserstein", metrics="discriminator"
     )
@@ -297,7 +296,7 @@ def test_the_sign_of_a_wasserstein_critic_is_no_accuracy(part: Split, gan: model
     assert report.real_accuracy is report.fake_accuracy is None
 
 
-def test_a_callers_autocast_and_threads_of_randomness_do_not_matter(part: Split, gan: models.GAN) -> None:
+def test_a_callers_autocast_and_threads_of_randomness_do_not_matter(part: Split, gan: gp.GAN) -> None:
     plain = metrics.evaluate(gan.generator, part, samples=40)
     torch.manual_seed(99)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -321,7 +320,7 @@ class Restless(nn.Module):
 
 def test_evaluation_changes_no_state(part: Split) -> None:
     generator = Restless()
-    discriminator = models.dcgan(width=4, norm="spectral", device="cpu").discriminator.train()
+    discriminator = gp.dcgan(width=4, norm="spectral", device="cpu").discriminator.train()
     frozen = generator.linear.bias.requires_grad_(False)
     generator(torch.randn(8, 5)).sum().backward()
     networks = (generator, discriminator)
@@ -364,7 +363,7 @@ def test_padded_mnist_is_read_by_the_same_extractor(data: ImageData) -> None:
     assert torch.allclose(extractor(images)[0], extractor(padded)[0], atol=1e-5)
 
 
-def test_a_lost_mask_is_refused(part: Split, gan: models.GAN) -> None:
+def test_a_lost_mask_is_refused(part: Split, gan: gp.GAN) -> None:
     weights = masks.prunable_weights(gan.generator)
     mask = masks.Mask({name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()})
     with pytest.raises(masks.MaskError, match="non-zero weights under its mask"):
@@ -374,7 +373,7 @@ def test_a_lost_mask_is_refused(part: Split, gan: models.GAN) -> None:
         metrics.evaluate(gan.generator, part, samples=10)
 
 
-def test_bad_arguments_are_named(part: Split, gan: models.GAN) -> None:
+def test_bad_arguments_are_named(part: Split, gan: gp.GAN) -> None:
     for samples in (1, 2.5, True):
         with pytest.raises(ValueError, match="samples must be an integer of at least 2"):
             metrics.evaluate(gan.generator, part, samples=samples)
