@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 from unseen_networks import UNSEEN, build
 
-from ganprune import masks, metrics
 import ganprune as gp
+from ganprune import masks, metrics
 
 
 def brute_force_macs(layer: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:
