@@ -86,9 +86,7 @@ def small_gan(norm="spectral"):
     """A GAN on a CUDA device; its EMA generator is given, because a fake tensor cannot be copied deeply."""
     spec = models.DCGANGeneratorSpec(8, (16, 8, 4))
     with torch.device("cuda"):
-        return gp.GAN(
-            spec.build(), models.DCGANDiscriminatorSpec((4, 8, 16), norm=norm).build(), spec.build()
-        )
+        return gp.GAN(spec.build(), models.DCGANDiscriminatorSpec((4, 8, 16), norm=norm).build(), spec.build())
 
 
 class TestFakeCuda:
