@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import ganprune as gp
 from ganprune import metrics
 from ganprune.core.tensors import CheckpointError, hash_weights
 from ganprune.data.sources import mnist
@@ -239,6 +240,10 @@ def test_files_that_are_no_classifier_are_refused(tmp_path, data: ImageData) -> 
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(3)}, other)
     with pytest.raises(CheckpointError, match="is not a whole safetensors file|not written by ganprune"):
+        metrics.load_classifier(other)
+
+    gp.save(other, gp.mlp_gan(hidden=(4,), device="cpu"))
+    with pytest.raises(CheckpointError, match="is not a classifier"):
         metrics.load_classifier(other)
 
     whole = metrics.digit_classifier_path().read_bytes()
