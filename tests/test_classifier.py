@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_data import join
 
 import ganprune as gp
 from ganprune import metrics
@@ -34,10 +35,7 @@ def toy_data(name: str = "toy", side: int = 12, channels: int = 3, count: int = 
         images = torch.randint(0, 100, (count, channels, side, side), generator=generator, dtype=torch.uint8)
         images[labels == 1, :, : side // 2] += 150
         splits[part] = Split(part, images, labels, name)
-    data = ImageData(name, splits["train"], splits["validation"], splits["test"], num_classes=2)
-    for split in splits.values():
-        object.__setattr__(split, "parent", data)
-    return data
+    return join(ImageData(name, **splits, num_classes=2))
 
 
 def test_the_shipped_classifier_is_accurate_on_images_it_never_saw(data: ImageData) -> None:

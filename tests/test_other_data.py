@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gzip
 import math
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_data import join, thin_all
 
 import ganprune as gp
 from ganprune import metrics
@@ -22,22 +22,6 @@ MODES = [contextlib.nullcontext, torch.no_grad, torch.inference_mode]
 MNIST_FILES = Path(gp.__file__).parent / "assets" / "mnist"
 
 
-def thin(data: ImageData, count: int) -> ImageData:
-    """The first images of each split, as a data set of its own."""
-    parts = {}
-    for split in (data.train, data.validation, data.test):
-        parts[split.name] = dataclasses.replace(
-            split, images=split.images[:count], labels=split.labels[:count]
-        )
-    return family(dataclasses.replace(data, **parts))
-
-
-def family(data: ImageData) -> ImageData:
-    for split in (data.train, data.validation, data.test):
-        object.__setattr__(split, "parent", data)
-    return data
-
-
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
     """MNIST's files under Fashion-MNIST's names, read as Fashion-MNIST is, and thinned."""
@@ -46,7 +30,7 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
     raw.mkdir(parents=True)
     for packed in MNIST_FILES.glob("*-ubyte.gz"):
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
-    return thin(gp.fashion_mnist(root, device="cpu", download=False), 200)
+    return thin_all(gp.fashion_mnist(root, device="cpu", download=False), 200)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +43,7 @@ def photographs() -> ImageData:
         images = torch.randint(0, 120, (150, 3, 32, 32), generator=generator, dtype=torch.uint8)
         images[torch.arange(150), labels] += 120
         splits[name] = Split(name, images, labels, "photographs")
-    return family(ImageData("photographs", **splits, num_classes=3))
+    return join(ImageData("photographs", **splits, num_classes=3))
 
 
 @pytest.fixture(params=["fashion", "photographs"])
