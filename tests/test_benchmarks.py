@@ -10,8 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import ganprune as gp
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -177,7 +175,7 @@ def test_time_to_quality_goes_on_with_the_seeds_that_are_missing(monkeypatch, tm
     module, journal = load("time_to_quality"), tmp_path / "journal.jsonl"
     setting = module.Setting(width=2, batch_size=4, plain_steps=4, budget=4, turn=2, samples=20, seeds=(0, 1))
     scores = iter([90.0, 50.0, 40.0])  # ours at step 2, plain at its end, ours at its end
-    monkeypatch.setattr(gp.metrics, "evaluate", lambda *a, **k: SimpleNamespace(digit_fid=next(scores)))
+    monkeypatch.setattr(module.gp, "evaluate", lambda *a, **k: SimpleNamespace(digit_fid=next(scores)))
     (row,) = module.all_seeds(dataclasses.replace(setting, seeds=(0,)), None)
     assert row["plain_digit_fid"] == 50
     assert [point["step"] for point in row["curve"]] == [2, 4]
@@ -185,7 +183,7 @@ def test_time_to_quality_goes_on_with_the_seeds_that_are_missing(monkeypatch, tm
     assert row["our_digit_fid"] == 40
     done = []
     monkeypatch.setattr(module, "one_seed", lambda setting, seed, *rest: done.append(seed) or {"seed": seed})
-    monkeypatch.setattr(module.gp.results, "provenance", lambda: {"commit": "abc"})
+    monkeypatch.setattr(module.gp.records, "provenance", lambda: {"commit": "abc"})
     module.all_seeds(setting, journal)
     assert done == [0, 1]
     module.all_seeds(setting, journal)

@@ -181,7 +181,9 @@ class TestPrunableWeights:
 
 class TestMask:
     def test_is_a_checked_mapping(self):
-        mask = Mask({"_orig_mod.a.weight": torch.tensor([True, False]), "b.weight": torch.tensor([True, True])})
+        mask = Mask(
+            {"_orig_mod.a.weight": torch.tensor([True, False]), "b.weight": torch.tensor([True, True])}
+        )
         assert dict(mask).keys() == {"a.weight", "b.weight"}
         assert (mask.total, mask.kept, mask.pruned, mask.sparsity, mask.density) == (4, 3, 1, 0.25, 0.75)
         assert repr(mask) == "Mask(2 layers, 3 of 4 weights kept, sparsity 0.2500)"

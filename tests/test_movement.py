@@ -148,6 +148,8 @@ def test_what_scores_cannot_be_gathered_on():
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     with gp.keep_mask(network, gp.Mask.dense(network), optimizer) as keeper:
         movement = MovementScores(keeper)
+        network(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
         for allocation in ("lamp", "2:4", "fair"):
             with pytest.raises(ValueError, match="^allocation must be one of global.* for movement"):
                 movement.choose(0.5, allocation)

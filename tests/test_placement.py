@@ -72,11 +72,21 @@ NETWORKS = {
 }
 
 
+def moved(network):
+    """The network with fresh parameters and buffers where tensors are made now; a fake tensor cannot be moved there."""
+    for part in network.modules():
+        for name, value in part._parameters.items():
+            part._parameters[name] = value if value is None else torch.nn.Parameter(torch.empty(value.shape))
+        for name, value in part._buffers.items():
+            part._buffers[name] = value if value is None else torch.zeros(value.shape, dtype=value.dtype)
+    return network
+
+
 def built(name):
     """A network of the course with weights on a CUDA device, and the shape of one input."""
     if name == "digit classifier":
         with torch.device("cuda"):
-            return metrics.DigitClassifier(), (1, 28, 28)
+            return moved(metrics.DigitClassifier()), (1, 28, 28)
     spec, shape = NETWORKS[name]
     with torch.device("cuda"):
         return spec.build(), shape
@@ -86,7 +96,9 @@ def small_gan(norm="spectral"):
     """A GAN on a CUDA device; its EMA generator is given, because a fake tensor cannot be copied deeply."""
     spec = models.DCGANGeneratorSpec(8, (16, 8, 4))
     with torch.device("cuda"):
-        return gp.GAN(spec.build(), models.DCGANDiscriminatorSpec((4, 8, 16), norm=norm).build(), spec.build())
+        return gp.GAN(
+            spec.build(), models.DCGANDiscriminatorSpec((4, 8, 16), norm=norm).build(), spec.build()
+        )
 
 
 class TestFakeCuda:

@@ -84,7 +84,7 @@ class TestRegistry:
             register_score("mine", needs=("labels",))
         with pytest.raises(ValueError, match="got 'size'"):
             score(nn.Linear(2, 2), "size")
-        with pytest.raises(ValueError, match="use MovementPruning with train"):
+        with pytest.raises(ValueError, match="use gp.MovementPruning"):
             score(nn.Linear(2, 2), "movement")
 
 

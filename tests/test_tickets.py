@@ -6,7 +6,6 @@ from tools.small_gans import Ring, small_gan, weights
 from tools.tickets import (
     BOTH,
     Noise,
-    Square,
     config,
     differing,
     everything,
@@ -15,7 +14,6 @@ from tools.tickets import (
     search,
     train,
 )
-from torch import nn
 
 import ganprune as gp
 from ganprune.core.tensors import CheckpointError, read_safetensors, write_safetensors
@@ -25,7 +23,6 @@ from ganprune.lottery import (
     draw_random_ticket,
     reinitialise_ticket,
     shuffle_ticket,
-    transfer_ticket,
 )
 from ganprune.masks.mask import Mask
 
@@ -145,77 +142,3 @@ def test_the_order_of_layers_and_with_it_every_control_survives_saving(tmp_path)
             made.masks == again.masks
             and differing(weights(made.rewound.gan), weights(again.rewound.gan)) == []
         )
-
-
-def test_a_ticket_moves_to_other_data_of_the_same_shape(found):
-    moved = transfer_ticket(found.ticket, config=config(steps=4))
-    assert moved.masks == found.ticket.masks and moved.step == 0
-    assert differing(weights(moved.rewound.gan), weights(found.ticket.rewound.gan)) == []
-    state = train(moved.start(), Square())
-    assert state.step == 4
-    gp.check_mask(state.gan.discriminator, found.ticket.masks["discriminator"])
-    layers = list(found.ticket.masks["generator"])
-    assert moved.metadata["transferred"]["generator"] == {"moved": layers, "dense": []}
-
-
-def test_layers_of_another_shape_stay_dense_and_are_reported(tmp_path):
-    ticket = search(
-        images(),
-        Noise(1, 28, 28),
-        config(steps=2),
-        1,
-        keep=0.5,
-        networks=BOTH,
-        protect={"generator": ["layers.deconv1"]},
-    )[1].ticket
-    colour = gp.dcgan((3, 28, 28), width=2, latent_dim=4, seed=9, device="cpu")
-    before = weights(colour)
-    moved = transfer_ticket(ticket, colour)
-    assert differing(before, weights(colour)) == []
-    report = moved.metadata["transferred"]
-    assert report["generator"]["dense"] == ["layers.deconv4.weight"]
-    assert report["generator"]["moved"] == ["layers.deconv2.weight", "layers.deconv3.weight"]
-    assert report["discriminator"]["dense"] == ["layers.conv1.weight"]
-    assert list(moved.masks["generator"]) == list(ticket.masks["generator"])  # protected stays protected
-    assert moved.masks["generator"]["layers.deconv4.weight"].all()
-    assert moved.sparsity < ticket.sparsity
-    now, was = weights(moved.rewound.gan), weights(ticket.rewound.gan)
-    fresh = ("generator/layers.deconv4.", "generator_ema/layers.deconv4.", "discriminator/layers.conv1.")
-    for key, value in now.items():
-        assert torch.equal(value, (before if key.startswith(fresh) else was)[key]), key
-    assert train(moved.start(), Noise(3, 28, 28)).step == 2
-    moved.save(tmp_path / "moved.safetensors")
-    assert Ticket.load(tmp_path / "moved.safetensors", "cpu").masks == moved.masks
-
-
-def test_a_mask_never_moves_without_its_weights():
-    """A layer that keeps fresh weights would be a control (re-initialised under the mask) by the name of a ticket."""
-
-    def made(bias, seed):
-        torch.manual_seed(seed)
-        layers = [nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2, bias=bias)]
-        generator = nn.Sequential(*layers)
-        generator.latent_dim = 3
-        return gp.GAN(generator, nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1), nn.Flatten(0)))
-
-    ticket = search(made(True, 0), Ring(), config(steps=2), 1, keep=0.5)[1].ticket
-    other = made(False, 1)
-    moved = transfer_ticket(ticket, other)
-    assert moved.metadata["transferred"]["generator"] == {"moved": ["0.weight"], "dense": ["2.weight"]}
-    now = weights(moved.rewound.gan)
-    assert torch.equal(now["generator/0.weight"], ticket.rewound.gan.generator[0].weight)
-    assert torch.equal(now["generator/2.weight"], other.generator[2].weight)
-    assert moved.masks["generator"]["0.weight"].equal(ticket.masks["generator"]["0.weight"])
-    assert moved.masks["generator"]["2.weight"].all()
-
-
-def test_a_transfer_that_can_move_nothing_is_refused(found):
-    other = gp.mlp_gan((2,), latent_dim=5, hidden=(7, 6), device="cpu")
-    with pytest.raises(
-        ValueError, match="gan must share a layer's name and shape with the ticket's generator"
-    ):
-        transfer_ticket(found.ticket, other)
-    pruned = plane()
-    gp.prune(pruned, 0.5)
-    with pytest.raises(ValueError, match="gan must be dense, got one with masks of generator"):
-        transfer_ticket(found.ticket, pruned)

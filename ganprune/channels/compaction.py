@@ -50,7 +50,7 @@ class CompactionResult:
         mask: the mask cut to the smaller weights; None if none was given.
         removed: layer → indices of its output channels that went.
         kept: layer → reason → indices of its output channels that have no effect, but could not go.
-        difference: of the outputs over the largest one, in float64, on the inputs and on random ones.
+        difference: of the outputs over the largest, in float64, on the inputs and random ones.
     """
 
     network: nn.Module
@@ -238,7 +238,7 @@ class _Work:
         return gone
 
 
-def _keep_input(seen: list[Tensor], layer: nn.Module, args: Any, kwargs: Any) -> None:
+def _keep_input(seen: list[Tensor], _: nn.Module, args: Any, kwargs: Any) -> None:
     seen.append(args[0] if args else kwargs["input"])
 
 
@@ -280,7 +280,7 @@ def _remove_groups(analysis: Analysis, start: _Work) -> tuple[_Removal, dict[str
 def _try_groups(
     analysis: Analysis, start: _Work, groups: list[ChannelGroup], expected: list[list[Tensor]]
 ) -> _Removal:
-    """Removes what has no effect from these groups.
+    """Removes what has no effect.
 
     Raises:
         ChannelError: if the outputs are not the expected ones, or the smaller network does not run.

@@ -1,1 +1,1 @@
-"""What the command line is made of; :mod:`ganprune.__main__` is its entrance."""
+"""The command line: one module per command; ``ganprune.__main__`` is its entrance."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ from typing import Any
 from torch import Tensor
 
 import ganprune as gp
-from ganprune.cli.arguments import UsageError, check_request, request_of, train_config
-from ganprune.cli.networks import load_data, load_gan, loss_of, new_gan
-from ganprune.cli.output import losses, measure, plain, say
-from ganprune.cli.pruning import scoring
-from ganprune.core.files import replacing
+from ganprune.cli import options as shared
+from ganprune.cli.networks import load_data, load_gan, loss_inputs, loss_of, new_gan
+from ganprune.cli.options import train_config, wrong
+from ganprune.cli.output import measure, plain, prepare_extractor, say
+from ganprune.cli.runs import Interrupted, check_same_request, progress_callbacks, request_of, shown_request
+from ganprune.core.files import owned, replacing
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
-from ganprune.lottery.iterative import find_tickets
+from ganprune.lottery.iterative import REWINDINGS, find_tickets
 from ganprune.lottery.tickets import Ticket
-from ganprune.scores.registry import SCORES
+from ganprune.scores.registry import SCORES, get_score
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
     "reinitialised": reinitialise_ticket,
@@ -32,11 +32,114 @@ NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",)} | 
 }
 GROWS = ("rounds", "arm")
 """Options that a resumed run may change."""
+SUMMARY = "find lottery tickets by iterative pruning with rewinding, with controls"
+EXAMPLES = """examples:
+  ganprune lottery --rounds 5 --steps 12000 --out tickets
+  ganprune lottery --rounds 5 --steps 12000 --out tickets --resume     after a stop: goes on where it was
+  ganprune lottery --rewind late --rewind-step 500 --arm reinitialised --arm shuffled --out late --json
+  ganprune evaluate --checkpoint tickets/trained-05.safetensors"""
 
 
-def run_lottery(options: argparse.Namespace) -> dict[str, Any]:
+def _ticket_score(text: str) -> str:
+    if text == "movement":
+        raise argparse.ArgumentTypeError(
+            f"must be a score of the trained network, which a ticket needs; {text} is gathered while training"
+        )
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="where tickets, states and rows are kept")
+    add("--resume", action="store_true", help="go on with the run in --out; --rounds and --arm may be more")
+    add(
+        "--checkpoint",
+        metavar="FILE|NAME",
+        help="the dense GAN to start from (default: a freshly initialised one)",
+    )
+    shared.add_new_network(parser)
+    _add_rounds(parser)
+    shared.add_method(parser)
+    add(
+        "--arm",
+        action="append",
+        default=[],
+        choices=tuple(CONTROLS),
+        help="a control to train beside the ticket: its mask on fresh weights, its mask shuffled within layers, or a "
+        "random mask of its sparsity; may be given several times",
+    )
+    add(
+        "--steps",
+        type=shared.COUNT,
+        default=12_000,
+        help="generator updates of each training (default: 12000)",
+    )
+    shared.add_loss(parser, None, f"the checkpoint's, else {shared.DEFAULT.loss}")
+    shared.add_updates(parser)
+    shared.add_critic(parser)
+    add(
+        "--checkpoint-every",
+        type=shared.COUNT,
+        default=500,
+        metavar="N",
+        help="steps between two saves of a training that may be cut short (default: 500)",
+    )
+    shared.add_evaluation(parser)
+    shared.add_own_networks(parser)
+    shared.add_common(parser, "what the checkpoint was trained on, else mnist")
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--rounds",
+        type=shared.COUNT,
+        default=5,
+        help="rounds of pruning, after the dense training (default: 5)",
+    )
+    add(
+        "--keep",
+        type=shared.BETWEEN,
+        default=0.8,
+        help="the share of the weights that a round keeps (default: 0.8)",
+    )
+    add(
+        "--rewind",
+        choices=REWINDINGS,
+        default="init",
+        help="go back to the initialisation (init), to an early step (late), or in the learning rate alone "
+        "(learning-rate) (default: init)",
+    )
+    add(
+        "--rewind-step",
+        type=shared.COUNT_OR_NONE,
+        metavar="STEP",
+        help="the step that late rewinding goes back to",
+    )
+    add(
+        "--networks",
+        choices=tuple(NETWORKS),
+        default="generator",
+        help="which networks are pruned (default: generator)",
+    )
+    add(
+        "--score",
+        type=_ticket_score,
+        choices=sorted(SCORES),
+        default="magnitude",
+        help="what the weights are ranked by (default: magnitude)",
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Finds tickets and trains their controls; what is finished in the folder is not done again."""
-    begun = _has_begun(options)
+    options.arm = [arm for arm in CONTROLS if arm in options.arm]
+    lost = [arm for arm in options.arm if arm in ("shuffled", "random")]
+    if lost and options.rewind == "learning-rate":
+        problem = f"{lost[0]} not with --rewind learning-rate, which has lost the pruned weights"
+        raise wrong("lottery", "--arm", problem)
+    _check_folder(options)
     if options.checkpoint is None and options.generator is None:
         data = load_data(options, "mnist")
         gan = new_gan(options, data.image_shape)
@@ -44,8 +147,23 @@ def run_lottery(options: argparse.Namespace) -> dict[str, Any]:
         gan = load_gan(options)
         data = load_data(options, gan.metadata.get("data", "mnist"), gan)
     loss = loss_of(options, gan)
-    config = train_config(options, loss)
     gan.metadata = {"data": data.name, "request": request_of(options), "config": {"loss": loss}}
+    try:
+        rows = _find_and_control(options, gan, data, loss)
+    except KeyboardInterrupt as stop:
+        kept = f"{options.out} holds the run so far; the same command with --resume goes on from there"
+        raise Interrupted(kept) from stop
+    row = {"command": "lottery", **shown_request(request_of(options)), "loss": loss, "data": data.name}
+    return row | {"samples": options.samples, "split": options.split, "rows": rows, "out": str(options.out)}
+
+
+def _find_and_control(
+    options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData, loss: str
+) -> list[dict[str, Any]]:
+    """The rows of all rounds and controls."""
+    config = train_config(options, loss)
+    trainings = 1 + options.rounds * (1 + len(options.arm))
+    report = progress_callbacks(config.steps, trainings)
     found = find_tickets(
         gan,
         data.train,
@@ -58,83 +176,100 @@ def run_lottery(options: argparse.Namespace) -> dict[str, Any]:
         score=_score(options, data),
         allocation=options.allocation or SCORES[options.score].allocation,
         protect=options.protect,
-        callbacks=_progress(config),
+        callbacks=report,
         folder=options.out,
         checkpoint_every=options.checkpoint_every,
     )
-    if not begun:
-        with replacing(_request_file(options)) as temporary:
-            temporary.write_text(json.dumps(request_of(options), indent=1) + "\n", encoding="utf-8")
+    _remember(options)
+    prepare_extractor(options, data)
+    say(f"{trainings} trainings of {config.steps:,} steps, {trainings * config.steps:,} steps in all at most")
     rows = []
     for one in found:
         say(f"round {one.number} of {options.rounds}: sparsity {one.ticket.sparsity:.4f}")
         rows.append(_row(options, one.number, "ticket", one.ticket, one.state, data))
         for arm in options.arm if one.number else ():
-            control, state = _control(options, one.number, arm, one.ticket, data)
+            control, state = _control(options, one.number, arm, one.ticket, data, report)
             rows.append(_row(options, one.number, arm, control, state, data))
-    row = {"command": "lottery", **gan.metadata["request"], "loss": loss, "data": data.name}
-    return row | {"samples": options.samples, "split": options.split, "rows": rows, "out": str(options.out)}
+    return rows
 
 
 def _request_file(options: argparse.Namespace) -> Path:
     return options.out / "request.json"
 
 
-def _has_begun(options: argparse.Namespace) -> bool:
-    """Whether the folder holds a run that is to go on, begun with the same options.
+def _check_folder(options: argparse.Namespace) -> None:
+    """Does nothing if the folder can be used, and holds no other run than the one that is to go on.
 
     Raises:
-        UsageError: if the folder cannot be used, or holds another run than the one that is to go on.
+        UsageError: if it cannot be used, or holds another run.
+        OutputInUseError: if another process is at work there.
     """
-    where = f"ganprune lottery: error: argument --{'resume' if options.resume else 'out'}:"
-    if options.out.exists() and not options.out.is_dir():
-        raise UsageError(f"{where} must be a folder, got the file '{options.out}'")
+    out = options.out
+    if out.exists() and not out.is_dir():
+        raise wrong("lottery", "--out", f"must be a folder, got the file '{out}'")
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{where} cannot write '{options.out}': {error.strerror or error}") from error
+        raise wrong("lottery", "--out", f"cannot write '{out}': {error.strerror or error}") from error
+    with owned(out):
+        if not _request_file(options).is_file():
+            if options.resume:
+                say("there is no unfinished run to resume; starting from the beginning")
+            return
+        if not options.resume:
+            raise wrong(
+                "lottery", "--out", f"{out} holds a run; add --resume to go on, or name another folder"
+            )
+        try:
+            begun = json.loads(_request_file(options).read_text(encoding="utf-8"))
+        except ValueError as error:
+            problem = f"{_request_file(options)} is damaged; name another folder"
+            raise wrong("lottery", "--resume", problem) from error
+        wanted = {key: value for key, value in request_of(options).items() if key not in GROWS}
+        begun = {key: value for key, value in begun.items() if key not in GROWS}
+        check_same_request("lottery", begun, wanted, f"the run in {out}")
+
+
+def _remember(options: argparse.Namespace) -> None:
+    """Keeps the options in the folder, for whoever goes on there."""
     if not _request_file(options).is_file():
-        if options.resume:
-            say("there is no unfinished run to resume; starting from the beginning")
-        return False
-    if not options.resume:
-        raise UsageError(f"{where} {options.out} holds a run; add --resume to go on, or name another folder")
-    begun = json.loads(_request_file(options).read_text(encoding="utf-8"))
-    check_request(options, begun, f"the run in {options.out}", leave_out=GROWS)
-    return True
+        with owned(options.out), replacing(_request_file(options)) as temporary:
+            temporary.write_text(json.dumps(request_of(options), indent=1) + "\n", encoding="utf-8")
 
 
 def _score(
     options: argparse.Namespace, data: gp.data.ImageData
 ) -> str | Callable[[gp.TrainState, str], Mapping[str, Tensor]]:
     """The score's name, or a function that gives it the losses and inputs that it needs."""
-    if not {"loss_fn", "inputs"} & SCORES[options.score].parameters.keys():
+    chosen = get_score(options.score)
+    if not {"loss_fn", "inputs"} & (chosen.needs | chosen.optional):
         return options.score
 
     def scores(state: gp.TrainState, network: str) -> Mapping[str, Tensor]:
-        given = scoring(options, state.gan, state.config.loss, network, data.train)
-        model = state.gan.networks()[network]
-        return gp.score(model, options.score, protect=options.protect, seed=options.seed, **given)
+        given = loss_inputs(options, state.gan, state.config.loss, network, data.train)
+        scored = state.gan.networks()[network]
+        return gp.score(scored, options.score, protect=options.protect, seed=options.seed, **given)
 
     return scores
 
 
-def _progress(config: gp.TrainConfig) -> list[gp.every]:
-    return [] if sys.stderr.isatty() else [losses(config.steps)]
-
-
 def _control(
-    options: argparse.Namespace, number: int, arm: str, ticket: Ticket, data: gp.data.ImageData
+    options: argparse.Namespace,
+    number: int,
+    arm: str,
+    ticket: Ticket,
+    data: gp.data.ImageData,
+    report: list[Callable[[gp.TrainState], Any]],
 ) -> tuple[Ticket, gp.TrainState]:
     """A control of a round's ticket, trained as long: as it was kept, from where it was stopped, or from its start."""
     control = CONTROLS[arm](ticket, gp.step_seed(options.seed, number, arm))
     done, running = (options.out / f"{arm}-{number:02}{end}.safetensors" for end in ("", ".partial"))
     if done.is_file():
         return control, gp.TrainState.load(done, options.device)
-    state = gp.TrainState.load(running, options.device) if running.is_file() else control.start()
+    state = gp.TrainState.resume(running, control.start, options.device)
     say(f"round {number}, {arm}: training steps {state.step + 1} to {state.config.steps}")
     callbacks = [gp.every(options.checkpoint_every, gp.Checkpoint(running), at_end=False)]
-    gp.train(state, data.train, [*callbacks, *_progress(state.config)])
+    gp.train(state, data.train, [*callbacks, *report])
     state.save(done)
     running.unlink(missing_ok=True)
     return control, state

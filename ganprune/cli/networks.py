@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import ganprune as gp
-from ganprune.cli.arguments import UsageError
+from ganprune.cli.options import ROLES, UsageError
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
 from ganprune.networks.checkpoints import PRETRAINED, load_network
 from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator
-
-ROLES = ("generator", "discriminator")
+from ganprune.networks.sampling import draw_latents
+from ganprune.scores.registry import get_score
 
 
 def named_paths(options: argparse.Namespace) -> list[str]:
@@ -169,3 +170,32 @@ def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
 def loss_of(options: argparse.Namespace, gan: gp.GAN) -> str:
     """The loss of ``--loss``, else that of the checkpoint."""
     return options.loss or gan.metadata.get("config", {}).get("loss", "hinge")
+
+
+def loss_inputs(
+    options: argparse.Namespace, gan: gp.GAN, loss: str, network: str = "generator", split: Any = None
+) -> dict[str, Any]:
+    """What the score of ``--score`` looks at, as arguments of ``score``; nothing for one that looks at weights alone.
+
+    Args:
+        options: ``score`` and ``seed``.
+        gan: the pair; the losses are those of this very pair, as it is when the score is taken.
+        loss: the name of the loss.
+        network: "generator" or "discriminator".
+        split: real images; only for a discriminator.
+
+    Returns:
+        ``loss_fn`` over 512 samples, one at a time where the score takes a batch for a sample; ``inputs``, 256 of them.
+    """
+    score, seed = get_score(options.score), options.seed
+    known = score.needs | score.optional
+    batches, size = (512, 1) if options.score == "squared-gradient" else (8, 64)
+    given: dict[str, Any] = {}
+    if "loss_fn" in known and network == "discriminator":
+        given["loss_fn"] = gp.discriminator_loss(gan, split, batches, size, loss, seed)
+    elif "loss_fn" in known:
+        given["loss_fn"] = gp.generator_loss(gan, batches, size, loss, seed)
+    if "inputs" in known:
+        from_split = network == "discriminator"
+        given["inputs"] = split.batch(256, seed, 0) if from_split else draw_latents(gan.generator, 256, seed)
+    return given

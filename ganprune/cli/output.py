@@ -23,6 +23,7 @@ TABLE = (
         "score",
         "allocation",
         "steps",
+        "training_precision",
     ),
     *("fid_before", "fid_pruned", "fid", "fid_floor", "kid", "precision", "recall", "density", "coverage"),
     *("histogram_kl", "real_loss", "fake_loss", "real_accuracy", "fake_accuracy", "sparsity", "nonzero"),
@@ -32,6 +33,15 @@ TABLE = (
 """What is shown without ``--json``, in this order."""
 COLUMNS = ("round", "arm", "ticket_sparsity", "fid", "kid", "recall", "generator_loss", "discriminator_loss")
 """What is shown of each row of a command that gives several."""
+
+
+def prepare_extractor(options: argparse.Namespace, data: gp.data.ImageData) -> None:
+    """Trains the feature extractor of a data set before the work begins, if quality is to be measured and it lacks.
+
+    MNIST's ships with the package. The length of the training is said after its first steps.
+    """
+    if options.samples:
+        gp.metrics.prepare_extractor(data, options.device, announce=say)
 
 
 def measure(
@@ -75,19 +85,6 @@ def fail(code: int, text: str) -> int:
 def sentence(error: BaseException) -> str:
     """The message of an error on one line, or its name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def losses(steps: int) -> gp.every:
-    """Ten lines of progress for a log file, where no progress bar is drawn."""
-
-    def report(state: gp.TrainState) -> None:
-        last = state.history[-1] if state.history else {}
-        shown = ", ".join(
-            f"{key.replace('_', ' ')} {value:.3f}" for key, value in last.items() if key != "step"
-        )
-        say(f"step {state.step} of {steps}" + (f": {shown}" if shown else ""))
-
-    return gp.every(max(1, steps // 10), report)
 
 
 def plain(value: Any) -> Any:

@@ -227,7 +227,10 @@ class BalanceController(Callback):
         if more == 0 or (more > 0) != (change > 0):
             return "at bound"
         if more > 0:
-            new = _grown(mask, self._growth(state, mask), more, self.allocation)
+            growth = self._growth(state, mask)
+            if not any(bool(one.any()) for one in growth.values()):
+                return "skipped: the discriminator has no gradient to grow by"
+            new = _grown(mask, growth, more, self.allocation)
         else:
             weights = effective(state, "discriminator")
             magnitudes = {key: weight.abs() for key, weight in weights.items()}

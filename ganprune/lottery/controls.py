@@ -6,18 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from ganprune.allocation.choose import allocate
 from ganprune.core.random import step_seed
-from ganprune.lottery.tickets import Ticket, check_dense, check_networks, copy_gan, copy_state
-from ganprune.masks.mask import Mask
-from ganprune.masks.weights import PRUNABLE_LAYERS, canonical_name, prunable_weights, weight_slots
+from ganprune.lottery.tickets import Ticket, check_networks, copy_state
 from ganprune.networks.gan import GAN, MASKED_NETWORKS
 from ganprune.scores.registry import Scores, score
-from ganprune.training.config import TrainConfig
-from ganprune.training.state import TrainState
 
 
 def reinitialise_ticket(
@@ -126,82 +119,3 @@ def _check_has_all_weights(ticket: Ticket) -> None:
             "ticket must come from rewinding to init or late for this control: learning-rate rewinding keeps the "
             "trained weights, and those that earlier rounds pruned are gone"
         )
-
-
-def transfer_ticket(ticket: Ticket, gan: GAN | None = None, config: TrainConfig | None = None) -> Ticket:
-    """The ticket for other data: its masks and weights, to be trained from step 0 with fresh optimisers.
-
-    Data of the same sample shape needs no ``gan``: train the result on the other split. Otherwise pass a freshly
-    initialised GAN for the other shape. What a layer or a norm holds is taken over where all of it has the same
-    names and shapes, and stays fresh elsewhere. A layer's mask goes with its weights: a prunable layer that stays
-    fresh stays dense too, and counts as such in the sparsity. Morcos et al. (2019) and Chen et al. (2021) move tickets
-    between data sets in this way.
-
-    Args:
-        ticket: left as it is.
-        gan: networks for the other data, dense; left as they are. None for the ticket's own.
-        config: the training run there; None for the ticket's.
-
-    Returns:
-        A ticket of the same arm at step 0. Its metadata list under "transferred", per masked network, the layers
-        "moved" and those left "dense".
-
-    Raises:
-        ValueError: if the GAN has masks, or no layer of a masked network has the names and shapes of the ticket's.
-        MaskError: if the GAN has been pruned without a mask.
-    """
-    if gan is not None:
-        check_dense(gan)
-    source = ticket.rewound.gan
-    target = copy_gan(source if gan is None else gan)
-    masks, report = {}, {}
-    for name, network in target.networks().items():
-        weights = _weights_to_move(source.networks()[name], network)
-        if name in ticket.masks:
-            moved = {canonical_name(key, network) for key in weights}
-            masks[name], report[name] = _move_mask(
-                name, source.networks()[name], network, ticket.masks[name], moved
-            )
-        network.load_state_dict(weights, strict=False)
-    rewound = TrainState(target, config or ticket.rewound.config)
-    return Ticket(masks, rewound, ticket.arm, {**ticket.metadata, "transferred": report})
-
-
-def _move_mask(
-    name: str, source: nn.Module, target: nn.Module, mask: Mask, taken: set[str]
-) -> tuple[Mask, dict[str, list[str]]]:
-    """The mask for the target, and which of its layers moved and which stay dense."""
-    protected = weight_slots(source).keys() - mask.keys()
-    layers, moved = {}, []
-    for key, weight in prunable_weights(target).items():
-        if key in mask and key in taken:
-            layers[key] = mask[key].to(weight.device)
-            moved.append(key)
-        elif key not in protected:
-            layers[key] = torch.ones_like(weight, dtype=torch.bool)
-    if not moved:
-        wanted = ", ".join(f"{key} {tuple(kept.shape)}" for key, kept in mask.items())
-        raise ValueError(f"gan must share a layer's name and shape with the ticket's {name} ({wanted})")
-    return Mask(layers), {"moved": moved, "dense": [key for key in layers if key not in moved]}
-
-
-def _weights_to_move(source: nn.Module, target: nn.Module) -> dict[str, Tensor]:
-    """Entries of the source for each layer, and each other module, whose entries all fit the target's."""
-    given, wanted = _entries_by_owner(source), _entries_by_owner(target)
-    moved: dict[str, Tensor] = {}
-    for owner, entries in given.items():
-        shapes = {key: value.shape for key, value in entries.items()}
-        if shapes == {key: value.shape for key, value in wanted.get(owner, {}).items()}:
-            moved |= entries
-    return moved
-
-
-def _entries_by_owner(network: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """The state dict, by prunable layer (with what its norms hold), or else by module."""
-    layers = [name for name, module in network.named_modules() if isinstance(module, PRUNABLE_LAYERS)]
-    owners: dict[str, dict[str, Tensor]] = {}
-    for key, value in network.state_dict().items():
-        inside = [name for name in layers if key.startswith(f"{name}.")]
-        owner = inside[0] if inside else canonical_name(key, network).rpartition(".")[0]
-        owners.setdefault(owner, {})[key] = value
-    return owners

@@ -102,7 +102,7 @@ class Ticket:
     Attributes:
         masks: by network, "generator" or "discriminator".
         rewound: the state to start from, unmasked; not to be trained, :meth:`start` copies it.
-        arm: "ticket", "early-bird", or the controls that made it from one: "reinitialised", "shuffled", "random
+        arm: "ticket", or the controls that made it from one: "reinitialised", "shuffled", "random
             mask".
         metadata: plain values that say where it comes from.
 

@@ -129,8 +129,8 @@ def get_score(name: str) -> RegisteredScore:
     """
     if name == "movement":
         raise ValueError(
-            "score 'movement' is gathered while training: use MovementPruning with train, or MovementPhase in a "
-            "loop of your own"
+            "score 'movement' is gathered while training: use gp.MovementPruning with gp.train, or "
+            "gp.dynamic.MovementScores in a loop of your own"
         )
     check_choice("score", name, sorted(SCORES))
     return SCORES[name]

@@ -1,0 +1,312 @@
+"""Options that several commands share: their kinds of values, their groups, and what they ask of each other."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import ganprune as gp
+from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.core.device import PRECISIONS
+from ganprune.data.sources import DATASETS
+from ganprune.losses import LOSSES
+from ganprune.networks.checkpoints import PRETRAINED
+from ganprune.networks.custom import check_import_path
+from ganprune.networks.parts import NORMS
+
+EXIT_CODES = """exit codes: 0 done, 1 it could not be done, 2 an argument is wrong, 3 the training diverged,
+            130 interrupted"""
+LEAST_SAMPLES = 6
+"""Density and coverage look at five neighbours of each image, so that they need a sixth."""
+DEFAULT = gp.TrainConfig(steps=1)
+ROLES = ("generator", "discriminator")
+
+
+class UsageError(Exception):
+    """An argument is wrong; the message is one sentence that names it, what came and what is allowed."""
+
+
+def wrong(command: str, option: str, problem: str) -> UsageError:
+    """The error that says what is wrong with an option, in the words that argparse uses.
+
+    Args:
+        command: such as "prune".
+        option: such as "--out".
+        problem: the rest of the sentence, such as "must be a file, got the folder 'x'".
+    """
+    return UsageError(f"ganprune {command}: error: argument {option}: {problem}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises :class:`UsageError` instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what went wrong as one sentence."""
+        raise UsageError(f"{self.prog}: error: {message}")
+
+
+# --- Kinds of values --------------------------------------------------------------------------------------
+
+
+def number(kind: Callable[[str], Any], allowed: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """A parser of numbers for argparse, whose message says what is allowed."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}")
+        return value
+
+    return parse
+
+
+COUNT = number(int, "an integer of at least 1", lambda value: value >= 1)
+COUNT_OR_NONE = number(int, "an integer of at least 0", lambda value: value >= 0)
+SAMPLES = number(
+    int,
+    f"an integer of at least {LEAST_SAMPLES}, or 0 for no evaluation",
+    lambda value: value >= LEAST_SAMPLES or value == 0,
+)
+POSITIVE = number(float, "a positive number", lambda value: 0 < value < math.inf)
+SPARSITY = number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
+BETWEEN = number(float, "a number in (0, 1)", lambda value: 0 < value < 1)
+SHARE = number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
+
+
+def _import_path(text: str) -> str:
+    if ".py:" in text:
+        raise argparse.ArgumentTypeError(f"must be module:Class, without .py, got {text!r}")
+    try:
+        return check_import_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f"must be a JSON object such as '{{\"latent_dim\": 8}}', got {text!r}"
+        )
+    return value
+
+
+# --- Groups of options ------------------------------------------------------------------------------------
+
+
+def add_common(parser: argparse.ArgumentParser, default_data: str) -> None:
+    """What every command takes."""
+    add = parser.add_argument_group("for every command").add_argument
+    add("--data", choices=DATASETS, help=f"the data set (default: {default_data})")
+    add(
+        "--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package"
+    )
+    seed = number(int, "an integer of at least 0", lambda value: value >= 0)
+    add("--seed", type=seed, default=0, help="determines all random numbers of the run (default: 0)")
+    add("--device", help="cpu, cuda, cuda:N or mps (default: the best one that is present)")
+    add("--json", action="store_true", help="write one JSON object to standard output instead of a table")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """In which numbers a network is trained."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="the numbers that training computes in; auto takes bfloat16 where the processor has it (default: auto). "
+        "Evaluation always uses float32",
+    )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Which GAN a command works on."""
+    names = " or ".join(PRETRAINED)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE|NAME",
+        help=f"a file, or {names}, which ship with the package (default: {PRETRAINED[0]})",
+    )
+
+
+def add_own_networks(parser: argparse.ArgumentParser) -> None:
+    """Networks of the user's own, named by module and class."""
+    group = parser.add_argument_group(
+        "networks of your own",
+        "A class (or a function) in a module that Python finds from the current folder. A checkpoint remembers "
+        "its name and arguments, but no code: name it again to load that checkpoint.",
+    )
+    kinds = {
+        "generator": "latents (N, latent_dim) to images (N, C, H, W) in [-1, 1]; it has an attribute latent_dim",
+        "discriminator": "images to logits (N,) (default: the checkpoint's, else the course's)",
+    }
+    for role, kind in kinds.items():
+        group.add_argument(f"--{role}", type=_import_path, metavar="MODULE:CLASS", help=f"maps {kind}")
+        group.add_argument(
+            f"--{role}-args",
+            type=_json_object,
+            metavar="JSON",
+            help="its keyword arguments, as a JSON object",
+        )
+        group.add_argument(
+            f"--{role}-weights",
+            metavar="FILE",
+            help="its state dict in safetensors format (default: fresh weights that --seed determines)",
+        )
+
+
+def add_new_network(parser: argparse.ArgumentParser) -> None:
+    """What a freshly initialised GAN of the course looks like."""
+    add = parser.add_argument
+    add("--model", choices=("dcgan", "mlp"), default="dcgan", help="the course's networks (default: dcgan)")
+    add(
+        "--width",
+        type=COUNT,
+        default=32,
+        help="channels next to the image, or an eighth of the first hidden layer of an MLP (default: 32)",
+    )
+    add("--latent-dim", type=COUNT, help="the length of the latent vector (default: 64)")
+    add("--norm", choices=NORMS, default="spectral", help="the norm in the discriminator (default: spectral)")
+
+
+def add_loss(parser: argparse.ArgumentParser, default: str | None, said: str) -> None:
+    """The loss of training."""
+    parser.add_argument(
+        "--loss", choices=tuple(LOSSES), default=default, help=f"the GAN's loss (default: {said})"
+    )
+
+
+def add_updates(parser: argparse.ArgumentParser) -> None:
+    """How weights are updated in any training."""
+    add = parser.add_argument
+    add(
+        "--batch-size",
+        type=COUNT,
+        default=DEFAULT.batch_size,
+        help=f"images per update (default: {DEFAULT.batch_size})",
+    )
+    add(
+        "--learning-rate",
+        type=POSITIVE,
+        default=DEFAULT.learning_rate,
+        help=f"the learning rate, which is held and then falls to zero (default: {DEFAULT.learning_rate:g})",
+    )
+    add(
+        "--decay-from",
+        type=SHARE,
+        default=DEFAULT.decay_from,
+        help=f"the share of the steps for which it is held (default: {DEFAULT.decay_from:g})",
+    )
+    add(
+        "--ema-decay",
+        type=SPARSITY,
+        default=DEFAULT.ema_decay,
+        help=f"the decay of the generator's moving average (default: {DEFAULT.ema_decay:g})",
+    )
+    add_precision(parser)
+
+
+def add_critic(parser: argparse.ArgumentParser) -> None:
+    """How the discriminator is trained from the start."""
+    add = parser.add_argument
+    add("--penalty", choices=("gradient", "r1"), help="a penalty on the discriminator (default: none)")
+    add("--penalty-weight", type=POSITIVE, default=DEFAULT.penalty_weight, help="its weight (default: 10)")
+    add(
+        "--critic-steps",
+        type=COUNT,
+        default=1,
+        help="discriminator updates per generator update (default: 1)",
+    )
+    add("--clip", type=POSITIVE, help="clip the discriminator's weights to [-CLIP, CLIP] (default: never)")
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Where the zeros go."""
+    parser.add_argument(
+        "--allocation",
+        choices=ALLOCATION_NAMES,
+        help="how the zeros are shared out among the layers (default: global, or what the score asks for)",
+    )
+    parser.add_argument(
+        "--protect",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="a layer to leave dense; may be given several times",
+    )
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """How quality is measured."""
+    parser.add_argument(
+        "--samples",
+        type=SAMPLES,
+        default=10_000,
+        help="the number of images to evaluate, 0 for no evaluation; compare results of equal numbers only "
+        "(default: 10000)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="the real images to compare with; use test once, at the end (default: validation)",
+    )
+
+
+def add_resuming(parser: argparse.ArgumentParser) -> None:
+    """How a run that is stopped goes on."""
+    parser.add_argument(
+        "--checkpoint-every",
+        type=COUNT_OR_NONE,
+        default=500,
+        metavar="N",
+        help="steps between two saves of the unfinished run in OUT.unfinished; 0 never saves (default: 500)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the unfinished run of this --out")
+
+
+# --- What options ask of each other -----------------------------------------------------------------------
+
+
+def settle_networks(options: argparse.Namespace) -> None:
+    """Checks which networks are named, and fills in the defaults that depend on that.
+
+    Raises:
+        UsageError: if two options do not go together.
+    """
+    command, checkpoint = options.command, options.checkpoint
+    for role in ROLES:
+        for name in ("args", "weights"):
+            if getattr(options, f"{role}_{name}") is not None and getattr(options, role) is None:
+                raise wrong(command, f"--{role}-{name}", f"needs --{role}, which names the class")
+        if checkpoint is not None and getattr(options, f"{role}_weights") is not None:
+            raise wrong(command, f"--{role}-weights", "not allowed with --checkpoint, which has weights")
+    fresh = command == "train" or (command == "lottery" and checkpoint is None)
+    if fresh and options.generator is None:
+        options.latent_dim = options.latent_dim or 64
+    elif getattr(options, "latent_dim", None) is not None:
+        given = "--generator" if checkpoint is None else "--checkpoint"
+        raise wrong(command, "--latent-dim", f"not allowed with {given}, which has its own")
+    elif checkpoint is None and options.generator is None:
+        if options.discriminator is not None:
+            raise wrong(command, "--discriminator", "needs --generator, or the --checkpoint that holds it")
+        options.checkpoint = PRETRAINED[0]
+
+
+def train_config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:
+    """The training run that the options ask for; at least one step, also where ``--steps 0`` trains nothing."""
+    names = {field.name for field in dataclasses.fields(gp.TrainConfig)} - {"steps", "loss"}
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return gp.TrainConfig(steps=options.steps or 1, loss=loss, **given)
