@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 from unseen_networks import UNSEEN, build
 
-from ganprune import metrics
-from ganprune.masks import weights as masks
-from ganprune.networks import registry as models
+import ganprune as gp
+from ganprune import masks, metrics
 
 
 def brute_force_macs(layer: nn.Module, inputs: torch.Tensor) -> tuple[int, int]:
@@ -64,7 +63,7 @@ def test_macs_equal_multiplications_counted_one_by_one(layer: nn.Module, shape: 
 
 
 def test_macs_of_a_dcgan_have_a_closed_form() -> None:
-    gan = models.dcgan(width=8, latent_dim=16, device="cpu")
+    gan = gp.dcgan(width=8, latent_dim=16, device="cpu")
     generator = 16 * 32 * 16 + 4 * 4 * 32 * 16 * 9 + 7 * 7 * 16 * 8 * 16 + 14 * 14 * 8 * 1 * 16
     discriminator = 14 * 14 * 16 * 8 + 7 * 7 * 16 * 8 * 16 + 4 * 4 * 9 * 16 * 32 + 16 * 32
     assert metrics.macs(gan.generator) == generator
@@ -104,7 +103,7 @@ def test_layers_may_be_called_by_keyword() -> None:
 
 
 def test_report_counts_zeros_per_layer_and_per_network() -> None:
-    gan = models.dcgan(width=8, latent_dim=16, device="cpu")
+    gan = gp.dcgan(width=8, latent_dim=16, device="cpu")
     weights = masks.prunable_weights(gan.generator)
     mask = masks.Mask({name: torch.rand_like(weight) < 0.25 for name, weight in weights.items()})
     masks.apply_mask(gan.generator, mask)
@@ -128,7 +127,7 @@ def test_report_counts_zeros_per_layer_and_per_network() -> None:
 
 
 def test_spectral_norm_is_counted_by_its_raw_weight() -> None:
-    gan = models.dcgan(width=8, device="cpu")
+    gan = gp.dcgan(width=8, device="cpu")
     weights = masks.prunable_weights(gan.discriminator)
     mask = masks.Mask({name: torch.rand_like(weight) < 0.5 for name, weight in weights.items()})
     masks.apply_mask(gan.discriminator, mask)
@@ -139,7 +138,7 @@ def test_spectral_norm_is_counted_by_its_raw_weight() -> None:
 
 
 def test_a_lost_mask_is_refused() -> None:
-    gan = models.dcgan(width=8, device="cpu")
+    gan = gp.dcgan(width=8, device="cpu")
     mask = masks.Mask(
         {
             n: torch.zeros_like(w, dtype=torch.bool)
@@ -151,7 +150,7 @@ def test_a_lost_mask_is_refused() -> None:
 
 
 def test_file_bytes_equal_the_file(tmp_path) -> None:
-    model = models.mlp_gan(device="cpu").generator
+    model = gp.mlp_gan(device="cpu").generator
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     assert metrics.file_bytes(model) == (tmp_path / "model.safetensors").stat().st_size
     dense = metrics.compressed_bytes(model)
@@ -230,7 +229,7 @@ def test_layer_report_rows_add_up_to_the_whole() -> None:
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_layer_report_of_the_courses_networks_needs_no_inputs(network: str) -> None:
-    model = models.dcgan(width=4, device="cpu").networks()[network]
+    model = gp.dcgan(width=4, device="cpu").networks()[network]
     rows = metrics.layer_report(model)
     assert sum(row["macs"] for row in rows) == metrics.macs(model)
 

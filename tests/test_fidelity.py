@@ -1,27 +1,23 @@
-"""Fidelity metrics against independent implementations; evaluation changes nothing."""
+"""Metrics on bare features, against independent implementations."""
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.spatial
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from single_precision import SinglePrecision
+from torch import Tensor
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ganprune import metrics
-from ganprune.data.sources import mnist
-from ganprune.data.splits import ImageData, Split
-from ganprune.masks import weights as masks
-from ganprune.metrics import fid_kid as fidelity
-from ganprune.networks import registry as models
+from ganprune.metrics import fid_kid, neighbours
 
 
 def clouds(
@@ -36,45 +32,11 @@ def clouds(
     return first, second
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageData:
-    """MNIST on the CPU."""
-    return mnist(device="cpu")
-
-
-@pytest.fixture(scope="module")
-def part(data: ImageData) -> Split:
-    """Sixty images as a split of their own, for quick evaluations."""
-    return Split("validation", data.validation.images[:60], data.validation.labels[:60], "mnist")
-
-
-@pytest.fixture
-def gan() -> models.GAN:
-    """A small untrained DCGAN in training mode."""
-    gan = models.dcgan(width=4, latent_dim=8, device="cpu")
-    gan.generator.train()
-    gan.discriminator.train()
-    return gan
-
-
-# --- against independent implementations
-
-
 def fid_by_matrix_root(generated: Tensor, reference: Tensor) -> float:
     x, y = generated.double().numpy(), reference.double().numpy()
     s, r = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     root = scipy.linalg.sqrtm(s @ r)
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(s + r - 2 * root.real))
-
-
-def fid_by_symmetric_eigenvalues(generated: Tensor, reference: Tensor) -> float:
-    """The same distance where features are constant, so that the covariance is singular and has no such root."""
-    x, y = generated.double().numpy(), reference.double().numpy()
-    s, r = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    values, vectors = np.linalg.eigh(s)
-    half = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    root = np.sqrt(np.linalg.eigvalsh(half @ r @ half).clip(0)).sum()
-    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(s + r) - 2 * root)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -189,7 +151,8 @@ def test_blocks_do_not_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     generated, reference = clouds(90, 70, width=4)
     whole = (metrics.precision_recall(generated, reference), metrics.density_coverage(generated, reference))
     kernel = metrics.kid(generated, reference)
-    monkeypatch.setattr(fidelity, "_BLOCK", 17)
+    for module in (fid_kid, neighbours):
+        monkeypatch.setattr(module, "BLOCK", 17)
     assert (
         metrics.precision_recall(generated, reference),
         metrics.density_coverage(generated, reference),
@@ -210,12 +173,73 @@ def test_a_dropped_cluster_costs_recall_and_coverage_but_no_precision() -> None:
     assert metrics.density_coverage(points[:200], points)[1] == 0.5
 
 
-@settings(max_examples=25)
-@given(st.integers(1, 6), st.integers(1025, 3000), st.booleans())
-def test_smallest_values_equal_sorting(count: int, width: int, ties: bool) -> None:
-    rows = torch.rand(3, width, generator=torch.Generator().manual_seed(width))
-    rows = (rows * 9).round() if ties else rows
-    assert torch.equal(fidelity._smallest(rows, count), rows.sort(dim=1).values[:, :count])
+@pytest.mark.parametrize("rows", [1100, 2049])
+def test_radii_of_large_sets_equal_scipys_nearest_neighbours(rows: int) -> None:
+    generated, reference = clouds(rows, rows + 1, width=3, seed=rows)
+    trees = [scipy.spatial.cKDTree(points.double().numpy()) for points in (generated, reference)]
+    radii = [tree.query(tree.data, 4)[0][:, 3] for tree in trees]  # the nearest point is the point itself
+    found = metrics.precision_recall(generated, reference)
+    sides = ((trees[0], trees[1], radii[1]), (trees[1], trees[0], radii[0]))
+    for share, (points, centres, reach) in zip(found, sides, strict=True):
+        held = {i for ball in points.query_ball_point(centres.data, reach) for i in ball}
+        assert share == pytest.approx(len(held) / points.n, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
+def test_balls_are_closed(scale: float) -> None:
+    for seed in range(50):
+        points = torch.randn(6, 2, generator=torch.Generator().manual_seed(seed)) * scale
+        assert metrics.density_coverage(points, points) == (6 / 5, 1.0)
+        assert metrics.precision_recall(points, points) == (1.0, 1.0)
+
+
+def test_a_generator_that_copies_the_real_images_has_full_recall() -> None:
+    points, _ = clouds(200, width=128, seed=3)
+    assert metrics.precision_recall(points.repeat(5, 1), points) == (1.0, 1.0)
+    assert metrics.precision_recall(points, points.repeat(5, 1)) == (1.0, 1.0)
+
+
+@settings(max_examples=40)
+@given(st.integers(6, 20), st.integers(6, 20), st.integers(1, 3), st.integers(0, 1000))
+def test_neighbours_on_a_lattice_equal_integer_arithmetic(n: int, m: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)  # on a lattice nearly every distance is a tie
+    x, y = (torch.randint(0, 4, (rows, width), generator=generator) for rows in (n, m))
+
+    def squared(a: Tensor, b: Tensor) -> Tensor:
+        return (a[:, None] - b[None]).square().sum(dim=2)
+
+    def radius(points: Tensor, k: int) -> Tensor:
+        return squared(points, points).sort(dim=1).values[:, k]  # column 0 is the point itself
+
+    near = squared(x, y) <= radius(y, 3)
+    wide = squared(x, y) <= radius(y, 5)
+    own = squared(y, x) <= radius(x, 3)
+    expected = (int(near.any(dim=1).sum()) / n, int(own.any(dim=1).sum()) / m)
+    features = (x.float() * 0.375 + 7, y.float() * 0.375 + 7)
+    assert metrics.precision_recall(*features) == expected
+    assert metrics.density_coverage(*features) == (int(wide.sum()) / (5 * n), int(wide.any(dim=0).sum()) / m)
+
+
+def test_one_feature_is_enough_for_every_metric() -> None:
+    generated, reference = (torch.randn(9, 1, generator=torch.Generator().manual_seed(i)) + i for i in (0, 1))
+    s, r = generated.std(), reference.std()
+    by_hand = (generated.mean() - reference.mean()) ** 2 + (s - r) ** 2
+    assert metrics.fid(generated, reference) == pytest.approx(float(by_hand), rel=1e-5)
+    assert metrics.kid(generated, reference) == pytest.approx(kid_by_loops(generated, reference), rel=1e-4)
+    expected = manifold_by_loops(generated, reference, 3, 5)
+    found = metrics.precision_recall(generated, reference) + metrics.density_coverage(generated, reference)
+    assert found == pytest.approx(expected)
+
+
+def test_no_metric_asks_a_device_for_float64() -> None:
+    plain = clouds(60, 50)
+    single = [SinglePrecision(features) for features in plain]
+    with pytest.raises(TypeError, match="float64"):
+        single[0].double()
+    for metric in (metrics.fid, metrics.kid, metrics.precision_recall, metrics.density_coverage):
+        assert metric(*single) == metric(*plain)  # type: ignore[operator]
+    counts = torch.tensor([3, 1]), torch.tensor([2, 2])
+    assert metrics.histogram_kl(*map(SinglePrecision, counts)) == metrics.histogram_kl(*counts)
 
 
 def test_histogram_divergence_by_hand() -> None:
@@ -227,171 +251,6 @@ def test_histogram_divergence_by_hand() -> None:
     collapsed = torch.tensor([0, 7, 0, 0, 0, 0, 0, 0, 0, 0])
     assert metrics.histogram_kl(collapsed, torch.ones(10)) == pytest.approx(math.log(10))
     assert metrics.histogram_kl(torch.ones(2), torch.tensor([1, 0])) == math.inf
-
-
-# --- evaluate
-
-
-def test_the_floor_separates_real_images_from_a_bad_generator(data: ImageData, gan: models.GAN) -> None:
-    floor = metrics.floor(data)
-    extractor = metrics.load_extractor(data, "cpu")
-    both = [fidelity._reference(split, extractor).features for split in (data.validation, data.test)]
-    assert [len(features) for features in both] == [10_000, 10_000]
-    assert floor == pytest.approx(fid_by_symmetric_eigenvalues(*both), rel=1e-5)
-    report = metrics.evaluate(gan.generator, data.validation, samples=200, metrics=("fid", "histogram"))
-    assert report.digit_fid == report.fid > 20 * floor
-    assert report.digit_fid_floor == report.fid_floor == floor
-    assert report.histogram_kl > 0.5
-    assert report.extractor == extractor.label
-    assert (report.samples, report.reference_samples, report.kid) == (200, 10_000, None)
-
-
-def test_report_agrees_with_the_functions_on_features(data: ImageData, part: Split, gan: models.GAN) -> None:
-    images = data.test.float_images(0, 80)
-    report = metrics.evaluate_images(images, part, gan.discriminator, loss="hinge")
-    extractor = metrics.load_extractor(data, "cpu")
-    generated = metrics.extract_features(images, extractor)
-    reference = metrics.extract_features(part.float_images(), extractor)
-    assert report.fid == pytest.approx(metrics.fid(generated, reference), rel=1e-6)
-    assert report.kid == pytest.approx(metrics.kid(generated, reference), rel=1e-4)
-    assert (report.precision, report.recall) == metrics.precision_recall(generated, reference)
-    assert (report.density, report.coverage) == metrics.density_coverage(generated, reference)
-    classes = torch.bincount(extractor(images)[1], minlength=10)
-    assert report.class_histogram == tuple((classes.double() / 80).tolist())
-    assert report.histogram_kl == metrics.histogram_kl(classes, torch.bincount(part.labels, minlength=10))
-    discriminator = copy.deepcopy(gan.discriminator).eval()
-    with torch.no_grad():
-        real, fake = discriminator(part.float_images()), discriminator(images)
-    assert report.real_loss == pytest.approx(torch.relu(1 - real).mean().item(), rel=1e-5)
-    assert report.fake_loss == pytest.approx(torch.relu(1 + fake).mean().item(), rel=1e-5)
-    assert report.real_accuracy == pytest.approx((real > 0).float().mean().item())
-    assert report.fake_accuracy == pytest.approx((fake < 0).float().mean().item())
-    assert report.loss == "hinge"
-    assert report.fid_floor is None  # this split was made by hand and has no siblings
-    row = json.loads(json.dumps(report.as_dict()))
-    assert row["class_histogram"] == list(report.class_histogram)
-
-
-def test_evaluate_is_evaluate_images_of_samples(part: Split, gan: models.GAN) -> None:
-    first = metrics.evaluate(gan.generator, part, samples=50, seed=3)
-    again = metrics.evaluate(gan.generator, part, samples=50, seed=3)
-    images = models.sample(gan.generator, 50, seed=3)
-    assert first == again == metrics.evaluate_images(images, part, seed=3)
-    assert metrics.evaluate(gan.generator, part, samples=50, seed=4).fid != first.fid
-
-
-def test_only_what_was_asked_for_is_computed(part: Split, gan: models.GAN) -> None:
-    report = metrics.evaluate(
-        gan.generator, part, samples=20, discriminator=gan.discriminator, metrics=("fid",)
-    )
-    row = report.as_dict()
-    assert row["fid"] is not None
-    assert all(row[name] is None for name in ("kid", "precision", "density", "histogram_kl", "real_loss"))
-
-
-def test_the_sign_of_a_wasserstein_critic_is_no_accuracy(part: Split, gan: models.GAN) -> None:
-    report = metrics.evaluate(
-        gan.generator, part, 20, discriminator=gan.discriminator, loss="wasserstein", metrics="discriminator"
-    )
-    assert report.real_loss is not None
-    assert report.real_accuracy is report.fake_accuracy is None
-
-
-def test_a_callers_autocast_and_threads_of_randomness_do_not_matter(part: Split, gan: models.GAN) -> None:
-    plain = metrics.evaluate(gan.generator, part, samples=40)
-    torch.manual_seed(99)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert metrics.evaluate(gan.generator, part, samples=40) == plain
-
-
-class Restless(nn.Module):
-    """A generator with everything that careless evaluation would disturb."""
-
-    latent_dim = 5
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.norm, self.drop = nn.Linear(5, 784), nn.BatchNorm1d(784), nn.Dropout(0.5)
-        self.drop.eval()
-
-    def forward(self, z: Tensor) -> Tensor:
-        values = self.drop(self.norm(self.linear(z + torch.randn_like(z))))
-        return values.tanh().view(-1, 1, 28, 28)
-
-
-def test_evaluation_changes_no_state(part: Split) -> None:
-    generator = Restless()
-    discriminator = models.dcgan(width=4, norm="spectral", device="cpu").discriminator.train()
-    frozen = generator.linear.bias.requires_grad_(False)
-    generator(torch.randn(8, 5)).sum().backward()
-    networks = (generator, discriminator)
-    before = [copy.deepcopy(network.state_dict()) for network in networks]
-    modes = [[module.training for module in network.modules()] for network in networks]
-    gradient = generator.linear.weight.grad.clone()
-    random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    images = part.images.clone()
-    metrics.evaluate(generator, part, samples=30, discriminator=discriminator)
-    for network, state, mode in zip(networks, before, modes, strict=True):
-        assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
-        assert [module.training for module in network.modules()] == mode
-    assert torch.equal(generator.linear.weight.grad, gradient)
-    assert not frozen.requires_grad
-    assert generator.linear.weight.requires_grad
-    assert torch.equal(torch.get_rng_state(), random)
-    assert np.array_equal(np.random.get_state()[1], numpy_random)  # noqa: NPY002
-    assert torch.equal(part.images, images)
-    assert torch.is_grad_enabled()
-
-
-def test_references_are_kept_by_content(part: Split, data: ImageData) -> None:
-    extractor = metrics.load_extractor(data, "cpu")
-    first = fidelity._reference(part, extractor)
-    assert fidelity._reference(part, extractor) is first
-    other = Split("validation", part.images.flip(0)[:40], part.labels[:40], "mnist")
-    assert fidelity._reference(other, extractor) is not first
-    for start in range(1, 12):
-        piece = Split(
-            "test", data.test.images[start : start + 20], data.test.labels[start : start + 20], "mnist"
-        )
-        fidelity._reference(piece, extractor)
-    assert len(fidelity._references) <= fidelity._CACHED_REFERENCES
-
-
-def test_padded_mnist_is_read_by_the_same_extractor(data: ImageData) -> None:
-    extractor = metrics.load_extractor(data, "cpu")
-    images = data.test.float_images(0, 10)
-    padded = nn.functional.pad(images, (2, 2, 2, 2), value=-1.0)
-    assert torch.allclose(extractor(images)[0], extractor(padded)[0], atol=1e-5)
-
-
-def test_a_lost_mask_is_refused(part: Split, gan: models.GAN) -> None:
-    weights = masks.prunable_weights(gan.generator)
-    mask = masks.Mask({name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in weights.items()})
-    with pytest.raises(masks.MaskError, match="non-zero weights under its mask"):
-        metrics.evaluate(gan.generator, part, samples=10, mask=mask)
-    gan.generator.mask = mask
-    with pytest.raises(masks.MaskError, match="non-zero weights under its mask"):
-        metrics.evaluate(gan.generator, part, samples=10)
-
-
-def test_bad_arguments_are_named(part: Split, gan: models.GAN) -> None:
-    for samples in (1, 2.5, True):
-        with pytest.raises(ValueError, match="samples must be an integer of at least 2"):
-            metrics.evaluate(gan.generator, part, samples=samples)
-    with pytest.raises(ValueError, match='metrics must be "all" or some of'):
-        metrics.evaluate(gan.generator, part, metrics="inception")
-    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
-        metrics.evaluate(gan.generator, part, samples=20, batch_size=0)
-    with pytest.raises(ValueError, match="loss must be one of"):
-        metrics.evaluate(gan.generator, part, loss="square")
-    with pytest.raises(ValueError, match=r"images must have shape \(N >= 2, 1, 28, 28\)"):
-        metrics.evaluate_images(torch.zeros(5, 3, 28, 28), part)
-    images = torch.zeros(5, 1, 28, 28)
-    images[2, 0, 3, 3] = math.nan
-    with pytest.raises(ValueError, match="got 1 of 5 with NaN or infinity"):
-        metrics.evaluate_images(images, part)
-    with pytest.raises(ValueError, match="neighbours must be at least 1 and less than the number of rows"):
-        metrics.evaluate(gan.generator, part, samples=5)
 
 
 def test_bad_features_are_named() -> None:

@@ -54,3 +54,73 @@ class TestRecalibration:
             recalibrate_batchnorm(self.generator(), batch_size=1)
         with pytest.raises(ValueError, match="latent_dim"):
             recalibrate_batchnorm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+
+    def test_a_layer_that_did_not_run_keeps_its_statistics(self):
+        class PerClass(nn.Module):
+            latent_dim = 3
+
+            def __init__(self):
+                super().__init__()
+                self.norms = nn.ModuleList(nn.BatchNorm1d(3) for _ in range(2))
+
+            def forward(self, z, label=0):
+                return self.norms[label](z)
+
+        network = PerClass()
+        network.norms[1].running_mean.fill_(7.0)
+        network.norms[1].num_batches_tracked.fill_(5)
+        recalibrate_batchnorm(network, batches=2, batch_size=8)
+        assert network.norms[0].num_batches_tracked == 2
+        assert network.norms[0].running_mean.abs().max() > 0
+        assert torch.equal(network.norms[1].running_mean, torch.full((3,), 7.0))
+        assert torch.equal(network.norms[1].running_var, torch.ones(3))
+        assert network.norms[1].num_batches_tracked == 5
+        recalibrate_batchnorm(network, inputs=[(torch.randn(4, 3), 1)] * 3)
+        assert [int(norm.num_batches_tracked) for norm in network.norms] == [2, 3]
+
+    @pytest.mark.parametrize(
+        ("inputs", "error"),
+        [
+            (lambda: [], ValueError),
+            (lambda: (torch.zeros(4, width) for width in (8, 8, 5)), ValueError),
+            (lambda: iter_then_stop(), KeyboardInterrupt),
+        ],
+        ids=["no batch", "a batch that does not fit", "interrupted"],
+    )
+    def test_what_ends_in_an_error_leaves_everything_as_it_was(self, inputs, error):
+        generator = self.generator().train()
+        generator(torch.randn(4, 8))
+        generator.layers.norm2.eval()
+        before = {key: value.clone() for key, value in generator.state_dict().items()}
+        modes = [module.training for module in generator.modules()]
+        random = torch.get_rng_state()
+        with pytest.raises(error):
+            recalibrate_batchnorm(generator, inputs=inputs())
+        assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
+        assert [module.training for module in generator.modules()] == modes
+        assert generator.layers.norm1.momentum == 0.1
+        assert torch.equal(torch.get_rng_state(), random)
+
+    def test_layers_that_draw_random_numbers_draw_them_from_the_seed(self):
+        def statistics(seed, state):
+            torch.manual_seed(state)
+            network = nn.Sequential(Noise(), nn.BatchNorm1d(3))
+            recalibrate_batchnorm(network, inputs=[torch.zeros(8, 3)], seed=seed)
+            assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(state)))
+            return network[1].running_mean
+
+        assert torch.equal(statistics(0, 1), statistics(0, 2))
+        assert not torch.equal(statistics(0, 1), statistics(1, 1))
+
+
+class Noise(nn.Module):
+    """Adds noise, in evaluation mode too."""
+
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+def iter_then_stop():
+    """One batch, then what Ctrl-C does."""
+    yield torch.zeros(4, 8)
+    raise KeyboardInterrupt

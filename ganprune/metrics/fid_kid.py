@@ -106,7 +106,7 @@ def _kernel_sum(points: Tensor, others: Tensor) -> float:
 
     KID is a small difference of large means, so the order of summation matters more than the products' precision.
     """
-    total, one = 0.0, torch.ones(1, dtype=points.dtype, device=points.device)
+    total, one = 0.0, points.new_ones(1)
     for block in points.split(BLOCK):
         kernel = torch.addmm(one, block, others.T, alpha=1 / points.shape[1])
         total += sum(kernel.square().mul_(kernel).sum(dim=1).tolist())

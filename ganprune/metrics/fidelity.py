@@ -28,7 +28,7 @@ from ganprune.masks.mask import Mask
 from ganprune.metrics.extractor import Extractor, load_extractor
 from ganprune.metrics.fid_kid import feature_statistics, fid_of_statistics, kid_of_means
 from ganprune.metrics.judge import judge
-from ganprune.metrics.neighbours import count_neighbourhoods
+from ganprune.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, count_neighbourhoods
 from ganprune.metrics.reference import Reference, choose_batch, extract, floor, reference_of, why_no_floor
 from ganprune.metrics.report import METRICS, FidelityReport, check_evaluation, check_images, check_split
 from ganprune.networks.gan import GAN
@@ -174,7 +174,9 @@ def _compare(features: Tensor, classes: Tensor, reference: Reference, wanted: se
     if "kid" in wanted:
         values["kid"] = kid_of_means(features, reference.features, reference.kernel_mean)
     if {"precision_recall", "density_coverage"} & wanted:
-        values |= count_neighbourhoods(features, reference.features, reference.radii, wanted)
+        near = PRECISION_NEIGHBOURS if "precision_recall" in wanted else None
+        wide = DENSITY_NEIGHBOURS if "density_coverage" in wanted else None
+        values |= count_neighbourhoods(features, reference.features, near, wide, reference.radii)
     if "histogram" in wanted:
         counts = torch.bincount(classes, minlength=len(reference.histogram)).cpu()
         values["class_histogram"] = tuple((counts.double() / len(classes)).tolist())

@@ -42,10 +42,8 @@ def precision_recall(
         ValueError: if the features are not two matrices of equal width with finite entries and more than k rows.
     """
     check_features(generated, reference, neighbours)
-    grid = Grid.around(generated, reference)
-    points, others = grid(generated), grid(reference)
-    own = squared_radii(points, neighbours)[:, -1]
-    return _precision_recall(points, others, own, squared_radii(others, neighbours)[:, -1])
+    found = count_neighbourhoods(generated, reference, near=neighbours)
+    return found["precision"], found["recall"]
 
 
 def density_coverage(
@@ -69,9 +67,8 @@ def density_coverage(
         ValueError: if the features are not two matrices of equal width with finite entries and more than k rows.
     """
     check_features(generated, reference, neighbours)
-    grid = Grid.around(generated, reference)
-    points, others = grid(generated), grid(reference)
-    return _density_coverage(points, others, squared_radii(others, neighbours)[:, -1], neighbours)
+    found = count_neighbourhoods(generated, reference, wide=neighbours)
+    return found["density"], found["coverage"]
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,9 @@ class Grid:
 
 
 def _widen(features: Tensor) -> Tensor:
-    """The features in float64, on the CPU if their device has no such numbers."""
+    """The features in float64, on the CPU if their device may have no such numbers, as Apple's GPUs have none."""
     features = features.detach()
-    return (features.cpu() if features.device.type == "mps" else features).to(torch.float64)
+    return (features if features.device.type in ("cpu", "cuda") else features.cpu()).to(torch.float64)
 
 
 def squared_radii(points: Tensor, neighbours: int) -> Tensor:
@@ -126,54 +123,47 @@ def squared_radii(points: Tensor, neighbours: int) -> Tensor:
 
 
 def count_neighbourhoods(
-    generated: Tensor, reference: Tensor, known: dict[float, Tensor], wanted: set[str]
+    generated: Tensor,
+    reference: Tensor,
+    near: int | None = None,
+    wide: int | None = None,
+    known: dict[tuple[float, int], Tensor] | None = None,
 ) -> dict[str, float]:
-    """Precision and recall, density and coverage, as far as they are wanted, with the usual numbers of neighbours.
+    """Precision and recall, density and coverage, or one of the pairs, in one pass over all distances.
 
     Args:
         generated: features (N, d).
         reference: features (M, d).
-        known: the reference's radii of earlier calls by the step of the grid; what is computed here is added.
-        wanted: "precision_recall", "density_coverage" or both.
+        near: number of neighbours of precision and recall; None leaves the two out.
+        wide: number of neighbours of density and coverage; None leaves the two out.
+        known: the reference's radii of earlier calls, by step and number of neighbours; what is new is added.
 
     Returns:
         Numbers by name: "precision", "recall", "density", "coverage".
     """
     grid = Grid.around(generated, reference)
     points, others = grid(generated), grid(reference)
-    if grid.step not in known:
-        known[grid.step] = squared_radii(others, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS))
-    radii = known[grid.step]
-    found: dict[str, float] = {}
-    if "precision_recall" in wanted:
-        own = squared_radii(points, PRECISION_NEIGHBOURS)[:, -1]
-        near = radii[:, PRECISION_NEIGHBOURS - 1]
-        found["precision"], found["recall"] = _precision_recall(points, others, own, near)
-    if "density_coverage" in wanted:
-        wide = radii[:, DENSITY_NEIGHBOURS - 1]
-        found["density"], found["coverage"] = _density_coverage(points, others, wide, DENSITY_NEIGHBOURS)
-    return found
-
-
-def _precision_recall(points: Tensor, others: Tensor, own: Tensor, radii: Tensor) -> tuple[float, float]:
-    """``own`` are the squared radii around ``points``, ``radii`` those around ``others``."""
+    known, key = {} if known is None else known, (grid.step, max(near or 0, wide or 0))
+    radii = known[key] = known[key] if key in known else squared_radii(others, key[1])
+    own = squared_radii(points, near)[:, -1] if near else None
     norms = others.square().sum(dim=1)
-    inside, excess = 0, torch.full_like(norms, math.inf)
+    inside, pairs = 0, 0
+    excess, nearest = torch.full_like(norms, math.inf), torch.full_like(norms, math.inf)
     for start in range(0, len(points), BLOCK):
         distances = _squared_distances(points[start : start + BLOCK], others, norms)
-        inside += int(((distances - radii).amin(dim=1) <= 0).sum())
-        excess = torch.minimum(excess, distances.sub_(own[start : start + BLOCK, None]).amin(dim=0))
-    return inside / len(points), int((excess <= 0).sum()) / len(others)
-
-
-def _density_coverage(points: Tensor, others: Tensor, radii: Tensor, neighbours: int) -> tuple[float, float]:
-    norms = others.square().sum(dim=1)
-    pairs, nearest = 0, torch.full_like(norms, math.inf)
-    for block in points.split(BLOCK):
-        distances = _squared_distances(block, others, norms)
-        pairs += int((distances <= radii).sum())
-        nearest = torch.minimum(nearest, distances.amin(dim=0))
-    return pairs / (neighbours * len(points)), int((nearest <= radii).sum()) / len(others)
+        if wide:
+            pairs += int((distances <= radii[:, wide - 1]).sum())
+            nearest = torch.minimum(nearest, distances.amin(dim=0))
+        if near and own is not None:
+            inside += int((distances <= radii[:, near - 1]).any(dim=1).sum())
+            excess = torch.minimum(excess, distances.sub_(own[start : start + BLOCK, None]).amin(dim=0))
+    found: dict[str, float] = {}
+    if near:
+        found |= {"precision": inside / len(points), "recall": int((excess <= 0).sum()) / len(others)}
+    if wide:
+        reached = int((nearest <= radii[:, wide - 1]).sum())
+        found |= {"density": pairs / (wide * len(points)), "coverage": reached / len(others)}
+    return found
 
 
 def _squared_distances(points: Tensor, others: Tensor, other_norms: Tensor) -> Tensor:

@@ -27,12 +27,12 @@ class Reference:
     Attributes:
         features: (N, 128), float32.
         histogram: (classes,), how many images have each label.
-        radii: squared radii of the neighbourhoods, by the step of the grid.
+        radii: squared radii of the neighbourhoods, by the step of the grid and the number of neighbours.
     """
 
     features: Tensor
     histogram: Tensor
-    radii: dict[float, Tensor] = field(default_factory=dict)
+    radii: dict[tuple[float, int], Tensor] = field(default_factory=dict)
 
     @cached_property
     def statistics(self) -> dict[str, Any]:
