@@ -260,3 +260,12 @@ def test_layer_report_of_a_network_without_weights_and_of_a_mask_that_does_not_f
     assert metrics.layer_report(nn.ReLU()) == []
     with pytest.raises(ValueError, match=r"9\.weight is missing"):
         metrics.layer_report(two_layers(), masks.Mask({"9.weight": torch.ones(2, 2, dtype=torch.bool)}))
+
+
+def test_layers_of_size_zero_cost_nothing() -> None:
+    with pytest.warns(UserWarning, match="zero-element"):
+        network = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 0))
+    report = metrics.complexity(network, inputs=torch.randn(3, 4), repeats=1)
+    assert (report.macs, report.effective_macs, report.prunable) == (8, 8, 8)
+    rows = metrics.layer_report(network, inputs=torch.randn(3, 4))
+    assert [(row["macs"], row["sparsity"], row["starved"]) for row in rows] == [(8, 0, False), (0, 0, False)]

@@ -269,3 +269,45 @@ def test_global_defaults_change_no_result(part: Split, gan: gp.GAN) -> None:
     with torch.device("meta"):
         assert metrics.evaluate(gan, part, samples=30) == plain
         assert metrics.complexity(gan.generator, batch_size=None) == work
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_the_callers_precision_of_products_changes_no_result(
+    precision: str, part: Split, gan: gp.GAN
+) -> None:
+    plain = metrics.evaluate(gan, part, samples=30)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert metrics.evaluate(gan, part, samples=30) == plain
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_discriminator_with_untrained_spectral_norms_gives_sensible_losses(part: Split) -> None:
+    norm = nn.utils.spectral_norm  # the older one, whose vectors are random until it is trained
+    torch.manual_seed(0)
+    discriminator = nn.Sequential(
+        nn.Flatten(), *(norm(nn.Linear(784, 784)) for _ in range(3)), norm(nn.Linear(784, 1))
+    )
+    before = copy.deepcopy(discriminator.state_dict())
+    report = metrics.evaluate_images(part.float_images(), part, discriminator, metrics="discriminator")
+    assert report.real_loss < 30  # each layer stretches images at most by one, so the logits are below 28
+    assert all(torch.equal(before[key], value) for key, value in discriminator.state_dict().items())
+
+
+class Shuffled(nn.Module):
+    """A discriminator whose first parameter is a table of integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(784).flip(0), requires_grad=False)
+        self.last = nn.Linear(784, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1)[:, self.table])
+
+
+def test_integer_parameters_say_nothing_about_the_images_of_a_discriminator(part: Split) -> None:
+    report = metrics.evaluate_images(part.float_images(), part, Shuffled(), metrics="discriminator")
+    assert math.isfinite(report.real_loss)

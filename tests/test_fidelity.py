@@ -103,6 +103,13 @@ def test_kid_keeps_its_precision_where_the_kernel_is_large() -> None:
     assert metrics.kid(generated, reference) == pytest.approx(exact, abs=2e-8 * (6.25 + 1) ** 3)
 
 
+def test_kid_does_not_depend_on_the_callers_autocast() -> None:
+    generated, reference = clouds(60, 50)
+    plain = metrics.kid(generated, reference)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert metrics.kid(generated, reference) == plain
+
+
 def test_kid_is_unbiased_on_equal_distributions() -> None:
     generator = torch.Generator().manual_seed(0)
     values = [metrics.kid(*torch.randn(2, 60, 4, generator=generator)) for _ in range(100)]

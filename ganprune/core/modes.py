@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,12 +45,40 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Switch autocast and TF32 convolutions off, so that features do not depend on the caller's settings."""
-    with (
-        torch.autocast(device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+    """Float32 computed as float32 inside the block, so that features do not depend on the caller's settings.
+
+    Autocast is off, and so are TF32 and bfloat16 in products and convolutions of float32
+    (``torch.set_float32_matmul_precision`` and its like); afterwards all is set as before.
+    """
+    autocast = torch.amp.is_autocast_available(device.type)
+    with setting(*_arithmetic()), torch.autocast(device.type, enabled=False) if autocast else nullcontext():
         yield
+
+
+@contextmanager
+def setting(*values: tuple[Any, str, Any]) -> Iterator[None]:
+    """Attributes, each given as (object, name, value), that have these values inside the block."""
+    before = [getattr(holder, name) for holder, name, _ in values]
+    try:
+        for holder, name, value in values:
+            setattr(holder, name, value)
+        yield
+    finally:
+        for (holder, name, _), value in zip(values, before, strict=True):
+            setattr(holder, name, value)
+
+
+def _arithmetic() -> list[tuple[Any, str, Any]]:
+    """The attributes of ``torch.backends`` that decide how float32 is computed, with their strictest values."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    names = ((cuda, ("matmul",)), (cudnn, ("conv", "rnn")), (mkldnn, ("matmul", "conv", "rnn")))
+    parts = [getattr(backend, name, None) for backend, operations in names for name in operations]
+    strict: list[Any] = [
+        (part, "fp32_precision", "ieee") for part in parts if hasattr(part, "fp32_precision")
+    ]
+    if not strict:  # before PyTorch 2.9
+        strict = [(cuda.matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    return [*strict, (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
 
 
 def call_untouched(network: nn.Module, *inputs: Any) -> Any:

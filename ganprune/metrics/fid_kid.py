@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ganprune.core.modes import full_precision
+
 BLOCK = 100
 """Rows for which distances or kernels are computed at a time."""
 
@@ -50,7 +52,8 @@ def kid(generated: Tensor, reference: Tensor) -> float:
     """
     check_features(generated, reference)
     generated, reference = generated.detach().float(), reference.detach().float()
-    return kid_of_means(generated, reference, kernel_mean(reference))
+    with full_precision(generated.device):
+        return kid_of_means(generated, reference, kernel_mean(reference))
 
 
 def check_features(generated: Tensor, reference: Tensor, neighbours: int = 1) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganprune.core.device import placement_of
 from ganprune.core.modes import full_precision
 from ganprune.core.random import keep_random_state, step_seed
 from ganprune.data.splits import ImageData, Split
@@ -51,7 +52,7 @@ def evaluate(
     mask: Mask | None = None,
     extractor: Extractor | None = None,
     batch_size: int | None = None,
-    network: str = "ema",
+    network: str = "generator_ema",
 ) -> FidelityReport:
     """Measures a generator against all images of a split, changing nothing.
 
@@ -74,7 +75,7 @@ def evaluate(
         mask: if given, every weight of the generator that it prunes must be zero.
         extractor: feature extractor; default the data set's own.
         batch_size: images in one forward pass; default 100 per CPU thread (caches hold no more), else 1,000.
-        network: of a GAN, "ema" for the moving average of the generator or "generator" for the one that is trained.
+        network: of a GAN, "generator_ema" for the moving average of the generator's weights, or "generator".
 
     Raises:
         ValueError: if an argument is outside its range, a metric needs more images than there are, or the generator's
@@ -86,11 +87,11 @@ def evaluate(
     generator: nn.Module = gan  # type: ignore[assignment]
     if isinstance(gan, GAN):
         gan.masks.check()
-        generator = gan.generator_ema if network == "ema" else gan.generator
+        generator = gan.networks()[network]
         discriminator = gan.discriminator if discriminator is None else discriminator
     if mask is not None:
         check_mask(generator, mask)
-    device = next((p.device for p in generator.parameters()), torch.device("cpu"))
+    device, _ = placement_of(generator)
     with _undisturbed(device, seed):
         images = sample(generator, samples, seed=seed, batch_size=choose_batch(batch_size, device))
         check_images(images, check_split(split), metrics, "images of the generator")

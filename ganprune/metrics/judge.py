@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganprune.core.device import placement_of
 from ganprune.core.modes import eval_mode
 from ganprune.data.splits import Split
 from ganprune.losses import get_loss
+from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.metrics.reference import choose_batch
 
 
@@ -18,20 +20,21 @@ def judge(
 ) -> dict[str, Any]:
     """Loss and accuracy of a discriminator, in evaluation mode, on all real and all generated images.
 
-    Real and generated images never share a batch.
+    Real and generated images never share a batch. Spectral norms divide by the true norm of their weight, also those
+    that were never trained.
 
     Raises:
         TypeError: if the discriminator returns something other than a tensor.
         ValueError: if it does not return a logit per image, or probabilities instead of logits.
     """
     chosen = get_loss(loss)
-    parameter = next(discriminator.parameters(), torch.empty(0, dtype=torch.float32, device=images.device))
-    size = choose_batch(batch_size, parameter.device)
-    with eval_mode(discriminator):
+    device, dtype = placement_of(discriminator)
+    size = choose_batch(batch_size, device)
+    with eval_mode(discriminator), settled_spectral_norms(discriminator):
         starts = range(0, len(split), size)
         real_batches = (split.float_images(at, at + size) for at in starts)
-        real = torch.cat([_logits(discriminator, batch.to(parameter)) for batch in real_batches])
-        fake = torch.cat([_logits(discriminator, batch.to(parameter)) for batch in images.split(size)])
+        real = torch.cat([_logits(discriminator, batch.to(device, dtype)) for batch in real_batches])
+        fake = torch.cat([_logits(discriminator, batch.to(device, dtype)) for batch in images.split(size)])
     signed = chosen.name != "wasserstein"
     if signed:
         _refuse_probabilities(discriminator, real, fake)

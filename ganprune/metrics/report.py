@@ -24,7 +24,7 @@ LEAST = {
 }
 """The metrics, and how many generated and how many real images each needs at least."""
 METRICS = tuple(LEAST)
-NETWORKS = ("ema", "generator")
+NETWORKS = ("generator_ema", "generator")
 """Which generator of a GAN is measured: the moving average of its weights, or the one that is being trained."""
 _TOLERANCE = 1e-3
 
@@ -97,7 +97,7 @@ def check_evaluation(
     samples: int,
     metrics: str | Iterable[str] = "all",
     loss: str = DEFAULT_LOSS,
-    network: str = "ema",
+    network: str = "generator_ema",
 ) -> tuple[Split, set[str]]:
     """Refuses what :func:`ganprune.evaluate` cannot measure, before any work is done.
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ganprune.core.checks import check_integer
 from ganprune.core.device import placement_of
-from ganprune.core.modes import eval_mode, frozen
+from ganprune.core.modes import eval_mode, frozen, setting
 from ganprune.core.random import keep_random_state
 from ganprune.masks.apply import check_fit
 from ganprune.masks.mask import Mask
@@ -129,7 +129,9 @@ def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None 
 
 
 def _uses(layer: Any, given: Tensor, output: Tensor) -> int:
-    """How often each weight of a convolution or linear layer is used in one call."""
+    """How often each weight of a convolution or linear layer is used in one call; 0 if it has none."""
+    if layer.weight.numel() == 0:
+        return 0
     if isinstance(layer, nn.Linear):
         return output.numel() // layer.out_features
     source = given if isinstance(layer, _ConvTransposeNd) else output
@@ -141,15 +143,13 @@ def _uses(layer: Any, given: Tensor, output: Tensor) -> int:
 def _countable_kernels() -> Iterator[None]:
     """Attention and recurrent layers as matrix products: FLOP counters do not know what fused kernels compute."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    onednn = torch.backends.mkldnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    fused = ((torch.backends.mkldnn, "enabled", False), (torch.backends.cudnn, "enabled", False))
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH), setting(*fused):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        torch.backends.mkldnn.enabled = onednn
 
 
 def layer_report(
