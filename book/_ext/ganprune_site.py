@@ -346,6 +346,14 @@ def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: A
 # ---------------------------------------------------------------- references
 
 
+def drop_pages_without_source(app: Sphinx) -> list:
+    """Keep modules that have no source, such as ``builtins``, out of the list of modules, where they are dead links."""
+    modules = getattr(app.env, "_viewcode_modules", {})
+    for name in [name for name, entry in modules.items() if not entry]:
+        del modules[name]
+    return []
+
+
 def documented_at(target: str) -> str | None:
     """Return where a re-exported name (such as ``ganprune.pruning.score``) is documented, else None."""
     package, _, name = target.rpartition(".")
@@ -381,6 +389,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.connect("config-inited", hook)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-collect-pages", drop_pages_without_source, priority=100)
     app.connect("doctree-resolved", add_chapter_time)
     app.connect("doctree-resolved", fill_chapter_times)
     app.connect("missing-reference", resolve_public_name)
