@@ -344,3 +344,22 @@ class TestNetworksOfOnesOwn:
             score(huge, "synflow", inputs=torch.randn(1, 2))
         with pytest.raises(ValueError, match="flow of 0.*linearise"):
             score(nn.Sequential(nn.Linear(2, 2), Centred()), "synflow", inputs=torch.randn(1, 2))
+
+
+def test_latents_may_be_maps_of_one_pixel():
+    class Maps(nn.Module):
+        latent_dim = 8
+
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.ConvTranspose2d(8, 4, 4), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 4)
+            )
+
+        def forward(self, z):
+            return self.layers(z)
+
+    network = Maps()
+    expected = gp.score(network, "synflow", inputs=torch.ones(1, 8, 1, 1), sparsity=0.5)
+    found = gp.score(network, "synflow", sparsity=0.5)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)

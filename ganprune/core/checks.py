@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class ArgumentTypeError(TypeError, ValueError):
+    """An argument is no number where one is needed; both a wrong type and a wrong value, as one may see it."""
+
+
 def check_choice(name: str, value: Any, allowed: Iterable[Any], note: str = "") -> Any:
     """The value, which must be one of those allowed.
 
@@ -47,11 +51,11 @@ def check_number(name: str, value: Any, interval: str, note: str = "") -> float:
         note: follows the interval in the message.
 
     Raises:
-        TypeError: if it is not a number; truth values are none.
+        ArgumentTypeError: if it is not a number; truth values are none.
         ValueError: if it is outside of the interval, as NaN always is.
     """
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number in {interval}{note}, got {value!r}")
+        raise ArgumentTypeError(f"{name} must be a number in {interval}{note}, got {value!r}")
     low, high = (float(end) for end in interval[1:-1].split(","))
     number = float(value)
     above = low <= number if interval[0] == "[" else low < number

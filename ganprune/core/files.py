@@ -88,9 +88,10 @@ def owned(path: str | Path) -> Iterator[None]:
     handle = _open_locked(lock)
     if handle is None:
         raise OutputInUseError(
-            f"another run is writing to {path}: wait until it has ended, or choose another output"
+            f"another run{_owner_of(lock)} is writing to {path}: wait until it has ended, or choose another output"
         )
     try:
+        os.write(handle, str(os.getpid()).encode())
         yield
     finally:
         with suppress(
@@ -98,6 +99,14 @@ def owned(path: str | Path) -> Iterator[None]:
         ):  # Windows deletes no open file; an unlocked one that stays does no harm
             lock.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _owner_of(lock: Path) -> str:
+    """Which process holds a lock, in words; nothing where that cannot be read."""
+    with suppress(OSError):
+        found = lock.read_text(encoding="ascii", errors="ignore").strip()
+        return f" (process {found})" if found.isdigit() else ""
+    return ""
 
 
 def cache_dir() -> Path:

@@ -94,7 +94,7 @@ def sample_latents(
         device: where they go.
 
     Returns:
-        float32, shape (n, latent_dim), or (n, *latent_dim) of a shape.
+        float32, shape (n, latent_dim), or (n, z, 1, 1) where the shape (z, 1, 1) was given.
     """
     latent_shape = latent_dim if isinstance(latent_dim, tuple) else (latent_dim,)
     shape = [check_integer("n", n, 1), *(check_integer("latent_dim", size, 1) for size in latent_shape)]

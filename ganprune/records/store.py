@@ -25,7 +25,7 @@ SHIPPED = PACKAGE / "assets" / "records"
 
 
 class Experiment(Protocol):
-    """A frozen dataclass whose fields determine an experiment; those of :mod:`ganprune.experiments` are some."""
+    """A frozen dataclass whose fields determine an experiment; those of ``ganprune.experiments`` are some."""
 
     @property
     def name(self) -> str:

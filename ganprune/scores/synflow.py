@@ -16,6 +16,7 @@ from ganprune.masks.mask import check_sparsity, pruned_count
 from ganprune.masks.names import unwrap
 from ganprune.masks.select import keep_largest
 from ganprune.masks.weights import prunable_slots, weight_slots
+from ganprune.networks.sampling import latent_shape_of
 from ganprune.scores.activation import functions_named
 from ganprune.scores.registry import register_score, warn_of_idle
 
@@ -135,16 +136,18 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def _ones(network: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...]:
     """One sample of ones that require a gradient, in the inputs' shape; integers (class labels) stay as they are."""
     if inputs is None:
-        spec = getattr(unwrap(network), "spec", unwrap(network))
-        shapes = (getattr(spec, name, None) for name in ("latent_dim", "image_shape", "input_shape"))
-        shape = next((found for found in shapes if found is not None), None)
+        whole = unwrap(network)
+        spec = getattr(whole, "spec", whole)
+        takes_latents = any(
+            hasattr(part, name) for part in (spec, whole) for name in ("latent_dim", "latent_shape")
+        )
+        shape = latent_shape_of(whole) if takes_latents else None
+        shape = shape or getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
         if shape is None:
             raise ValueError(
                 "score 'synflow' needs inputs (a batch that shows their shape) for a network without a spec"
             )
-        inputs = torch.ones(
-            1, *([shape] if isinstance(shape, int) else shape), dtype=torch.float32, device=device
-        )
+        inputs = torch.ones(1, *shape, dtype=torch.float32, device=device)
     found = []
     for one in inputs if isinstance(inputs, tuple) else (inputs,):
         sample = one[:1].to(device) if isinstance(one, Tensor) else one

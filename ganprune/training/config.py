@@ -22,7 +22,7 @@ class TrainConfig:
     Attributes:
         steps: generator updates in all; at least 1.
         batch_size: samples per update.
-        loss: a name in :data:`ganprune.losses.LOSSES`.
+        loss: a name in ``gp.losses.LOSSES``.
         learning_rate: of the generator, and of the discriminator unless the next field is given.
         discriminator_learning_rate: None for the same; 0 leaves the discriminator as it is.
         betas: of Adam, both in [0, 1).

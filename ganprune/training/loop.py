@@ -73,7 +73,9 @@ def train(
     gan.discriminator.train()
     state.stop = False
     with (
-        torch.inference_mode(False),  # a caller without gradients, such as an evaluation, gets a trained network too
+        torch.inference_mode(
+            False
+        ),  # a caller without gradients, such as an evaluation, gets a trained network too
         torch.enable_grad(),
         gan.masks.held(state.optimizers),
         keep_random_state(gan.device),
