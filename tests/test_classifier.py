@@ -137,6 +137,19 @@ def test_other_data_trains_its_own_extractor_once(cache, monkeypatch: pytest.Mon
     assert len(report.class_histogram) == 2
 
 
+def test_a_damaged_extractor_is_refused_with_the_remedy(cache) -> None:
+    data = toy_data("toy-damaged")
+    path = metrics.prepare_extractor(data, "cpu", BRIEF, show_progress=False)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="delete it to train it anew"):
+        metrics.load_extractor(data, "cpu", BRIEF)
+    path.unlink()
+    assert (
+        metrics.load_extractor(data, "cpu", BRIEF, show_progress=False, announce=len).name
+        == "toy-damaged-cnn128"
+    )
+
+
 def test_an_evaluation_that_must_train_says_so(cache) -> None:
     data = toy_data("toy-first")
     with pytest.warns(

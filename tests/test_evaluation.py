@@ -276,12 +276,28 @@ def test_the_callers_precision_of_products_changes_no_result(
     precision: str, part: Split, gan: gp.GAN
 ) -> None:
     plain = metrics.evaluate(gan, part, samples=30)
+    inside = []
+    gan.generator_ema.register_forward_hook(lambda *_: inside.append(torch.get_float32_matmul_precision()))
     torch.set_float32_matmul_precision(precision)
     try:
         assert metrics.evaluate(gan, part, samples=30) == plain
         assert torch.get_float32_matmul_precision() == precision
+        assert set(inside) == {"highest"}
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_the_callers_precision_of_single_operations_is_no_obstacle(part: Split, gan: gp.GAN) -> None:
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    plain = metrics.evaluate(gan, part, samples=30)
+    convolution.fp32_precision = "ieee"  # from now on PyTorch refuses to read the older switch
+    try:
+        assert metrics.evaluate(gan, part, samples=30) == plain
+        assert metrics.macs(gan.generator) == metrics.complexity(gan.generator, batch_size=None).macs
+        assert convolution.fp32_precision == "ieee"
+    finally:
+        convolution.fp32_precision = before
 
 
 def test_a_discriminator_with_untrained_spectral_norms_gives_sensible_losses(part: Split) -> None:

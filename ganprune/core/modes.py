@@ -51,7 +51,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
     (``torch.set_float32_matmul_precision`` and its like); afterwards all is set as before.
     """
     autocast = torch.amp.is_autocast_available(device.type)
-    with setting(*_arithmetic()), torch.autocast(device.type, enabled=False) if autocast else nullcontext():
+    with (
+        _exact_products(),
+        setting((torch.backends.cudnn, "benchmark", False), (torch.backends.cudnn, "deterministic", True)),
+        torch.autocast(device.type, enabled=False) if autocast else nullcontext(),
+    ):
         yield
 
 
@@ -68,17 +72,28 @@ def setting(*values: tuple[Any, str, Any]) -> Iterator[None]:
             setattr(holder, name, value)
 
 
-def _arithmetic() -> list[tuple[Any, str, Any]]:
-    """The attributes of ``torch.backends`` that decide how float32 is computed, with their strictest values."""
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Products and convolutions of float32 without TF32 and bfloat16.
+
+    PyTorch has two ways to allow these, one for all operations and one for each (since 2.9), and refuses to read the
+    former where a caller used the latter. Each is set back by the way in which it was read.
+    """
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    names = ((cuda, ("matmul",)), (cudnn, ("conv", "rnn")), (mkldnn, ("matmul", "conv", "rnn")))
-    parts = [getattr(backend, name, None) for backend, operations in names for name in operations]
-    strict: list[Any] = [
-        (part, "fp32_precision", "ieee") for part in parts if hasattr(part, "fp32_precision")
-    ]
-    if not strict:  # before PyTorch 2.9
-        strict = [(cuda.matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
-    return [*strict, (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    try:
+        before, _ = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        names = ((cuda, ("matmul",)), (cudnn, ("conv", "rnn")), (mkldnn, ("matmul", "conv", "rnn")))
+        parts = [getattr(backend, name) for backend, operations in names for name in operations]
+        with setting(*((part, "fp32_precision", "ieee") for part in parts)):
+            yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with setting((cudnn, "allow_tf32", False)):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def call_untouched(network: nn.Module, *inputs: Any) -> Any:

@@ -261,7 +261,13 @@ def load_extractor(
     known = _extractors.get((str(path), str(target)))
     if known is None:
         dataset = data.dataset if isinstance(data, Split) else data.name
-        network, metadata = load_classifier(path, target)
+        try:
+            network, metadata = load_classifier(path, target)
+        except CheckpointError as error:
+            remedy = (
+                "install the package again" if dataset == SHIPPED_DATASET else "delete it to train it anew"
+            )
+            raise CheckpointError(f"{error}; {remedy}") from error
         with torch.inference_mode(False):
             ready = inference_copy(network)
         known = Extractor(ready, f"{dataset}-cnn{FEATURES}", metadata["hash"], metadata)
