@@ -4,8 +4,7 @@ A coupled channel is *unread* if all weights that read it are zero, and *dead* i
 zero. A dead channel is not always zero: it still emits its bias, and behind batch norm and ReLU the number
 max(0, β − γ μ / √(v + ε)). Such a constant can go only where every layer that reads it makes one number per
 output of it, which its bias takes up. A convolution with zero padding does not (fewer taps at the borders), nor
-does a transposed convolution with kernel 4 and stride 2, as in DCGAN. So what a layer makes of the constant is
-computed, in float64, and not assumed.
+does a transposed convolution with kernel 4 and stride 2. So what a layer makes of it is computed, in float64.
 """
 
 from __future__ import annotations

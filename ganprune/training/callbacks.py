@@ -98,7 +98,7 @@ class Evaluate(Callback):
 
     def __call__(self, state: TrainState) -> None:
         """Measures, and adds a row."""
-        report = evaluate(state.gan.networks()[self.network], self.split, **self.options)
+        report = evaluate(state.gan, self.split, network=self.network, **self.options)
         self.rows.append({"step": state.step, "network": self.network, **report.as_dict()})
 
 
