@@ -263,7 +263,7 @@ class Falling(Schedule):
         ({"every": 2.5}, ValueError, "every"),
         ({"schedule": OneShot(0.5), "every": 5}, ValueError, "every is not used by OneShot"),
         ({"score": "luck"}, ValueError, "score"),
-        ({"score": "movement"}, ValueError, "score 'movement' .* MovementPruning"),
+        ({"score": "movement"}, ValueError, "score 'movement' .*MovementPruning"),
         ({"score": "taylor", "network": "discriminator"}, ValueError, "loss_fn"),
         ({"score": "wanda"}, ValueError, "inputs"),
         ({"allocation": "fair"}, ValueError, "allocation"),

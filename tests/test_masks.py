@@ -337,7 +337,7 @@ class TestApplyAndCheck:
     @pytest.mark.parametrize("norm", [parametrizations.spectral_norm, torch.nn.utils.spectral_norm])
     def test_an_empty_layer_under_spectral_norm_is_refused(self, norm):
         model = norm(nn.Linear(3, 3))
-        with pytest.raises(ValueError, match="0 / 0, in: weight"):
+        with pytest.raises(ValueError, match="0 / 0 .*in: weight"):
             apply_mask(model, Mask({"weight": torch.zeros(3, 3, dtype=torch.bool)}))
 
     @pytest.mark.parametrize("norm", [parametrizations.weight_norm, torch.nn.utils.weight_norm])
@@ -349,7 +349,7 @@ class TestApplyAndCheck:
         apply_mask(model, Mask({"weight": kept}))
         assert model(torch.ones(1, 3)).isfinite().all()
         kept[0] = False
-        with pytest.raises(ValueError, match="0 / 0, in: weight"):
+        with pytest.raises(ValueError, match="0 / 0 .*in: weight"):
             apply_mask(model, Mask({"weight": kept}))
 
     def test_a_parametrisation_that_moves_zeros_is_refused_and_one_that_keeps_them_is_not(self):
