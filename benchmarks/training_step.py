@@ -67,7 +67,7 @@ def measure(quick: bool) -> Iterator[Row]:
                 f"plain training step over ours, width {width}, {words}",
                 ratio.value,
                 "×",
-                at_least=1.8 if arm == "pictures" and width == 32 else None,
+                at_least=1.65 if arm == "pictures" and width == 32 else None,
                 details={
                     "low": ratio.low,
                     "high": ratio.high,
