@@ -72,28 +72,18 @@ def prune(
         ValueError: as :func:`ganprune.score`, :func:`ganprune.allocate` and :func:`ganprune.apply_mask` do. Nothing is
             changed then.
     """
-    names = [which]
-    if isinstance(network, GAN):
-        names = list(MASKED_NETWORKS) if which == "both" else [which]
-        check_choice("which", which, (*MASKED_NETWORKS, "both"))
-        if ema is not None:
-            raise ValueError("ema must be None with a GAN, which has an EMA generator of its own")
-    elif which != "generator":
-        raise ValueError(f"which must be left alone unless a GAN is pruned, got {which!r}")
-    if allocation is None:
-        allocation = get_score(score).allocation
+    targets = _networks_to_prune(network, which, ema)
+    allocation = get_score(score).allocation if allocation is None else allocation
     if sparsity is not None:
         check_sparsity(sparsity)
     check_amount(sparsity, threshold, layer_sparsity, allocation)
     masks = {}
-    for name in names:
-        model = network.networks()[name] if isinstance(network, GAN) else network
+    for name, target in targets.items():
         loss = loss_fn
-        takes_loss = "loss_fn" in get_score(score).needs
-        if isinstance(network, GAN) and name == "generator" and loss is None and takes_loss:
-            loss = generator_loss(network, seed=seed)
+        if isinstance(network, GAN) and name == "generator" and "loss_fn" in get_score(score).needs:
+            loss = generator_loss(network, seed=seed) if loss_fn is None else loss_fn
         scores = compute_scores(
-            model, score, loss, inputs, protect=protect, seed=seed, sparsity=sparsity, **options
+            target, score, loss, inputs, protect=protect, seed=seed, sparsity=sparsity, **options
         )
         masks[name] = allocate(
             scores, sparsity, allocation, threshold=threshold, layer_sparsity=layer_sparsity, within=within
@@ -104,6 +94,18 @@ def prune(
         else:
             apply_mask(network, mask, ema)
     return masks if which == "both" else masks[which]
+
+
+def _networks_to_prune(network: GAN | nn.Module, which: str, ema: nn.Module | None) -> dict[str, nn.Module]:
+    """The networks that are meant, by name; a module on its own is called the generator."""
+    if not isinstance(network, GAN):
+        if which != "generator":
+            raise ValueError(f"which must be left alone unless a GAN is pruned, got {which!r}")
+        return {"generator": network}
+    if ema is not None:
+        raise ValueError("ema must be None with a GAN, which has an EMA generator of its own")
+    check_choice("which", which, (*MASKED_NETWORKS, "both"))
+    return {name: network.networks()[name] for name in (MASKED_NETWORKS if which == "both" else (which,))}
 
 
 def prune_generator(generator: GAN | nn.Module, threshold: float) -> Mask:

@@ -286,3 +286,19 @@ def test_the_order_of_layers_survives_a_file_and_does_not_matter_for_shuffling(t
     assert list(loaded) == list(mask) and loaded.shuffled(0) == mask.shuffled(0)
     backwards = gp.Mask(dict(reversed(list(mask.items()))))
     assert backwards.shuffled(0) == mask.shuffled(0)
+
+
+def test_what_is_pruned_is_said_before_anything_is_done():
+    gan = small_gan()
+    before = weights(gan)
+    for network, options in (
+        (gan, {"which": "generator_ema"}),
+        (gan, {"ema": gan.generator_ema}),
+        (gan.generator, {"which": "discriminator"}),
+        (gan.generator, {"which": "both"}),
+    ):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            gp.prune(network, 0.5, **options)
+    assert equal(before, weights(gan)) and not gan.masks
+    found = gp.prune(gan, 0.5, score="taylor", which="generator")
+    assert found == gan.masks["generator"]

@@ -92,6 +92,11 @@ def test_every_room_is_there() -> None:
     assert {"__main__", *found} - {"assets", "py.typed", "py"} == set(ROOMS)
 
 
+def test_no_module_is_longer_than_350_lines() -> None:
+    lengths = {module_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
 def test_no_relative_imports() -> None:
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
