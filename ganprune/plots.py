@@ -88,7 +88,7 @@ def show_losses(history: Sequence[Mapping[str, float]], ax: Axes | None = None) 
     for name, style in (("discriminator", "-"), ("generator", "--")):
         ax.plot(steps, [row[f"{name}_loss"] for row in history], style, color=COLOURS[name], label=name)
     ax.set(xlabel="generator updates (steps)", ylabel="loss")
-    _add_legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -138,7 +138,7 @@ def show_curve(
     ax.set(
         xlabel=f"{x} (share of zeros)" if x == "sparsity" else x, ylabel=y.replace("digit_fid", "digit-FID")
     )
-    _add_legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -185,7 +185,7 @@ def pareto_front(
         ax.set(xscale="log", yscale="log")
     names = {"effective_macs": "effective multiply-accumulates per image"}
     ax.set(xlabel=names.get(x, x), ylabel=y.replace("digit_fid", "digit-FID"))
-    _add_legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -211,7 +211,7 @@ def show_layer_density(reports: Mapping[str, Sequence[Mapping[str, Any]]], ax: A
         ax.bar(places, [1 - row["sparsity"] for row in rows], width, label=label, color=colours[label])
     ax.set_xticks(range(len(names)), map(_short_name, names), rotation=90 if len(names) > 8 else 0)
     ax.set(xlabel="layer", ylabel="density (share kept)", ylim=(0, 1))
-    _add_legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -237,7 +237,7 @@ def show_weights(
         for sign in (-1, 1):
             ax.axvline(sign * threshold, color="black", linestyle="--")
     ax.set(xlabel="weight", ylabel="probability density", yscale="log")
-    _add_legend(ax)
+    add_legend(ax)
     return ax
 
 
@@ -259,7 +259,7 @@ def _colours(labels: Iterable[str]) -> dict[str, str]:
     return {**own, **{label: free[number % len(free)] for number, label in enumerate(others)}}
 
 
-def _add_legend(ax: Axes) -> None:
+def add_legend(ax: Axes) -> None:
     """A legend under the axis' label, where it covers no curve; in one column where two are wider than the axes."""
     used = ax.xaxis.get_tightbbox()
     depth = ax.bbox.y0 - (used.y0 if used is not None else ax.bbox.y0)
