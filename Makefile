@@ -91,7 +91,7 @@ book: profile $(READY)  ## build the book to _build/html
 # The tests see the book in the smoke profile: every cell runs, in seconds. The copies for students run in a folder
 # of their own, far from the repository, as they do at a student's.
 test: lint  ## run every test: package, notebooks, copies for students, built site
-	@echo "Building a book and running every test: about 6 minutes on two cores (JOBS=$(JOBS))."
+	@echo "Building a book and running every test: about 10 minutes on two cores (JOBS=$(JOBS))."
 	GANPRUNE_PROFILE=smoke $(BIN)/python tools/book.py --output _build/smoke
 	copies="$$(mktemp -d)" && trap 'rm -rf "$$copies"' EXIT && $(BIN)/python tools/students.py --output "$$copies" && \
 	  GANPRUNE_PROFILE=smoke GANPRUNE_SITE=$(SMOKE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml \
