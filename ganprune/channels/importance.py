@@ -7,7 +7,7 @@ slices that read it. Norms on weights are folded in first, so that w is what the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from ganprune.core.checks import check_choice
 from ganprune.core.random import seeded
 from ganprune.masks.weights import PRUNABLE_LAYERS, protected_keys, weight_slots
 from ganprune.scores.activation import channel_scores
+from ganprune.scores.gradient import losses_of
+from ganprune.scores.registry import undisturbed
 
 LossFn = Callable[[nn.Module], Iterable[Tensor] | Tensor]
 
@@ -199,8 +201,8 @@ def measure_taylor(
     weights = {name: slot.raw for name, slot in named_slots(network).items()}
     parts = named_parts(network)
     totals: dict[str, Tensor] = {}
-    with torch.enable_grad():
-        for loss in _list_losses(network, loss_fn):
+    with undisturbed(network), torch.enable_grad():
+        for loss in losses_of(network, loss_fn):
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             products = {
                 key: torch.zeros_like(weight) if gradient is None else (gradient * weight).detach()
@@ -215,32 +217,6 @@ def measure_taylor(
                 change = sum_weights(network, group, products, roles).square()
                 totals[key] = totals[key] + change if key in totals else change
     return totals
-
-
-def _list_losses(network: nn.Module, loss_fn: LossFn) -> Iterator[Tensor]:
-    """The losses of a closure that yields them or returns one, checked.
-
-    Raises:
-        TypeError: if ``loss_fn`` cannot be called.
-        ValueError: if it yields nothing, or something that is no scalar with a gradient.
-    """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function of the network, got {type(loss_fn).__name__}")
-    yielded = loss_fn(network)
-    losses = iter([yielded] if isinstance(yielded, Tensor) else yielded)
-    count = 0
-    try:
-        for loss in losses:
-            count += 1
-            if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-                raise ValueError(f"loss_fn must yield scalar losses that depend on the network, got {got}")
-            yield loss.sum()
-    finally:
-        if isinstance(losses, Generator):
-            losses.close()  # it may hold another network frozen
-    if not count:
-        raise ValueError("loss_fn must yield at least one loss, got none")
 
 
 def measure_activations(
