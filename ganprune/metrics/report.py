@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganprune.core.checks import check_choice, check_integer
+from ganprune.core.checks import ArgumentTypeError, check_choice, check_integer
 from ganprune.data.splits import ImageData, Split
 from ganprune.losses import DEFAULT_LOSS, get_loss
 from ganprune.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
@@ -129,7 +129,7 @@ def check_split(split: Split | ImageData) -> Split:
     """The split, or the validation split of a data set, whose images and labels must be what a split holds."""
     split = split.validation if isinstance(split, ImageData) else split
     if not isinstance(split, Split):
-        raise TypeError(f"split must be a Split or an ImageData, got {type(split).__name__}")
+        raise ArgumentTypeError(f"split must be a Split or an ImageData, got {type(split).__name__}")
     images, labels = split.images, split.labels
     if images.dim() != 4 or images.dtype != torch.uint8:
         raise ValueError(
@@ -155,7 +155,7 @@ def check_images(images: Tensor, split: Split, metrics: str | Iterable[str], nam
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{name} must be floats in [-1, 1], got {kind}; of uint8 images take images / 127.5 - 1"
         )
     shape = tuple(split.images.shape[1:])
