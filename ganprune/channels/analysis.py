@@ -17,11 +17,12 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ganprune.channels.cutting import remove_cut, zero_channels
-from ganprune.channels.folding import fold_norms, unwrapped
+from ganprune.channels.folding import fold_norms
 from ganprune.channels.graph import trace_groups
 from ganprune.channels.groups import ChannelGroup, Cut, merge_cuts
 from ganprune.channels.parts import ChannelError, arguments_for, named_slots, outputs_of
 from ganprune.core.random import seeded
+from ganprune.masks.names import unwrap
 from ganprune.masks.weights import canonical_name, prunable_slots
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -62,7 +63,7 @@ def analyse(network: nn.Module, inputs: Any) -> Analysis:
         ValueError: if no weight is prunable, or inputs are needed and missing.
     """
     prunable_slots(network)  # says so if there is nothing to prune
-    arguments = arguments_for(unwrapped(network), inputs)
+    arguments = arguments_for(unwrap(network), inputs)
     plain = fold_norms(network)
     randomised = randomise(plain)
     groups = tuple(try_group(randomised, arguments, group) for group in trace_groups(plain, arguments))

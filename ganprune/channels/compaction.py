@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ganprune.channels.analysis import TOLERANCE, Analysis, analyse, difference, try_removal
 from ganprune.channels.cutting import remove_cut, select_channels, zero_channels
-from ganprune.channels.folding import unwrapped
 from ganprune.channels.groups import ChannelGroup, Cut, merge_cuts
 from ganprune.channels.parts import (
     ChannelError,
@@ -34,6 +33,7 @@ from ganprune.channels.surgery import fit_spec
 from ganprune.core.random import seeded
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
+from ganprune.masks.names import unwrap
 from ganprune.masks.weights import weight_slots
 
 SAME = 1e-10
@@ -85,7 +85,7 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
         ValueError: if the mask does not fit, no weight is prunable, or inputs are needed and missing.
         ChannelError: if the network cannot be followed on the inputs, or inside ``torch.inference_mode``.
     """
-    network = unwrapped(network)
+    network = unwrap(network)
     if mask is not None:
         check_mask(network, mask)
     analysis = analyse(network, inputs)

@@ -11,23 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.optim.swa_utils import AveragedModel
 
 from ganprune.core.modes import eval_mode
+from ganprune.masks.names import unwrap
 from ganprune.masks.weights import weight_slots
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside a compiled, data-parallel or averaged one."""
-    while True:
-        inner = getattr(network, "_orig_mod", None)
-        if inner is None and isinstance(
-            network, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-        ):
-            inner = network.module
-        if not isinstance(inner, nn.Module):
-            return network
-        network = inner
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
@@ -38,7 +25,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
     it was. (A parametrised layer's class is made for it and shared with its copies, so that taking the
     parametrisation off a copy breaks the original; here the layer is built anew instead.)
     """
-    network = unwrapped(network)
+    network = unwrap(network)
     memo: dict[int, Any] = {}
     for layer in network.modules():
         if id(layer) not in memo and (parametrize.is_parametrized(layer) or _norm_hooks(layer)):

@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 
 from ganprune.channels.analysis import Analysis, analyse, try_removal
 from ganprune.channels.cutting import centre_norms, masks_of, zero_channels
-from ganprune.channels.folding import unwrapped
 from ganprune.channels.groups import ChannelGroup, Cut
 from ganprune.channels.parts import ChannelError, named_slots
 from ganprune.masks.keep import MaskKeeper, keep_mask
 from ganprune.masks.mask import Mask
+from ganprune.masks.names import unwrap
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
 
@@ -151,7 +151,7 @@ def mask_channels(
         ValueError: as in :func:`remove_channels`.
     """
     analysis = analyse(network, inputs)
-    return zero_channels(unwrapped(network), analysis.cut(channels), consumers)
+    return zero_channels(unwrap(network), analysis.cut(channels), consumers)
 
 
 def keep_channels(
@@ -195,10 +195,10 @@ def keep_channels(
         ValueError: as in :func:`remove_channels` and :func:`~ganprune.masks.keep.keep_mask`; then nothing is changed.
     """
     cut = analyse(network, inputs).cut(channels)
-    network = unwrapped(network)
+    network = unwrap(network)
     mask, others = masks_of(network, cut, consumers)
     keeper = keep_mask(network, mask, optimizer, ema, others=others)
     for one in (network, ema):
         if one is not None:
-            centre_norms(unwrapped(one), cut)
+            centre_norms(unwrap(one), cut)
     return keeper

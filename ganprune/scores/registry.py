@@ -61,11 +61,6 @@ class RegisteredScore:
     optional: frozenset[str] = frozenset()
     options: frozenset[str] = frozenset()
 
-    @property
-    def parameters(self) -> Mapping[str, None]:
-        """All names that the function takes, as the keys of a mapping."""
-        return dict.fromkeys(sorted(self.needs | self.optional | self.options))
-
     def check_arguments(self, loss_fn: Any, inputs: Any, options: Iterable[str] = ()) -> None:
         """Does nothing if what the score needs is given, and it knows the options.
 
