@@ -27,7 +27,6 @@ COLOURS = {
     **dict(zip(("global", "uniform", "erk", "lamp", "per-output"), PALETTE, strict=False)),
     "dense": PALETTE[6],
     "floor": PALETTE[6],
-    "other trials": "0.6",
 }
 """Thing → its colour in every figure; what is not here gets a colour of the palette that its figure has not used."""
 
@@ -138,53 +137,6 @@ def show_curve(
     ax.set(
         xlabel=f"{x} (share of zeros)" if x == "sparsity" else x, ylabel=y.replace("digit_fid", "digit-FID")
     )
-    add_legend(ax)
-    return ax
-
-
-def pareto_front(
-    rows: Iterable[Mapping[str, Any]],
-    x: str = "effective_macs",
-    y: str = "digit_fid",
-    floor: float | None = None,
-    log: bool = True,
-    ax: Axes | None = None,
-) -> Axes:
-    """Two objectives, both to be minimised: every trial a dot, the Pareto front a staircase, the dense network a star.
-
-    Args:
-        rows: with the keys ``x``, ``y`` and "sparsity" (0 for the dense network), and perhaps "pareto", which is false
-            for rows that are not on the front, such as ``ganprune.experiments.search.trial_rows`` gives.
-        x: key of the horizontal axis.
-        y: key of the vertical axis.
-        floor: a dotted line, such as the digit-FID of real images.
-        log: logarithmic axes.
-        ax: drawn into this one; None for a new figure.
-
-    Raises:
-        ValueError: if no row is on the front.
-    """
-    rows = list(rows)
-    front = sorted((float(row[x]), float(row[y])) for row in rows if row.get("pareto", True))
-    if not front:
-        raise ValueError("rows must have at least one on the Pareto front, got none")
-    ax = ax or _new_axes(6.5, 4)
-    others = [(row[x], row[y]) for row in rows if not row.get("pareto", True)]
-    if others:
-        ax.plot(
-            *zip(*others, strict=True), "o", color=COLOURS["other trials"], markersize=4, label="other trials"
-        )
-    line: dict[str, Any] = {"color": PALETTE[0], "markersize": 5, "label": "Pareto front"}
-    ax.step(*zip(*front, strict=True), "-o", where="post", **line)
-    dense = [(row[x], row[y]) for row in rows if row["sparsity"] == 0]
-    if dense:
-        ax.plot(*zip(*dense, strict=True), "*", color=COLOURS["dense"], markersize=12, label="dense")
-    if floor is not None:
-        ax.axhline(floor, color=COLOURS["floor"], linestyle=":", label="floor (real images)")
-    if log:
-        ax.set(xscale="log", yscale="log")
-    names = {"effective_macs": "effective multiply-accumulates per image"}
-    ax.set(xlabel=names.get(x, x), ylabel=y.replace("digit_fid", "digit-FID"))
     add_legend(ax)
     return ax
 

@@ -127,15 +127,7 @@ def draw_weights(ax):
     plots.show_weights({f"layers.deconv{n}.weight": torch.randn(500) for n in range(6)}, 0.5, ax=ax)
 
 
-def draw_front(ax):
-    rows = [
-        {"effective_macs": 10**n, "digit_fid": 90.0 - n, "sparsity": 0.1 * (n - 1), "pareto": n % 2 > 0}
-        for n in range(1, 9)
-    ]
-    plots.pareto_front([{**rows[0], "sparsity": 0.0}, *rows[1:]], floor=3.0, ax=ax)
-
-
-@pytest.mark.parametrize("draw", [draw_curve, draw_losses, draw_density, draw_weights, draw_front])
+@pytest.mark.parametrize("draw", [draw_curve, draw_losses, draw_density, draw_weights])
 @pytest.mark.parametrize("layout", ["alone", "two panels"])
 def test_no_legend_covers_a_curve_or_a_label(draw, layout):
     columns = 2 if layout == "two panels" else 1
@@ -208,30 +200,3 @@ def test_losses_and_densities_and_masks():
     assert ax.get_images()[0].get_array().shape == (4, 4)
     ax = plots.show_weights({"layers.a.weight": torch.randn(50)}, threshold=0.5)
     assert sorted(line.get_xdata()[0] for line in ax.get_lines()) == [-0.5, 0.5]
-
-
-def test_pareto_front_is_a_staircase_with_the_dense_network_marked():
-    rows = [
-        {"effective_macs": 100, "digit_fid": 8.0, "sparsity": 0.0, "pareto": True},
-        {"effective_macs": 60, "digit_fid": 40.0, "sparsity": 0.4, "pareto": False},
-        {"effective_macs": 10, "digit_fid": 30.0, "sparsity": 0.9, "pareto": True},
-    ]
-    ax = plots.pareto_front(rows, floor=3.0)
-    lines = {line.get_label(): line for line in ax.get_lines()}
-    assert list(lines) == ["other trials", "Pareto front", "dense", "floor (real images)"]
-    assert list(lines["Pareto front"].get_xdata()) == [10, 100]
-    assert list(lines["Pareto front"].get_ydata()) == [30, 8]
-    assert lines["Pareto front"].get_drawstyle() == "steps-post"
-    assert (list(lines["dense"].get_xdata()), list(lines["dense"].get_ydata())) == ([100], [8])
-    assert list(lines["other trials"].get_ydata()) == [40]
-    assert ax.get_xlabel() == "effective multiply-accumulates per image" and ax.get_ylabel() == "digit-FID"
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-
-
-def test_rows_of_a_front_alone_need_no_mark_and_an_empty_front_is_refused():
-    rows = [{"effective_macs": 5, "test_fid": 2.0, "sparsity": 0.5}]
-    ax = plots.pareto_front(rows, y="test_fid", log=False)
-    assert [line.get_label() for line in ax.get_lines()] == ["Pareto front"]
-    assert (ax.get_xscale(), ax.get_ylabel()) == ("linear", "test_fid")
-    with pytest.raises(ValueError, match="at least one on the Pareto front, got none"):
-        plots.pareto_front([{**rows[0], "pareto": False}], y="test_fid")

@@ -1,10 +1,8 @@
 """Whole channels: what is coupled, how much it matters, and networks without it.
 
 ``graph`` finds the channels that can only go together, ``importance`` ranks them, ``surgery`` masks, holds
-and removes them, ``shrinking`` plans a removal and keeps its promise. ``slimming`` trains batch-norm scales
-towards zero. ``compaction`` takes out what pruning single weights has left without effect; ``shadows`` finds
-the constants of a network, ``dataflow`` what its layers do with them. ``folding`` turns spectral and weight
-norm into plain weights.
+and removes them, ``shrinking`` plans a removal and keeps its promise. ``compaction`` takes out what pruning
+single weights has left without effect. ``folding`` turns spectral and weight norm into plain weights.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from ganprune.channels.groups import ChannelGroup, Member
 from ganprune.channels.importance import IMPORTANCES, channel_importance
 from ganprune.channels.parts import ChannelError
 from ganprune.channels.shrinking import CHANNEL_ALLOCATIONS, ChannelPlan, plan_channels, shrink_channels
-from ganprune.channels.slimming import slim, slimming_penalty
 from ganprune.channels.surgery import channel_groups, keep_channels, mask_channels, remove_channels
 
 __all__ = [
@@ -36,6 +33,4 @@ __all__ = [
     "remove_channels",
     "restore_spectral_norm",
     "shrink_channels",
-    "slim",
-    "slimming_penalty",
 ]

@@ -2,7 +2,6 @@
 
 - ``python -m ganprune.experiments.magnitude``: quality against sparsity, before and after fine-tuning.
 - ``python -m ganprune.experiments.initial_masks``: what pruning before training keeps.
-- ``python -m ganprune.experiments.search``: sparsities by layer, quality against multiply-accumulates.
 - ``python -m ganprune.experiments.pretrained``: the dense GANs that ship with the package.
 - ``python -m ganprune.experiments.digit_classifier``: the classifier behind digit-FID.
 
