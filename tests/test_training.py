@@ -76,6 +76,19 @@ def test_every_loss_and_penalty_trains(data, loss, penalty):
     assert all(p.requires_grad for p in gan.discriminator.parameters())
 
 
+def test_a_lazy_penalty_weighs_more_and_comes_less_often(data):
+    lazy, by_hand = tiny("none"), tiny("none")
+    gp.train(
+        gp.TrainState(lazy, config(steps=2, penalty="r1", penalty_weight=0.5, penalty_every=2)), data.train
+    )
+    state = gp.TrainState(by_hand, config(steps=2, penalty="r1", penalty_weight=1.0))
+    gp.train(state, data.train, until=1)
+    state.config = config(steps=2, penalty=None)
+    gp.train(state, data.train)
+    expected = weights(by_hand)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(lazy).items())
+
+
 def test_clipping_bounds_the_critic(data):
     gan = tiny("none")
     gp.train(
@@ -446,6 +459,7 @@ def test_settings_of_other_types_can_be_saved_and_comes_back(tmp_path):
         ({"loss": "l2"}, "loss must be one of"),
         ({"penalty_weight": -5.0}, r"penalty_weight must be in \[0, inf\), got -5.0"),
         ({"penalty_weight": "10"}, "penalty_weight must be a number"),
+        ({"penalty_every": 0}, "penalty_every must be"),
         ({"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\), got -1.0"),
         ({"betas": (2.0, 3.0)}, r"betas must be in \[0, 1\), got 2.0"),
         ({"betas": (0.5,)}, "betas must be two numbers"),

@@ -224,6 +224,12 @@ def add_critic(parser: argparse.ArgumentParser) -> None:
     add("--penalty", choices=("gradient", "r1"), help="a penalty on the discriminator (default: none)")
     add("--penalty-weight", type=POSITIVE, default=DEFAULT.penalty_weight, help="its weight (default: 10)")
     add(
+        "--penalty-every",
+        type=COUNT,
+        default=1,
+        help="take it every so many updates, as much heavier (default: 1)",
+    )
+    add(
         "--critic-steps",
         type=COUNT,
         default=1,

@@ -112,9 +112,11 @@ def _step(state: TrainState, split: BatchSource) -> None:
                 fake = _laid_out(_images(gan.generator, z), gan.discriminator, config)
             on_real, on_fake = _logits(gan.discriminator, real, fake.detach())
         d_loss = loss.discriminator(on_real.float(), on_fake.float())
-        _update(
-            state.optimizers["discriminator"], d_loss + _penalty(config, gan.discriminator, real, fake, draw)
+        update = state.step * config.critic_steps + critic_step  # of the discriminator
+        penalty = (
+            0.0 if update % config.penalty_every else _penalty(config, gan.discriminator, real, fake, draw)
         )
+        _update(state.optimizers["discriminator"], d_loss + config.penalty_every * penalty)
         if config.clip is not None:
             _clip_weights(gan.discriminator, config.clip)
     with frozen(gan.discriminator), _arithmetic(config, gan.discriminator):
