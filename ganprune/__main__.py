@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 
 import ganprune as gp
-from ganprune.cli import evaluate, extractor, lottery, prune, sample, train
+from ganprune.cli import evaluate, experiment, extractor, lottery, prune, sample, train
 from ganprune.cli.networks import named_paths
 from ganprune.cli.options import EXIT_CODES, Parser, UsageError, settle_networks
 from ganprune.cli.output import as_json, as_table, fail, sentence
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "sample": sample,
     "extractor": extractor,
+    "experiment": experiment,
 }
 FAILURES = (gp.GanpruneError, OSError, MemoryError, torch.OutOfMemoryError)
 """What can go wrong with good arguments: exit code 1 and one sentence."""
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = build_parser().parse_args(argv)
         command = COMMANDS[options.command]
-        if options.command != "extractor":
+        if options.command not in ("extractor", "experiment"):
             settle_networks(options)
         with trust(*named_paths(options)):
             row = command.run(options)
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(2, f"ganprune: error: {sentence(error)}")
     except KeyboardInterrupt as stop:
         return fail(130, f"ganprune: interrupted{f'; {stop}' if str(stop) else ''}")
+    if isinstance(row, experiment.Shown):
+        sys.stdout.write(as_json(row.value) if options.json else row.text)
+        return 0
     row["seconds"] = round(time.perf_counter() - begin, 3)
     sys.stdout.write(as_json(row) if options.json else as_table(row))
     return 0

@@ -96,8 +96,8 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_json(row: dict[str, Any]) -> str:
-    """The row with ``--json``: one object on one line."""
+def as_json(row: Any) -> str:
+    """The row with ``--json``: one object, or a list of them, on one line."""
     return json.dumps(plain(row), allow_nan=False, default=str) + "\n"
 
 

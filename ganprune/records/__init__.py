@@ -1,17 +1,45 @@
 """Records: experiments over several seeds, kept as JSON lines, and the statistics on them."""
 
-from ganprune.records.statistics import Interval, interval, paired_ratio, verdict
-from ganprune.records.store import Experiment, append, config_hash, provenance, read, run
+from ganprune.records.statistics import (
+    Interval,
+    contrast,
+    detectable_ratio,
+    holm,
+    interval,
+    paired_ratio,
+    verdict,
+)
+from ganprune.records.store import (
+    Experiment,
+    append,
+    append_once,
+    check_record,
+    config_hash,
+    measure,
+    provenance,
+    read,
+    recorded,
+    rows_of,
+    run,
+)
 
 __all__ = [
     "Experiment",
     "Interval",
     "append",
+    "append_once",
+    "check_record",
     "config_hash",
+    "contrast",
+    "detectable_ratio",
+    "holm",
     "interval",
+    "measure",
     "paired_ratio",
     "provenance",
     "read",
+    "recorded",
+    "rows_of",
     "run",
     "verdict",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,111 @@ def verdict(ratio: Interval, margin: float = 0.10, seeds_needed: int = 5) -> str
     if ratio.low > 1:
         return "worse"
     return f"inconclusive ({ratio.n})"
+
+
+MARGIN = math.log(1.1)
+"""Two distances match if the whole 90% interval of their log ratio lies within this margin of zero."""
+SEEDS_NEEDED = 5
+"""With fewer seeds nothing is decided."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Paired differences, treated minus control: their mean, its intervals, and how surprising it is.
+
+    Attributes:
+        mean: of the differences; of logarithms for a ratio.
+        spread: standard deviation between seeds.
+        n: number of seeds.
+        log: whether the differences are of logarithms.
+    """
+
+    mean: float
+    spread: float
+    n: int
+    log: bool
+
+    def half_width(self, confidence: float) -> float:
+        """Half of Student's t interval of the mean."""
+        if self.n < 2:
+            return math.inf
+        return float(stats.t.ppf((1 + confidence) / 2, self.n - 1)) * self.spread / math.sqrt(self.n)
+
+    def p_value(self) -> float:
+        """Two-sided p of the t test that the mean is zero."""
+        if self.n < 2:
+            return 1.0
+        if self.spread == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        return float(2 * stats.t.sf(abs(self.mean) * math.sqrt(self.n) / self.spread, self.n - 1))
+
+    def matches(self, margin: float = MARGIN) -> bool:
+        """Two one-sided 5% tests: whether the 90% interval lies within the margin of zero."""
+        return abs(self.mean) + self.half_width(0.90) < margin
+
+    def below(self, margin: float = MARGIN) -> bool:
+        """One one-sided 5% test: whether the upper end of the 90% interval lies below the margin."""
+        return self.mean + self.half_width(0.90) < margin
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The interval of the mean difference, or of the ratio."""
+        half = self.half_width(confidence)
+        ends = (self.mean, self.mean - half, self.mean + half)
+        mean, low, high = (math.exp(min(end, 700.0)) for end in ends) if self.log else ends
+        return Interval(mean, low, high, self.n)
+
+
+def contrast(
+    treated: Sequence[float], control: Sequence[float], log: bool = True, against: float | None = None
+) -> Contrast:
+    """The paired contrast of two arms.
+
+    Args:
+        treated: one value per seed.
+        control: of the same seeds, in the same order.
+        log: compare logarithms, so that the effect is a ratio; right for distances, not for shares.
+        against: the effect that counts as none; None for 1 (of a ratio) or 0.
+
+    Raises:
+        ValueError: if the values do not pair up, or are not positive with ``log``.
+    """
+    if len(treated) != len(control) or not len(treated):
+        raise ValueError(f"treated and control must pair up, got {len(treated)} and {len(control)} values")
+    one, other = np.asarray(treated, dtype=float), np.asarray(control, dtype=float)
+    if log and not ((one > 0).all() and (other > 0).all()):
+        raise ValueError("treated and control must be positive where ratios are compared")
+    differences = np.log(one) - np.log(other) if log else one - other
+    if against is not None:
+        differences = differences - (math.log(against) if log else against)
+    spread = float(differences.std(ddof=1)) if len(differences) > 1 else math.inf
+    return Contrast(float(differences.mean()), spread, len(differences), log)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values that keep the error rate of the whole family (Holm 1979): reject those below the level."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def detectable_ratio(found: Contrast, power: float = 0.8, level: float = 0.05) -> float:
+    """The smallest true effect that a two-sided t test of so many seeds with this spread finds with this power.
+
+    Returns:
+        A ratio above 1, or a difference above 0; NaN for fewer than two seeds.
+    """
+    if found.n < 2 or not math.isfinite(found.spread):
+        return math.nan
+    root, freedom = math.sqrt(found.n), found.n - 1
+    critical = float(stats.t.ppf(1 - level / 2, freedom))
+
+    def missed(effect: float) -> float:
+        shift = effect * root
+        seen = float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+        return power - (seen if math.isfinite(seen) else 1.0)  # SciPy gives up where it is nearly 1
+
+    effect = float(optimize.brentq(missed, 0.0, 20.0)) * found.spread
+    return math.exp(min(effect, 700.0)) if found.log else effect

@@ -8,16 +8,18 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 import ganprune
+from ganprune.core.device import as_device
 
 PACKAGE = Path(ganprune.__file__).resolve().parent
 SHIPPED = PACKAGE / "assets" / "records"
@@ -25,12 +27,13 @@ SHIPPED = PACKAGE / "assets" / "records"
 
 
 class Experiment(Protocol):
-    """A frozen dataclass whose fields determine an experiment; those of ``ganprune.experiments`` are some."""
+    """A frozen dataclass whose fields determine an experiment; those of ``ganprune.experiments`` are some.
 
-    @property
-    def name(self) -> str:
-        """What the experiment is called in its records."""
-        ...
+    Attributes:
+        name: what the experiment is called in its records.
+    """
+
+    name: ClassVar[str]
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """The rows of one seed, each as soon as it is measured."""
@@ -40,7 +43,8 @@ class Experiment(Protocol):
 def read(record: str | Path) -> list[dict[str, Any]]:
     """The rows of a record, from a file of JSON lines.
 
-    A row that was cut when its writer was killed is left out. A file that is not there has no rows.
+    What a line says of all its rows (the configuration, the seed, what it was measured with) is in each of them. A line
+    that was cut when its writer was killed is left out. A file that is not there has no rows.
 
     Args:
         record: the name of a record that comes with the package, such as "magnitude", or the path of a file. A string
@@ -56,14 +60,22 @@ def read(record: str | Path) -> list[dict[str, Any]]:
                 f"record must be one of {', '.join(names)}, or the path of a file (name.jsonl), got {record!r}"
             )
         record = SHIPPED / f"{record}.jsonl"
-    rows = []
-    if Path(record).is_file():
-        for line in Path(record).read_bytes().splitlines():
+    rows: list[dict[str, Any]] = []
+    for line in _lines_of(Path(record)):
+        shared = {name: value for name, value in line.items() if name != "rows"}
+        rows += [{**shared, **row} for row in line["rows"]] if "rows" in line else [line]
+    return rows
+
+
+def _lines_of(path: Path) -> list[dict[str, Any]]:
+    found = []
+    if path.is_file():
+        for line in path.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
+                found.append(json.loads(line))
             except ValueError:  # cut, perhaps in the middle of a letter
                 continue
-    return rows
+    return found
 
 
 def append(path: str | Path, row: dict[str, Any]) -> None:
@@ -78,46 +90,129 @@ def append(path: str | Path, row: dict[str, Any]) -> None:
         ValueError: if the row holds NaN or infinity.
         OSError: if it cannot be written; the file then has the rows of before.
     """
-    _write(Path(path), _line(row))
+    _write(Path(path), _line(row), lambda: False)
 
 
-def run(experiment: Experiment, seeds: Iterable[int], store: str | Path) -> list[dict[str, Any]]:
+def run(
+    experiment: Experiment, seeds: Iterable[int], store: str | Path, profile: str = "laptop"
+) -> list[dict[str, Any]]:
     """Runs an experiment for each seed that the store lacks; a stop loses at most the seed that it interrupts.
 
-    The rows of a seed are written when the seed is done, all at once, together with the configuration's hash and
-    :func:`provenance`: the commit is that of the start of the run, the time that of the measurement.
-
     Args:
-        experiment: its fields determine the hash under which its rows are found again.
+        experiment: its fields determine the key under which its rows are found again.
         seeds: each includes the dense training, so seeds are independent.
         store: path of a file of JSON lines.
+        profile: whose sizes the experiment has; noted in the record.
 
     Returns:
         All rows of this experiment in the store, those of earlier runs included.
 
     Raises:
-        TypeError: if a row holds what JSON cannot.
-        ValueError: if a row holds NaN or infinity, or a name that this function adds.
+        ValueError: as :func:`measure` does.
     """
-    store, key, origin = Path(store), config_hash(experiment), provenance()
-    done = {row["seed"] for row in read(store) if row.get("config") == key}
     for seed in seeds:
-        if seed in done:
-            continue
-        added = {"experiment": experiment.name, "config": key, "seed": seed}
-        lines = []
-        for row in experiment.run(seed):
-            if clash := sorted((added.keys() | origin.keys()) & row.keys()):
-                raise ValueError(f"rows must not hold what run() adds: {', '.join(clash)}")
-            lines.append(_line({**added, **row, **origin, "time": _now()}))
-        _write(store, "".join(lines))
-        done.add(seed)
-    return [row for row in read(store) if row.get("config") == key]
+        if (config_hash(experiment), seed) not in recorded(store):
+            append_once(store, measure(experiment, seed, profile))
+    return rows_of(read(Path(store)), experiment)
+
+
+def measure(experiment: Experiment, seed: int, profile: str = "laptop") -> dict[str, Any]:
+    """One seed of an experiment, complete: the configuration, :func:`provenance`, and all rows. Nothing is written.
+
+    Floats are kept to seven significant digits.
+
+    Raises:
+        ValueError: if :func:`check_record` refuses it.
+    """
+    begin, origin = time.perf_counter(), provenance()
+    record = {"experiment": experiment.name, "key": config_hash(experiment), "seed": seed, "profile": profile}
+    record |= {"config": json.loads(json.dumps(asdict(experiment)))} | origin  # type: ignore[call-overload]
+    record["rows"] = [_rounded(row) for row in experiment.run(seed)]
+    record |= {"seconds": round(time.perf_counter() - begin, 2), "time": _now()}
+    check_record(record)
+    return record
+
+
+def append_once(store: str | Path, record: dict[str, Any]) -> bool:
+    """Adds one seed, all its rows or none, unless the store has this seed of this configuration already.
+
+    Several processes may add to one store: of two that measured the same seed, the second adds nothing.
+
+    Returns:
+        Whether it was added.
+    """
+    unit = record["key"], record["seed"]
+    return _write(Path(store), _line(record), lambda: unit in recorded(store))
+
+
+def recorded(store: str | Path) -> set[tuple[str, int]]:
+    """The keys and seeds that a store has."""
+    return {(record["key"], record["seed"]) for record in _lines_of(Path(store)) if "key" in record}
+
+
+def rows_of(rows: Iterable[dict[str, Any]], experiment: Experiment) -> list[dict[str, Any]]:
+    """The rows of one configuration."""
+    key = config_hash(experiment)
+    return [row for row in rows if row.get("key") == key]
+
+
+SCHEMA: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "key": str,
+    "config": dict,
+    "seed": int,
+    "profile": str,
+    "rows": list,
+    "seconds": (int, float),
+    "ganprune": str,
+    "torch": str,
+    "package": str,
+    "machine": str,
+    "processor": str,
+    "device": str,
+    "threads": int,
+    "time": str,
+}
+"""What the record of a seed holds. Each of its rows has a "stage", and figures under the names of the reports."""
+
+
+def check_record(record: dict[str, Any]) -> None:
+    """Does nothing if a record is complete, its key is that of its configuration, and its figures are plain values.
+
+    Raises:
+        TypeError: if a row holds what JSON cannot.
+        ValueError: that names the first thing that is missing, of another kind, or not finite.
+    """
+    for name, kind in SCHEMA.items():
+        if not isinstance(record.get(name), kind) or isinstance(record.get(name), bool):
+            raise ValueError(f"record must hold {name!r} as {kind}, got {record.get(name)!r}")
+    key = config_hash_of(record["experiment"], record["config"])
+    if key != record["key"]:
+        raise ValueError(f"record must have the key of its configuration, {key!r}, got {record['key']!r}")
+    for row in record["rows"]:
+        if not isinstance(row, dict) or not isinstance(row.get("stage"), str):
+            raise ValueError(f"each row must name its stage, got {row!r}")
+        if clash := sorted(row.keys() & (SCHEMA.keys() | {"commit"})):
+            raise ValueError(f"rows must not hold what the record does: {', '.join(clash)}")
+    _line(record)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def config_hash(config: Any) -> str:
-    """Eight hexadecimal digits that name a configuration (a dataclass): equal fields, equal name."""
-    text = json.dumps(asdict(config), sort_keys=True, default=str)
+    """Eight hexadecimal digits that name a configuration (a dataclass): equal name and fields, equal digits."""
+    return config_hash_of(getattr(config, "name", ""), asdict(config))
+
+
+def config_hash_of(name: str, fields: dict[str, Any]) -> str:
+    """The digits of a configuration that was read from a record."""
+    text = json.dumps({"experiment": name, **fields}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -127,17 +222,31 @@ def provenance() -> dict[str, Any]:
     Returns:
         "ganprune" and "torch", the versions; "package", a hash of the package's source files; "commit", that of the
         package's own repository, with "+" if the package differs from it, or None where the package is installed
-        elsewhere; "machine", "threads" and "time" (UTC).
+        elsewhere; "device", "processor", "machine", "threads" and "time" (UTC).
     """
     return {
         "ganprune": ganprune.__version__,
         "torch": torch.__version__,
         "package": _package_hash(),
         "commit": _commit(),
+        "device": as_device(None).type,
+        "processor": _processor(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "time": _now(),
     }
+
+
+def _processor() -> str:
+    """The name of the processor, or of the GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    found = Path("/proc/cpuinfo")
+    if found.is_file():
+        for line in found.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _now() -> str:
@@ -176,12 +285,14 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-def _write(path: Path, lines: str) -> None:
-    """Adds whole lines at the end, all or none."""
+def _write(path: Path, lines: str, superfluous: Callable[[], bool]) -> bool:
+    """Adds whole lines at the end, all or none; none if they turn out to be superfluous when it is their turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with _locked(handle):
+            if superfluous():
+                return False
             data, end = lines.encode(), os.lseek(handle, 0, os.SEEK_END)
             if end:
                 os.lseek(handle, end - 1, os.SEEK_SET)
@@ -194,6 +305,7 @@ def _write(path: Path, lines: str) -> None:
             except OSError:
                 os.ftruncate(handle, end)
                 raise
+        return True
     finally:
         os.close(handle)
 

@@ -1,0 +1,218 @@
+"""``ganprune experiment``: lists, plans and runs the studies of the course, and shows what records say."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ganprune.cli.options import COUNT, UsageError
+from ganprune.cli.output import say
+from ganprune.experiments.claims import ledger
+from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
+from ganprune.experiments.studies import PROFILES, SEEDS, STUDIES, Study, arms_of, study
+from ganprune.records.statistics import interval
+from ganprune.records.store import SHIPPED, read, rows_of
+
+SUMMARY = "list, plan and run the studies of the course; show what the records say about its claims"
+EXAMPLES = """examples:
+  ganprune experiment list
+  ganprune experiment plan magnitude
+  ganprune experiment run magnitude --seeds 0-1 --jobs 2
+  ganprune experiment run tickets --backend ray --jobs 8 --gpus 0.25
+  ganprune experiment run magnitude --shard 2/5
+  ganprune experiment status
+  ganprune experiment table --json
+  ganprune experiment compare magnitude --store records"""
+OWN_STORE = Path("records")
+COLUMNS = ("claim", "verdict", "effect", "low", "high", "detectable", "n", "text")
+
+
+class Shown(NamedTuple):
+    """What a command found, and how it reads."""
+
+    value: Any
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    helps = {
+        "list": "the studies, their questions and what they cost",
+        "plan": "what is missing, and what it costs",
+        "run": "run what is missing",
+        "status": "how many seeds of each study there are",
+        "table": "the claims and their verdicts",
+        "compare": "the course's figures and your own, side by side",
+    }
+    for action, words in helps.items():
+        one = actions.add_parser(action, help=words, description=f"{words[0].upper()}{words[1:]}.")
+        if action in ("plan", "run"):
+            one.add_argument("names", nargs="+", metavar="NAME", help="studies, or all")
+            one.add_argument("--seeds", type=_seeds, default=SEEDS, help="such as 0-4 or 0,2 (default: 0-4)")
+            one.add_argument(
+                "--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal parts"
+            )
+        if action == "compare":
+            one.add_argument("names", nargs="+", metavar="NAME", help="studies, or all")
+        if action == "run":
+            _add_running(one)
+        one.add_argument(
+            "--profile", choices=tuple(PROFILES), default="laptop", help="sizes (default: laptop)"
+        )
+        one.add_argument(
+            "--store",
+            default="shipped" if action in ("status", "table", "list") else str(OWN_STORE),
+            metavar="FOLDER",
+            help="the folder of records, or shipped for those of the course (default: %(default)s)",
+        )
+        one.add_argument(
+            "--json", action="store_true", help="write JSON to standard output instead of a table"
+        )
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--jobs", type=COUNT, default=1, help="units at a time; a unit is one seed of one arm (default: 1)")
+    add("--backend", choices=BACKENDS, default="processes", help="who runs them (default: processes)")
+    add("--address", help="of a running Ray cluster (default: one is started on this machine)")
+    add("--gpus", type=float, default=0.0, help="share of a GPU for each unit, with Ray (default: 0)")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        found = []
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be seeds such as 0-4 or 0,2, got {text!r}")
+    return tuple(dict.fromkeys(found))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, slash, last = text.partition("/")
+    if slash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last):
+        return int(first), int(last)
+    raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, got {text!r}")
+
+
+def run(options: argparse.Namespace) -> Shown:
+    """Does what the action says."""
+    store = SHIPPED if options.store == "shipped" else Path(options.store)
+    if options.action in ("plan", "run"):
+        return _plan_or_run(options, store)
+    if options.action == "compare":
+        return _compare(_studies(options.names, options.profile), store)
+    if options.action == "table":
+        return _table(store, options.profile)
+    return _overview(store, options.profile)
+
+
+def _studies(names: Iterable[str], profile: str) -> list[Study]:
+    names = list(names)
+    unknown = [name for name in names if name not in STUDIES and name != "all"]
+    if unknown:
+        allowed = ", ".join(STUDIES)
+        raise UsageError(
+            f"ganprune experiment: error: argument NAME: must be all or some of {allowed}, got {unknown[0]!r}"
+        )
+    return [study(name, profile) for name in (STUDIES if "all" in names else names)]
+
+
+def _plan_or_run(options: argparse.Namespace, store: Path) -> Shown:
+    chosen = _studies(options.names, options.profile)
+    experiments = [arm for one in chosen for arm in one.arms]
+    missing = shard(units(experiments, options.seeds, store), *options.shard)
+    price = cost(missing, _all_rows(SHIPPED))
+    words = f"{price.units} units, {price.steps:,} steps, about {price.core_hours:.1f} core-hours"
+    value: dict[str, Any] = {"units": price.units, "steps": price.steps, "core_hours": price.core_hours}
+    if options.action == "plan":
+        value["arms"] = [f"{unit}" for unit in missing]
+        return Shown(value, "".join(f"{line}\n" for line in value["arms"]) + f"{words}\n")
+    if options.jobs > 4 * (os.cpu_count() or 1) and options.backend == "processes":
+        raise UsageError(
+            f"ganprune experiment: error: argument --jobs: must be at most {4 * (os.cpu_count() or 1)} here, "
+            f"got {options.jobs}"
+        )
+    say(f"{words}; rows go to {store}, and what is finished stays there after a stop")
+    value["added"] = run_units(
+        missing,
+        store,
+        options.profile,
+        options.jobs,
+        options.backend,
+        options.gpus,
+        options.address,
+    )
+    return Shown(value, f"{value['added']} units added to {store}\n")
+
+
+def _overview(store: Path, profile: str) -> Shown:
+    rows, found = _all_rows(store), []
+    for name in STUDIES:
+        one = study(name, profile)
+        seeds = [len({row["seed"] for row in rows_of(rows, arm)}) for arm in one.arms]
+        found.append(
+            {
+                "study": name,
+                "chapter": one.chapter,
+                "arms": len(one.arms),
+                "complete": sum(count >= len(SEEDS) for count in seeds),
+                "seeds": min(seeds),
+                "steps": one.steps,
+                "question": one.question,
+            }
+        )
+    return Shown(found, _columns(found, tuple(found[0])))
+
+
+def _table(store: Path, profile: str) -> Shown:
+    rows = [verdict.as_dict() for verdict in ledger(_all_rows(store), arms_of(profile))]
+    return Shown(rows, _columns(rows, COLUMNS))
+
+
+def _compare(chosen: Sequence[Study], store: Path) -> Shown:
+    """The digit-FID of each arm in both stores: geometric means with 95% intervals, at the last stage, on test."""
+    sides, found = {"course": _all_rows(SHIPPED), "own": _all_rows(store)}, []
+    for arm in dict.fromkeys(arm for one in chosen for arm in one.arms):
+        row: dict[str, Any] = {"arm": arm.label}
+        for side, rows in sides.items():
+            values = _last_distances(rows_of(rows, arm))
+            row[side] = str(interval(values, log=True)) if values else "–"
+        found.append(row)
+    return Shown(found, _columns(found, ("arm", *sides)))
+
+
+def _last_distances(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Seed by seed, the digit-FID of the averaged weights after the last stage, on the test split."""
+    last: dict[int, float] = {}
+    for row in rows:
+        if row.get("split") == "test" and row.get("network", "generator_ema") == "generator_ema":
+            last[row["seed"]] = row["digit_fid"]
+    return [last[seed] for seed in sorted(last)]
+
+
+def _all_rows(store: Path) -> list[dict[str, Any]]:
+    return [row for path in sorted(store.glob("*.jsonl")) for row in read(path)]
+
+
+def _columns(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    def cell(value: Any) -> str:
+        if value is None:
+            return "–"
+        return (
+            f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+        )
+
+    cells = [list(names), *([cell(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)) for line in cells
+    ]
+    return "".join(f"{line.rstrip()}\n" for line in lines)

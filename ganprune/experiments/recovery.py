@@ -1,0 +1,214 @@
+"""Pruning a trained generator and recovering its quality: every way of pruning that the course compares."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.functional import mse_loss
+
+from ganprune.core.checks import check_choice
+from ganprune.core.modes import eval_mode, frozen
+from ganprune.core.random import step_seed
+from ganprune.data.splits import ImageData
+from ganprune.dynamic.balance import BalanceController
+from ganprune.dynamic.gradual import GradualPruning
+from ganprune.dynamic.schedules import Cubic, Geometric, Schedule
+from ganprune.experiments.base import Experiment, course_data, figures, gradient_norms, layers_of, stopwatch
+from ganprune.experiments.training import FromScratch
+from ganprune.losses import generator_loss
+from ganprune.networks.gan import GAN
+from ganprune.networks.sampling import draw_latents
+from ganprune.pruning import prune
+from ganprune.scores.registry import get_score
+from ganprune.training.config import TrainConfig
+from ganprune.training.loop import train
+from ganprune.training.recalibration import recalibrate_batchnorm
+from ganprune.training.state import TrainState
+
+SCHEDULES = ("one-shot", "cubic", "rounds")
+DISCRIMINATORS = ("trained", "slower", "fresh", "pruned", "balanced", "none")
+ROUNDS = 10
+"""Of the schedule "rounds"."""
+OUTPUT_LAYER = "layers.deconv4"
+"""The layer of the course's generator that makes the image; 0.2% of its weights."""
+COURSE_RECOVERY = TrainConfig(
+    steps=4_000,
+    loss="non-saturating",
+    learning_rate=1e-3,
+    betas=(0.0, 0.99),
+    decay_from=0.25,
+    penalty="r1",
+    penalty_weight=1.0,
+    penalty_every=8,
+    ema_decay=0.999,
+)
+"""How a pruned generator is trained on; the dense control is trained just as long, with the same rates."""
+
+
+@dataclass(frozen=True)
+class Recovery(Experiment):
+    """A trained generator is pruned and trained on; sparsity 0 is the control, dense and trained just as long.
+
+    The generator that is pruned has the EMA weights of the dense run, and it goes on against the discriminator of
+    that run unless another one is asked for.
+
+    Attributes:
+        dense: the pair that is pruned.
+        sparsity: share of the generator's prunable weights that is zero in the end.
+        score: what the weights are ranked by.
+        allocation: how the zeros are shared out among the layers; None for the score's own.
+        protect: layers that stay dense.
+        schedule: "one-shot" before the recovery, or during its first half, "cubic" or in ten "rounds" of
+            equal shares.
+        training: the recovery, everything but the seed; None measures the pruned generator alone.
+        discriminator: "trained"; "slower", a quarter of the learning rate; "fresh", from its initialisation; "pruned"
+            to the generator's sparsity; "balanced", whose density follows the balance ratio; "none", where the
+            generator learns the dense generator's images by their squared error instead.
+        samples: generated images per measurement.
+    """
+
+    name: ClassVar[str] = "recovery"
+
+    sparsity: float = 0.0
+    score: str = "magnitude"
+    allocation: str | None = "global"
+    protect: tuple[str, ...] = ()
+    schedule: str = "one-shot"
+    training: TrainConfig | None = COURSE_RECOVERY
+    discriminator: str = "trained"
+    dense: FromScratch = field(default_factory=FromScratch)
+    samples: int = 10_000
+
+    def __post_init__(self) -> None:
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("discriminator", self.discriminator, DISCRIMINATORS)
+
+    @property
+    def steps(self) -> int:
+        """Generator updates of one seed, the dense pair apart, which all arms share."""
+        return self.training.steps if self.training else 0
+
+    @property
+    def label(self) -> str:
+        """The arm in a few words."""
+        if not self.sparsity:
+            parts = ["dense"]
+        else:
+            parts = [f"{self.score} at {self.sparsity:.0%}", self.allocation or "own allocation"]
+            parts += ["output layer protected"] if self.protect else []
+            parts += [] if self.schedule == "one-shot" else [self.schedule]
+        parts += [] if self.discriminator == "trained" else [f"discriminator {self.discriminator}"]
+        return ", ".join([*parts, f"{self.steps:,} steps"])
+
+    def run(self, seed: int) -> Iterator[dict[str, Any]]:
+        """Rows of the stages "pruned", "recalibrated" (one-shot pruning alone) and "recovered"."""
+        data = course_data()
+        dense = self.dense.pair(seed, data)
+        dense.generator.load_state_dict(dense.generator_ema.state_dict())
+        gan = copy.deepcopy(dense)
+        loss = self.dense.training.loss
+        if self.sparsity and self.schedule == "one-shot":
+            self._prune(gan, seed)
+            for row in figures(gan, data, self.samples, loss):
+                yield {"stage": "pruned", **layers_of(gan), **row}
+            recalibrated = copy.deepcopy(gan)
+            recalibrate_batchnorm(recalibrated.generator_ema, seed=seed)
+            for row in figures(recalibrated, data, self.samples, loss):
+                yield {"stage": "recalibrated", **row}
+        if self.training is None:
+            return
+        yield from self._recover(gan, dense, data, seed)
+
+    def _prune(self, gan: GAN, seed: int) -> None:
+        loss = generator_loss(gan, loss=self.dense.training.loss, seed=seed)
+        options: dict[str, Any] = {"loss_fn": loss} if "loss_fn" in get_score(self.score).needs else {}
+        if "inputs" in get_score(self.score).needs:
+            options["inputs"] = draw_latents(gan.generator, 1_024, step_seed(seed, 0, "activations"))
+        prune(
+            gan,
+            self.sparsity,
+            score=self.score,
+            allocation=self.allocation,
+            protect=self.protect,
+            seed=seed,
+            **options,
+        )
+
+    def _recover(self, gan: GAN, dense: GAN, data: ImageData, seed: int) -> Iterator[dict[str, Any]]:
+        assert self.training is not None
+        config = dataclasses.replace(self.training, seed=recovery_seed(seed))
+        if self.discriminator == "slower":
+            config = dataclasses.replace(config, discriminator_learning_rate=config.learning_rate / 4)
+        if self.discriminator == "fresh":
+            gan.discriminator.load_state_dict(self.dense.initial(seed).discriminator.state_dict())
+        if self.discriminator == "pruned" and self.sparsity:
+            prune(gan, self.sparsity, which="discriminator", score="magnitude", allocation="global")
+        spent: dict[str, Any] = {}
+        begun = gradient_norms(gan, config.loss)
+        callbacks: list[Callable[[TrainState], None]] = []
+        if self.sparsity and self.schedule != "one-shot":
+            callbacks.append(
+                GradualPruning(self._schedule(config.steps), self.score, allocation=self.allocation)
+            )
+        if self.discriminator == "balanced":
+            callbacks.append(BalanceController(data.train, every=max(1, config.steps // 20), seed=seed))
+        state = TrainState(gan, config)
+        with stopwatch(spent):
+            if self.discriminator == "none":
+                imitate(state, dense)
+            else:
+                train(state, data.train, callbacks)
+        shared = {
+            "step": state.step,
+            "precision_of_training": state.config.precision,
+            **layers_of(gan),
+            **spent,
+        }
+        shared |= {"gradients_at_start": begun, "gradients_at_end": gradient_norms(gan, config.loss)}
+        last = state.history[-1] if state.history else {}
+        for network in ("generator_ema", "generator"):
+            for row in figures(gan, data, self.samples, config.loss, network):
+                yield {"stage": "recovered", **last, **row, **shared}
+
+    def _schedule(self, steps: int) -> Schedule:
+        if self.schedule == "cubic":
+            return Cubic(self.sparsity, end=max(1, steps // 2))
+        rounds = min(ROUNDS, max(1, steps // 2))
+        return Geometric(
+            self.sparsity, every=max(1, steps // 2 // rounds), keep=(1 - self.sparsity) ** (1 / rounds)
+        )
+
+
+def imitate(state: TrainState, teacher: GAN) -> None:
+    """Trains the generator on the teacher's images alone: mean squared error on equal latents, no discriminator.
+
+    The masks are held, the learning rate follows the state's configuration, and the EMA copy gets the last weights.
+
+    Args:
+        state: changed in place; its generator and the teacher's take the same latents.
+        teacher: its EMA generator makes the images.
+    """
+    gan, config, optimizer = state.gan, state.config, state.optimizers["generator"]
+    gan.generator.train()
+    with gan.masks.held(state.optimizers), frozen(teacher.generator_ema), eval_mode(teacher.generator_ema):
+        while state.step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * config.learning_rate_factor(state.step)
+            z = draw_latents(gan.generator, config.batch_size, step_seed(config.seed, state.step, "imitate"))
+            with torch.no_grad():
+                wanted = teacher.generator_ema(z)
+            optimizer.zero_grad(set_to_none=True)
+            mse_loss(gan.generator(z), wanted).backward()
+            optimizer.step()
+            state.step += 1
+    gan.generator_ema.load_state_dict(gan.generator.state_dict())
+
+
+def recovery_seed(seed: int) -> int:
+    """The seed of the training that follows a dense run, so that it does not see the same batches again."""
+    return seed + 1_000_000

@@ -1,0 +1,264 @@
+"""Running experiments: what is missing, what it costs, and who does it: this process, several, or a Ray cluster.
+
+The unit of work is one seed of one configuration. It is measured as a whole and written at once, so that a run that is
+killed loses at most the units that it was in, and a second run does only what is missing. Units that start from a dense
+pair come after the pairs, which are trained once and kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganprune.core.checks import check_choice, check_integer
+from ganprune.core.errors import GanpruneError
+from ganprune.core.files import OutputInUseError, cache_dir, owned
+from ganprune.core.progress import progress
+from ganprune.experiments.base import Experiment
+from ganprune.experiments.recovery import Recovery
+from ganprune.records.store import append_once, config_hash, measure, recorded
+
+BACKENDS = ("processes", "ray")
+TRIES = 3
+"""How often a unit is begun before it counts as failed: its worker may have been killed for something else."""
+SECONDS_PER_STEP = 0.04
+"""Assumed where no record tells: one thread, width 32."""
+
+
+class ExperimentError(GanpruneError, RuntimeError):
+    """Units of an experiment failed; the message names them and the first error."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One seed of one configuration."""
+
+    experiment: Experiment
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The configuration's hash."""
+        return config_hash(self.experiment)
+
+    def __str__(self) -> str:
+        return f"{self.experiment.label}, seed {self.seed}"
+
+
+def units(experiments: Iterable[Experiment], seeds: Iterable[int], store: str | Path) -> list[Unit]:
+    """What the store lacks: each configuration once, and the dense pairs that they start from.
+
+    It goes seed by seed, so that a stop leaves whole comparisons.
+    """
+    distinct: dict[str, Experiment] = {}
+    for experiment in experiments:
+        for one in (experiment.dense, experiment) if isinstance(experiment, Recovery) else (experiment,):
+            distinct.setdefault(config_hash(one), one)
+    done = {unit for path in Path(store).glob("*.jsonl") for unit in recorded(path)}
+    every = (Unit(experiment, seed) for seed in seeds for experiment in distinct.values())
+    return [unit for unit in every if (unit.key, unit.seed) not in done]
+
+
+def file_of(experiment: Experiment, store: str | Path) -> Path:
+    """Where the rows of an experiment lie: one file for each kind."""
+    return Path(store) / f"{experiment.name.replace(' ', '_')}.jsonl"
+
+
+def shard(missing: Sequence[Unit], index: int, count: int) -> list[Unit]:
+    """Every ``count``-th unit, from the ``index``-th of 1 to ``count``: the shards together are all, none twice.
+
+    Raises:
+        ValueError: if there is no such shard.
+    """
+    if not 1 <= check_integer("index", index, 1) <= check_integer("count", count, 1):
+        raise ValueError(f"index must be in 1 to {count}, got {index}")
+    return list(missing[index - 1 :: count])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs: generator updates, and hours of one processor core."""
+
+    units: int
+    steps: int
+    core_hours: float
+
+
+def cost(missing: Sequence[Unit], rows: Sequence[dict[str, Any]]) -> Cost:
+    """The cost of units, by the seconds per step that records tell.
+
+    Args:
+        missing: what is to be run.
+        rows: of records; the median of what their trainings took.
+    """
+    rates = sorted(
+        row["processor_seconds"] / row["step"]
+        for row in rows
+        if row.get("processor_seconds") and row.get("step")
+    )
+    rate = rates[len(rates) // 2] if rates else SECONDS_PER_STEP
+    steps = sum(unit.experiment.steps for unit in missing)
+    return Cost(len(missing), steps, (steps * rate + 20 * len(missing)) / 3_600)
+
+
+def run_units(
+    missing: Sequence[Unit],
+    store: str | Path,
+    profile: str = "laptop",
+    jobs: int = 1,
+    backend: str = "processes",
+    gpus: float = 0.0,
+    address: str | None = None,
+) -> int:
+    """Runs units and adds their rows to the store as they end.
+
+    Args:
+        missing: from :func:`units`.
+        store: the folder of records.
+        profile: noted in the rows.
+        jobs: units at a time; on a cluster, at most so many.
+        backend: "processes" of this machine, or "ray".
+        gpus: of Ray, share of a GPU that a unit gets; 0.25 lets four share one.
+        address: of a running Ray cluster; None starts one on this machine.
+
+    Returns:
+        How many units were added.
+
+    Raises:
+        ExperimentError: if units failed; the others were run.
+    """
+    check_choice("backend", backend, BACKENDS)
+    total = sum(max(1, unit.experiment.steps) for unit in missing)
+    failed: list[str] = []
+    added = 0
+    with progress(total, "experiments") as bar:
+        waves = _waves(missing)
+        for wave in waves:
+            if backend == "ray":
+                results = _with_ray(wave, store, profile, jobs, gpus, address)
+            elif jobs == 1:
+                results = ((unit, _attempt(unit, store, profile)) for unit in wave)
+            else:
+                results = _with_processes(wave, store, profile, jobs)
+            for unit, outcome in results:
+                bar.update(max(1, unit.experiment.steps))
+                if isinstance(outcome, str):
+                    failed.append(f"{unit}: {outcome}")
+                added += outcome is True
+    if failed:
+        raise ExperimentError(f"{len(failed)} of {len(missing)} units failed; the first: {failed[0]}")
+    return added
+
+
+def _waves(missing: Sequence[Unit]) -> list[list[Unit]]:
+    """Trainings from scratch first: other units may start from them."""
+    first = [unit for unit in missing if not isinstance(unit.experiment, Recovery)]
+    second = [unit for unit in missing if isinstance(unit.experiment, Recovery)]
+    return [wave for wave in (first, second) if wave]
+
+
+def work(unit: Unit, store: str | Path, profile: str) -> bool:
+    """Measures one unit and adds its rows, unless another process of this machine is at it or has done it.
+
+    Returns:
+        Whether rows were added.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(owned(cache_dir() / "running" / f"{unit.key}-{unit.seed}"))
+        except OutputInUseError:
+            return False
+        path = file_of(unit.experiment, store)
+        if (unit.key, unit.seed) in recorded(path):
+            return False
+        return append_once(path, measure(unit.experiment, unit.seed, profile))
+
+
+def _attempt(unit: Unit, store: str | Path, profile: str) -> bool | str:
+    try:
+        return work(unit, store, profile)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    os.environ["GANPRUNE_PROGRESS"] = "0"
+
+
+def _with_processes(
+    wave: Sequence[Unit], store: str | Path, profile: str, jobs: int
+) -> Iterator[tuple[Unit, bool | str]]:
+    """Several processes; if one dies, the units that were lost with the pool are begun again."""
+    tries = dict.fromkeys(wave, 0)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    while tries:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (threads,)) as pool:
+            running = {pool.submit(_attempt, unit, store, profile): unit for unit in tries}
+            try:
+                while running:
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        unit = running[future]
+                        outcome = future.result()
+                        del running[future], tries[unit]
+                        yield unit, outcome
+            except BrokenProcessPool:
+                for unit in list(tries):
+                    if (unit.key, unit.seed) in recorded(file_of(unit.experiment, store)):
+                        del tries[unit]
+                        yield unit, True
+                for unit in list(tries):
+                    tries[unit] += 1
+                    if tries[unit] >= TRIES * jobs:
+                        del tries[unit]
+                        yield unit, "its worker was killed again and again"
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in getattr(pool, "_processes", {}).values():
+                    process.terminate()
+                raise
+
+
+def _with_ray(
+    wave: Sequence[Unit], store: str | Path, profile: str, jobs: int, gpus: float, address: str | None
+) -> Iterator[tuple[Unit, bool | str]]:
+    """Tasks of a Ray cluster; their rows come back here, so that workers need not see the store."""
+    ray = _import_ray()
+    if not ray.is_initialized():
+        ray.init(address=address, num_cpus=None if address else jobs, log_to_driver=False)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_measure_remotely)
+    waiting, running = list(wave), dict[Any, Unit]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            unit = waiting.pop(0)
+            running[task.remote(unit, profile)] = unit
+        (ended,), _ = ray.wait(list(running), num_returns=1)
+        unit = running.pop(ended)
+        try:
+            outcome: bool | str = append_once(file_of(unit.experiment, store), ray.get(ended))
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"
+        yield unit, outcome
+
+
+def _measure_remotely(unit: Unit, profile: str) -> dict[str, Any]:
+    _start_worker(1)
+    return measure(unit.experiment, unit.seed, profile)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ExperimentError("the backend ray needs Ray: pip install 'ganprune[cluster]'") from error
+    return ray

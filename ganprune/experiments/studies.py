@@ -1,0 +1,264 @@
+"""The studies of the course: which arms are compared, and how large they are in each profile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ganprune.core.checks import check_choice
+from ganprune.experiments.base import Experiment
+from ganprune.experiments.images import SpoiltImages
+from ganprune.experiments.initial_masks import InitialMasks
+from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
+from ganprune.experiments.speed import Latency
+from ganprune.experiments.tickets import Tickets
+from ganprune.experiments.training import COURSE_TRAINING, FromScratch
+from ganprune.training.config import TrainConfig
+
+SPARSITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Where the course looks at a generator that was pruned and not trained on."""
+RECOVERED = (0.5, 0.7, 0.8, 0.9, 0.95)
+"""Where it trains the generator on."""
+SEEDS = (0, 1, 2, 3, 4)
+"""Seeds that decide; recipes were searched on others (100 to 102)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the experiments of a profile are; a profile changes sizes alone."""
+
+    dense_steps: int
+    recovery_steps: int
+    scratch_steps: int
+    width: int = 32
+    samples: int = 10_000
+    ticket_rounds: int = 5
+
+
+PROFILES = {
+    "smoke": Sizes(6, 3, 4, width=4, samples=64, ticket_rounds=1),
+    "laptop": Sizes(COURSE_TRAINING.steps, COURSE_RECOVERY.steps, 4_000),
+    "gpu": Sizes(60_000, 20_000, 20_000),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that are compared with each other.
+
+    Attributes:
+        name: as on the command line.
+        question: what the comparison is to answer.
+        chapter: number of the chapter that shows it.
+        arms: configurations; an arm that several studies name is run once.
+    """
+
+    name: str
+    question: str
+    chapter: int
+    arms: tuple[Experiment, ...]
+
+    @property
+    def steps(self) -> int:
+        """Generator updates of one seed of all arms, the dense pairs that they start from apart."""
+        return sum(arm.steps for arm in self.arms)
+
+
+class Arms:
+    """The configurations of one profile, by the words that studies and claims use for them."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes, width = sizes, sizes.width
+        shape: dict[str, Any] = {"channels": (4 * width, 2 * width, width), "samples": sizes.samples}
+        shape["judge_channels"] = (width, 2 * width, 4 * width)
+        self._shape = shape
+        self.dense = FromScratch(self.training(sizes.dense_steps), **shape)
+        self.control = self.recovery()
+        self.tickets = Tickets(
+            self.scratch(),
+            rounds=sizes.ticket_rounds,
+            controlled=(sizes.ticket_rounds - 1, sizes.ticket_rounds)[-min(2, sizes.ticket_rounds) :],
+            samples=sizes.samples,
+        )
+        self.latency = Latency(self.dense, turns=40 if sizes.samples >= 10_000 else 2)
+
+    @staticmethod
+    def training(steps: int, **changes: Any) -> TrainConfig:
+        """The course's training, of another length."""
+        return dataclasses.replace(COURSE_TRAINING, steps=steps, **changes)
+
+    def scratch(self, **changes: Any) -> FromScratch:
+        """A shorter training from scratch."""
+        return FromScratch(**{"training": self.training(self.sizes.scratch_steps), **self._shape, **changes})
+
+    def small(self, sparsity: float) -> FromScratch:
+        """A dense generator with as many weights as one of this sparsity has non-zeros.
+
+        It is trained for as many steps as the sparse one in all: those of the dense run and those of the recovery.
+        """
+        steps = self.sizes.dense_steps + self.sizes.recovery_steps
+        channels = _channels_of(self._shape["channels"], 1 - sparsity)
+        return FromScratch(self.training(steps), **{**self._shape, "channels": channels})
+
+    def recovery(self, sparsity: float = 0.0, steps: int | None = None, **changes: Any) -> Recovery:
+        """A pruned generator that is trained on; by default for the steps of the profile."""
+        steps = self.sizes.recovery_steps if steps is None else steps
+        training = dataclasses.replace(COURSE_RECOVERY, steps=steps)
+        return Recovery(
+            sparsity, **{"training": training, "dense": self.dense, "samples": self.sizes.samples, **changes}
+        )
+
+    def pruned(self, sparsity: float, **changes: Any) -> Recovery:
+        """A pruned generator that is not trained on."""
+        return self.recovery(sparsity, training=None, **changes)
+
+    def spoilt(self, noise: float = 0.0, dropped: int = 0, share: float = 1.0) -> SpoiltImages:
+        """Spoilt images, as many as the profile measures, or a share of them."""
+        return SpoiltImages(noise, dropped, max(16, round(share * self.sizes.samples)))
+
+    def masks(self, score: str) -> InitialMasks:
+        """A mask of the untrained generator at 99%."""
+        return InitialMasks(score, 0.99, dataclasses.replace(self.dense, training=COURSE_TRAINING))
+
+
+@lru_cache
+def _channels_of(channels: tuple[int, ...], share: float) -> tuple[int, ...]:
+    """Channels in the same proportions, of a generator with that share of the weights, as nearly as there is one."""
+
+    def weights(chosen: tuple[int, ...]) -> int:
+        one, two, three = chosen
+        return 64 * one * 16 + one * two * 9 + two * three * 16 + three * 16
+
+    wanted = share * weights(channels)
+    sizes = [tuple(max(1, round(part * scale / 1_000)) for part in channels) for scale in range(1, 1_001)]
+    return min(sizes, key=lambda chosen: abs(weights(chosen) - wanted))
+
+
+def _measures(arms: Arms) -> list[Experiment]:
+    return [
+        *(arms.spoilt(noise=noise) for noise in (0.0, 0.05, 0.1, 0.2, 0.4)),
+        *(arms.spoilt(dropped=dropped) for dropped in (1, 2, 5)),
+        *(arms.spoilt(share=share) for share in (0.05, 0.1, 0.2, 0.5)),
+    ]
+
+
+def losses_of(arms: Arms) -> dict[str, FromScratch]:
+    """Three ways of training a GAN, equal in generator updates."""
+    steps = arms.sizes.scratch_steps
+    gradient = arms.training(
+        steps, loss="wasserstein", penalty="gradient", penalty_weight=10.0, penalty_every=1, critic_steps=5
+    )
+    hinge = arms.training(steps, loss="hinge", penalty=None, learning_rate=1.5e-3)
+    return {
+        "non-saturating": arms.scratch(),
+        "wasserstein": arms.scratch(training=gradient),
+        "hinge": arms.scratch(training=hinge, norm="spectral"),
+    }
+
+
+def _magnitude(arms: Arms) -> list[Experiment]:
+    found = [arms.control]
+    found += [arms.recovery(sparsity) for sparsity in RECOVERED]
+    found += [arms.recovery(0.9, allocation=allocation) for allocation in ("lamp", "erk", "uniform")]
+    found += [arms.recovery(0.9, protect=(OUTPUT_LAYER,))]
+    found += [arms.recovery(sparsity, score="random") for sparsity in (0.5, 0.7)]
+    found += [arms.recovery(0.5, allocation=allocation) for allocation in ("lamp", "erk", "uniform")]
+    return list(found)
+
+
+def _curve(arms: Arms) -> list[Experiment]:
+    ways: list[dict[str, Any]] = [{"allocation": name} for name in ("global", "lamp", "erk", "uniform")]
+    ways.append({"score": "random"})
+    return [arms.pruned(sparsity, **way) for way in ways for sparsity in SPARSITIES]
+
+
+def _criteria(arms: Arms) -> list[Experiment]:
+    scores = ("taylor", "squared-gradient", "wanda")
+    before = [
+        arms.pruned(sparsity, score=score, allocation=_own_allocation(score))
+        for score in (*scores, "snip", "synflow", "grasp")
+        for sparsity in (0.8, 0.9, 0.95)
+    ]
+    after = [arms.recovery(0.8, score=score, allocation=_own_allocation(score)) for score in scores]
+    return [*before, arms.recovery(0.8), *after]
+
+
+def _own_allocation(score: str) -> str | None:
+    return None if score == "wanda" else "global"
+
+
+def _schedules(arms: Arms) -> list[Experiment]:
+    return [
+        arms.control,
+        arms.recovery(0.9),
+        arms.recovery(0.9, schedule="cubic"),
+        arms.recovery(0.9, schedule="rounds"),
+    ]
+
+
+def _discriminators(arms: Arms) -> list[Experiment]:
+    changed = [arms.recovery(0.9, discriminator=how) for how in ("slower", "pruned", "balanced", "fresh")]
+    return [arms.recovery(0.9), *changed, arms.recovery(0.9, steps=4 * arms.sizes.recovery_steps)]
+
+
+def _without_adversary(arms: Arms) -> list[Experiment]:
+    return [arms.recovery(sparsity, discriminator="none") for sparsity in (0.0, *RECOVERED)]
+
+
+def _before_training(arms: Arms) -> list[Experiment]:
+    pruned = [
+        arms.scratch(score=score, sparsity=0.9, shuffled=shuffled)
+        for score in ("snip", "synflow")
+        for shuffled in (False, True)
+    ]
+    masks = [arms.masks(score) for score in ("random", "magnitude", "snip", "grasp", "synflow")]
+    return [*masks, arms.scratch(), *pruned]
+
+
+STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
+    "measures": ("Do the measures notice what was spoilt on purpose?", 4, _measures),
+    "dense": ("How good is the pair that everything starts from?", 2, lambda arms: [arms.dense]),
+    "magnitude": ("What does magnitude pruning cost after training on?", 6, _magnitude),
+    "curve": ("What does pruning alone cost, at every sparsity and allocation?", 6, _curve),
+    "criteria": ("Do criteria that look at gradients or activations choose better?", 7, _criteria),
+    "discriminators": (
+        "Does the discriminator keep a pruned generator from recovering?",
+        10,
+        _discriminators,
+    ),
+    "schedules": ("Is it better to prune gradually?", 10, _schedules),
+    "small-and-dense": (
+        "Is a large sparse generator better than a small dense one?",
+        6,
+        lambda arms: [arms.small(sparsity) for sparsity in (0.5, 0.8, 0.9)],
+    ),
+    "no-adversary": ("What is lost when no discriminator takes part?", 6, _without_adversary),
+    "before-training": ("What do masks found before training know?", 7, _before_training),
+    "tickets": ("Are there winning lottery tickets?", 13, lambda arms: [arms.tickets]),
+    "losses": ("Does the loss matter once each is tuned?", 3, lambda arms: list(losses_of(arms).values())),
+    "latency": ("Is a pruned generator faster?", 5, lambda arms: [arms.latency]),
+}
+"""Name → question, chapter, arms; in the order in which they are run."""
+
+
+@lru_cache
+def arms_of(profile: str) -> Arms:
+    """The configurations of a profile.
+
+    Raises:
+        ValueError: if there is no such profile.
+    """
+    return Arms(PROFILES[check_choice("profile", profile, PROFILES)])
+
+
+def study(name: str, profile: str = "laptop") -> Study:
+    """A study in the sizes of a profile.
+
+    Raises:
+        ValueError: if there is no such study or profile.
+    """
+    question, chapter, make = STUDIES[check_choice("name", name, STUDIES)]
+    return Study(name, question, chapter, tuple(make(arms_of(profile))))
