@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,25 +105,19 @@ def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None 
         else:
             note(layer, _uses(layer, positional[0] if positional else named["input"], output))
 
-    counted = (*PRUNABLE_LAYERS, nn.MultiheadAttention)
-    handles = [
-        layer.register_forward_hook(count, with_kwargs=True)
-        for layer in network.modules()
-        if isinstance(layer, counted)
-    ]
     counter = FlopCounterMode(display=False)
-    try:
-        with (
-            eval_mode(network),
-            frozen(network),
-            keep_random_state(device_of(arguments)),
-            _countable_kernels(),
-            counter,
-        ):
-            network(*arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        ExitStack() as hooks,
+        eval_mode(network),
+        frozen(network),
+        keep_random_state(device_of(arguments)),
+        _countable_kernels(),
+        counter,
+    ):
+        for layer in network.modules():
+            if isinstance(layer, (*PRUNABLE_LAYERS, nn.MultiheadAttention)):
+                hooks.enter_context(layer.register_forward_hook(count, with_kwargs=True))
+        network(*arguments)
     work.dense = counter.get_total_flops() / 2 / samples
     return work
 
