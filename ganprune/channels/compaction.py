@@ -94,15 +94,10 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     kept = _report_kept(analysis, removal, refused)
     if not any(removal.units.values()):
         return CompactionResult(copy.deepcopy(network), mask, {}, kept, 0.0)
-    small, cut, layers = removal.network, removal.cut, named_slots(analysis.plain)
+    small, cut = removal.network, removal.cut
     _restore_dtypes(small, analysis.plain)
-    removed = {
-        name: tuple(sorted(gone))
-        for (name, role), gone in cut.items()
-        if role != "input" and gone and name in layers
-    }
     smaller = _cut_mask(analysis.plain, small, cut, mask)
-    return CompactionResult(small, smaller, removed, kept, removal.difference)
+    return CompactionResult(small, smaller, analysis.outputs_in(cut), kept, removal.difference)
 
 
 class _Work:
