@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from ganprune.core.random import seeded, step_seed
 from ganprune.data.splits import Split
 from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.networks.gan import GAN
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.sampling import check_output, draw_latents
 
 DEFAULT_LOSS = "hinge"
 """The loss that training, evaluation and loss closures take when none is named."""
@@ -210,20 +209,11 @@ def _latents(generator: nn.Module, scored: nn.Module, batch_size: int, seed: int
 def _logits(discriminator: nn.Module, samples: Tensor) -> Tensor:
     """The discriminator's logits of samples, which need not come in the precision that it has."""
     logits = discriminator(samples.to(placement_of(discriminator)[1]))
-    return _checked(logits, f"discriminator {type(discriminator).__name__}", "logits (N,)")
-
-
-def _checked(output: Any, network: str, meaning: str) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"{network} must return a tensor of {meaning}, got {type(output).__name__}; wrap it in a module that "
-            "returns that alone"
-        )
-    return output
+    return check_output(discriminator, logits, "logits (N,)")
 
 
 def _samples(generator: nn.Module, latents: Tensor) -> Tensor:
-    return _checked(generator(latents), f"generator {type(generator).__name__}", "samples (N, …)")
+    return check_output(generator, generator(latents), "samples (N, ...)")
 
 
 def _warn_of_sigmoid(discriminator: nn.Module, logits: Tensor, loss: Loss) -> None:

@@ -11,7 +11,7 @@ from ganprune.allocation.choose import allocate, check_amount
 from ganprune.core.checks import check_choice
 from ganprune.losses import generator_loss
 from ganprune.masks.apply import apply_mask
-from ganprune.masks.mask import Mask, check_sparsity
+from ganprune.masks.mask import Mask
 from ganprune.networks.gan import GAN, MASKED_NETWORKS
 from ganprune.scores.registry import get_score
 from ganprune.scores.registry import score as compute_scores
@@ -74,8 +74,6 @@ def prune(
     """
     targets = _networks_to_prune(network, which, ema)
     allocation = get_score(score).allocation if allocation is None else allocation
-    if sparsity is not None:
-        check_sparsity(sparsity)
     check_amount(sparsity, threshold, layer_sparsity, allocation)
     masks = {}
     for name, target in targets.items():

@@ -39,10 +39,9 @@ def toy_data(name: str = "toy", side: int = 12, channels: int = 3, count: int = 
 
 
 def test_the_shipped_classifier_is_accurate_on_images_it_never_saw(data: ImageData) -> None:
-    network = metrics.load_digit_classifier("cpu")
+    network, metadata = metrics.load_classifier(metrics.digit_classifier_path(), "cpu")
     measured = metrics.accuracy(network, data.test)
     assert measured >= 0.992
-    _, metadata = metrics.load_classifier(metrics.digit_classifier_path(), "cpu")
     assert float(metadata["test_accuracy"]) == pytest.approx(measured, abs=2e-4)
     assert metadata["trained_on"] == f"train split, {len(data.train)} images"
     assert metadata["command"] == digit_classifier.COMMAND
@@ -50,7 +49,7 @@ def test_the_shipped_classifier_is_accurate_on_images_it_never_saw(data: ImageDa
 
 
 def test_it_is_frozen_and_its_hash_pins_its_weights(data: ImageData) -> None:
-    network = metrics.load_digit_classifier("cpu")
+    network, _ = metrics.load_classifier(metrics.digit_classifier_path(), "cpu")
     assert not any(module.training for module in network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())
     extractor = metrics.load_extractor(data, "cpu")
@@ -63,7 +62,7 @@ def test_it_is_frozen_and_its_hash_pins_its_weights(data: ImageData) -> None:
 
 
 def test_features_are_the_penultimate_activations(data: ImageData) -> None:
-    network = metrics.load_digit_classifier("cpu")
+    network, _ = metrics.load_classifier(metrics.digit_classifier_path(), "cpu")
     images = data.validation.float_images(0, 20)
     features = network.features(images)
     assert features.shape == (20, 128)
@@ -277,4 +276,4 @@ def test_bad_arguments_are_named(data: ImageData) -> None:
     with pytest.raises(ValueError, match="epochs must be an integer of at least 1"):
         metrics.ClassifierConfig(epochs=0)
     with pytest.raises(ValueError, match=r"images must have shape \(N, 1, >=28, >=28\)"):
-        metrics.load_digit_classifier("cpu").features(torch.zeros(2, 3, 28, 28))
+        metrics.ImageClassifier((1, 28, 28), 10).features(torch.zeros(2, 3, 28, 28))

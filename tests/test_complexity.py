@@ -197,7 +197,7 @@ def test_measuring_changes_no_state() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="inputs must be given, because Linear"):
+    with pytest.raises(ValueError, match="inputs must be given for a Linear"):
         metrics.macs(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         metrics.latency(Noisy(), batch_size=0)

@@ -182,7 +182,9 @@ def test_networks_that_return_no_tensor_are_named():
             return self.layer(x.flatten(1)), x
 
     for loss_fn, network in closures(Pair()):
-        with pytest.raises(TypeError, match="discriminator Pair must return a tensor .* got tuple"):
+        with pytest.raises(
+            TypeError, match=r"Pair must give logits \(N,\) as one tensor, got tuple; wrap it"
+        ):
             list(loss_fn(network))
 
     class Images(nn.Module):
@@ -196,7 +198,7 @@ def test_networks_that_return_no_tensor_are_named():
             return self.layer(z), z
 
     gan = gp.GAN(Images(), gp.dcgan(width=4, device="cpu").discriminator)
-    with pytest.raises(TypeError, match="generator Images must return a tensor .* got tuple"):
+    with pytest.raises(TypeError, match=r"Images must give samples .* as one tensor, got tuple; wrap it"):
         list(gp.generator_loss(gan)(gan.generator))
 
 

@@ -28,6 +28,7 @@ from ganprune.lottery import (
     find_tickets,
     reinitialise_ticket,
 )
+from ganprune.lottery.tickets import copy_gan
 from ganprune.masks.mask import MaskError, pruned_count
 from ganprune.masks.weights import weight_slots
 
@@ -210,7 +211,7 @@ def test_tickets_of_networks_without_a_spec(norm, rewind):
     assert torch.equal(one.state.gan.generator.fixed.weight, gan.generator.fixed.weight)
     assert differing(everything(one.state), everything(train(one.ticket.start(), Ring()))) == []
     if rewind == "late":
-        straight = train(gp.TrainState(copy.deepcopy(gan), config()), Ring())
+        straight = train(gp.TrainState(copy_gan(gan), config()), Ring())
         dense = search(gan, Ring(), config(), 1, **options)[0].ticket
         assert differing(everything(straight), everything(train(dense.start(), Ring()))) == []
 

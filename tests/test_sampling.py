@@ -165,9 +165,9 @@ def test_a_network_that_gives_a_tuple_is_named():
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return super().forward(z), z
 
-    with pytest.raises(ValueError, match=r"Two must give images \(N, C, H, W\) as one tensor, got tuple"):
+    with pytest.raises(TypeError, match=r"Two must give images \(N, C, H, W\) as one tensor, got tuple"):
         gp.sample(Two(3, 2), 1)
-    with pytest.raises(ValueError, match=r"Two must give logits \(N,\) as one tensor, got tuple"):
+    with pytest.raises(TypeError, match=r"Two must give logits \(N,\) as one tensor, got tuple"):
         gp.networks.check_output(Two(3, 2), (torch.zeros(1),), "logits (N,)")
 
 

@@ -65,8 +65,6 @@ def allocate(
     """
     check_choice("allocation", allocation, ALLOCATION_NAMES)
     check_amount(sparsity, threshold, layer_sparsity, allocation)
-    if sparsity is not None:
-        check_sparsity(sparsity)
     layers = _scored_layers(scores, protect)
     candidates = _candidates(layers, within)
     dims = dict(output_dims or getattr(scores, "output_dims", {}))
@@ -135,14 +133,17 @@ def check_amount(sparsity: Any, threshold: Any, layer_sparsity: Any, allocation:
     """Does nothing if exactly one argument says how much to prune; an N:M allocation says it by its name.
 
     Raises:
-        TypeError: if the sparsity beside an N:M allocation is no number.
-        ValueError: if none or several are given, or a sparsity beside an N:M allocation that is not its own.
+        TypeError: if the sparsity is no number.
+        ValueError: if the sparsity is out of range, none or several are given, or a sparsity beside an N:M allocation
+            that is not its own.
     """
+    if sparsity is not None:
+        check_sparsity(sparsity)
     named = {"sparsity": sparsity, "threshold": threshold, "layer_sparsity": layer_sparsity}
     given = [name for name, value in named.items() if value is not None]
     if allocation in PATTERNS:
         n, m = PATTERNS[allocation]
-        if given and not (given == ["sparsity"] and check_sparsity(sparsity) == 1 - n / m):
+        if given and not (given == ["sparsity"] and sparsity == 1 - n / m):
             raise ValueError(
                 f"allocation {allocation!r} fixes the sparsity at {1 - n / m}; got {', '.join(given)} as well"
             )

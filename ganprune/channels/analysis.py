@@ -54,6 +54,15 @@ class Analysis:
         groups = {group.name: group for group in self.groups}
         return merge_cuts(groups[name].cut(some) for name, some in units.items())
 
+    def outputs_in(self, cut: Cut) -> dict[str, tuple[int, ...]]:
+        """The output channels of each layer that a cut takes."""
+        layers = named_slots(self.plain)
+        return {
+            name: tuple(sorted(gone))
+            for (name, role), gone in cut.items()
+            if role != "input" and gone and name in layers
+        }
+
 
 def analyse(network: nn.Module, inputs: Any) -> Analysis:
     """Finds and tries out the groups of a network.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,15 +94,10 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     kept = _report_kept(analysis, removal, refused)
     if not any(removal.units.values()):
         return CompactionResult(copy.deepcopy(network), mask, {}, kept, 0.0)
-    small, cut, layers = removal.network, removal.cut, named_slots(analysis.plain)
+    small, cut = removal.network, removal.cut
     _restore_dtypes(small, analysis.plain)
-    removed = {
-        name: tuple(sorted(gone))
-        for (name, role), gone in cut.items()
-        if role != "input" and gone and name in layers
-    }
     smaller = _cut_mask(analysis.plain, small, cut, mask)
-    return CompactionResult(small, smaller, removed, kept, removal.difference)
+    return CompactionResult(small, smaller, analysis.outputs_in(cut), kept, removal.difference)
 
 
 class _Work:
@@ -163,16 +159,13 @@ class _Work:
         """What the layers that read these groups get, batch by batch."""
         names = {member.name for group in groups for member in group.members if member.role == "input"}
         seen: dict[str, list[Tensor]] = {name: [] for name in names}
-        handles = []
-        for name in names:
-            keep = functools.partial(_keep_input, seen[name])
-            handles.append(self.slots[name].layer.register_forward_pre_hook(keep, with_kwargs=True))
-        try:
+        with ExitStack() as hooks:
+            for name in names:
+                keep = functools.partial(_keep_input, seen[name])
+                layer = self.slots[name].layer
+                hooks.enter_context(layer.register_forward_pre_hook(keep, with_kwargs=True))
             for batch in self.batches:
                 outputs_of(self.network, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
         return seen
 
     def find_shifts(

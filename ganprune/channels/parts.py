@@ -14,9 +14,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ganprune.core.errors import GanpruneError
 from ganprune.core.modes import eval_mode
-from ganprune.core.random import keep_random_state, seeded
+from ganprune.core.random import keep_random_state
 from ganprune.masks.weights import WeightSlot, weight_slots
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.sampling import default_inputs
 from ganprune.scores.activation import batches_of
 
 
@@ -161,24 +161,12 @@ def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
 
     Raises:
         ChannelError: in inference mode, where no operation can be followed.
-        ValueError: if ``inputs`` is None and the network has neither a spec nor a ``latent_dim``.
+        ValueError: if ``inputs`` is None and the network does not say what it takes.
     """
     if torch.is_inference_mode_enabled():
         raise ChannelError(
             "a network cannot be followed inside torch.inference_mode; leave it, or use no_grad"
         )
-    first = next(network.parameters())
-    if inputs is not None:
-        return next(batches_of(inputs, first.device))
-    spec = getattr(network, "spec", None)
-    shape = getattr(spec, "input_shape", None)
-    if shape is None and not hasattr(spec, "latent_dim"):
-        shape = getattr(spec, "image_shape", None)
-    if shape is not None:
-        return (torch.randn(2, *shape, generator=seeded(0)).to(first.device, first.dtype),)
-    try:
-        return (draw_latents(network, 2),)
-    except ValueError as error:
-        raise ValueError(
-            f"inputs must be given for a {type(network).__name__}, which has no spec and no latent_dim"
-        ) from error
+    if inputs is None:
+        return (default_inputs(network, 2),)
+    return next(batches_of(inputs, next(network.parameters()).device))

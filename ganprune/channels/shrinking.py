@@ -24,7 +24,7 @@ from ganprune.channels.importance import (
     importance_of,
     prunable_groups,
 )
-from ganprune.channels.parts import ChannelError, list_batches, named_slots
+from ganprune.channels.parts import ChannelError, list_batches
 from ganprune.channels.surgery import finish_removal
 from ganprune.core.checks import check_choice, check_integer, check_number
 from ganprune.masks.mask import check_sparsity, pruned_count
@@ -106,14 +106,8 @@ def _choose_least(values: Tensor, count: int) -> list[int]:
 def _make_plan(analysis: Analysis, sizes: Sizes, chosen: Mapping[str, list[int]]) -> ChannelPlan:
     groups = {group.name: group for group in analysis.groups}
     cut = analysis.cut_units(chosen)
-    layers = set(named_slots(analysis.plain))
-    removed = {
-        name: tuple(sorted(indices))
-        for (name, role), indices in cut.items()
-        if role != "input" and indices and name in layers
-    }
     kept = {name: groups[name].channels - len(units) for name, units in chosen.items()}
-    return ChannelPlan(removed, kept, *sizes.count(cut), *sizes.count({}))
+    return ChannelPlan(analysis.outputs_in(cut), kept, *sizes.count(cut), *sizes.count({}))
 
 
 def _check_options(

@@ -8,8 +8,8 @@ from typing import Any
 from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data, load_gan, loss_of
 from ganprune.cli.output import measure, prepare_extractor
+from ganprune.metrics.report import NETWORKS
 
-NETWORKS = ("generator_ema", "generator")
 SUMMARY = "measure a generator's quality and size"
 EXAMPLES = """examples:
   ganprune evaluate

@@ -15,11 +15,19 @@ from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data, load_gan, loss_inputs, loss_of, new_gan
 from ganprune.cli.options import train_config, wrong
 from ganprune.cli.output import measure, plain, prepare_extractor, say
-from ganprune.cli.runs import Interrupted, check_same_request, progress_callbacks, request_of, shown_request
+from ganprune.cli.runs import (
+    Interrupted,
+    check_same_request,
+    check_writable,
+    progress_callbacks,
+    request_of,
+    shown_request,
+)
 from ganprune.core.files import owned, replacing
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
 from ganprune.lottery.iterative import REWINDINGS, find_tickets
 from ganprune.lottery.tickets import Ticket
+from ganprune.networks.gan import MASKED_NETWORKS
 from ganprune.scores.registry import SCORES, get_score
 
 CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
@@ -27,9 +35,9 @@ CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
     "shuffled": shuffle_ticket,
     "random": draw_random_ticket,
 }
-NETWORKS = {"generator": ("generator",), "discriminator": ("discriminator",)} | {
-    "both": ("generator", "discriminator")
-}
+NETWORKS = {name: (name,) for name in MASKED_NETWORKS} | {"both": MASKED_NETWORKS}
+REQUEST = "request.json"
+"""The file in the folder of a run that holds its options."""
 GROWS = ("rounds", "arm")
 """Options that a resumed run may change."""
 SUMMARY = "find lottery tickets by iterative pruning with rewinding, with controls"
@@ -193,10 +201,6 @@ def _find_and_control(
     return rows
 
 
-def _request_file(options: argparse.Namespace) -> Path:
-    return options.out / "request.json"
-
-
 def _check_folder(options: argparse.Namespace) -> None:
     """Does nothing if the folder can be used, and holds no other run than the one that is to go on.
 
@@ -204,15 +208,12 @@ def _check_folder(options: argparse.Namespace) -> None:
         UsageError: if it cannot be used, or holds another run.
         OutputInUseError: if another process is at work there.
     """
-    out = options.out
+    out, request = options.out, options.out / REQUEST
     if out.exists() and not out.is_dir():
         raise wrong("lottery", "--out", f"must be a folder, got the file '{out}'")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise wrong("lottery", "--out", f"cannot write '{out}': {error.strerror or error}") from error
+    check_writable("lottery", request)
     with owned(out):
-        if not _request_file(options).is_file():
+        if not request.is_file():
             if options.resume:
                 say("there is no unfinished run to resume; starting from the beginning")
             return
@@ -221,9 +222,9 @@ def _check_folder(options: argparse.Namespace) -> None:
                 "lottery", "--out", f"{out} holds a run; add --resume to go on, or name another folder"
             )
         try:
-            begun = json.loads(_request_file(options).read_text(encoding="utf-8"))
+            begun = json.loads(request.read_text(encoding="utf-8"))
         except ValueError as error:
-            problem = f"{_request_file(options)} is damaged; name another folder"
+            problem = f"{request} is damaged; name another folder"
             raise wrong("lottery", "--resume", problem) from error
         wanted = {key: value for key, value in request_of(options).items() if key not in GROWS}
         begun = {key: value for key, value in begun.items() if key not in GROWS}
@@ -232,8 +233,9 @@ def _check_folder(options: argparse.Namespace) -> None:
 
 def _remember(options: argparse.Namespace) -> None:
     """Keeps the options in the folder, for whoever goes on there."""
-    if not _request_file(options).is_file():
-        with owned(options.out), replacing(_request_file(options)) as temporary:
+    request = options.out / REQUEST
+    if not request.is_file():
+        with owned(options.out), replacing(request) as temporary:
             temporary.write_text(json.dumps(request_of(options), indent=1) + "\n", encoding="utf-8")
 
 
@@ -263,15 +265,11 @@ def _control(
 ) -> tuple[Ticket, gp.TrainState]:
     """A control of a round's ticket, trained as long: as it was kept, from where it was stopped, or from its start."""
     control = CONTROLS[arm](ticket, gp.step_seed(options.seed, number, arm))
-    done, running = (options.out / f"{arm}-{number:02}{end}.safetensors" for end in ("", ".partial"))
-    if done.is_file():
-        return control, gp.TrainState.load(done, options.device)
-    state = gp.TrainState.resume(running, control.start, options.device)
-    say(f"round {number}, {arm}: training steps {state.step + 1} to {state.config.steps}")
-    callbacks = [gp.every(options.checkpoint_every, gp.Checkpoint(running), at_end=False)]
-    gp.train(state, data.train, [*callbacks, *report])
-    state.save(done)
-    running.unlink(missing_ok=True)
+    path = options.out / f"{arm}-{number:02}.safetensors"
+    state = gp.TrainState.resume(path, control.start, options.device)
+    if state.step < state.config.steps:
+        say(f"round {number}, {arm}: training steps {state.step + 1} to {state.config.steps}")
+        gp.train(state, data.train, [gp.every(options.checkpoint_every, gp.Checkpoint(path)), *report])
     return control, state
 
 

@@ -114,21 +114,9 @@ def add_common(parser: argparse.ArgumentParser, default_data: str) -> None:
     add(
         "--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package"
     )
-    seed = number(int, "an integer of at least 0", lambda value: value >= 0)
-    add("--seed", type=seed, default=0, help="determines all random numbers of the run (default: 0)")
+    add("--seed", type=COUNT_OR_NONE, default=0, help="determines all random numbers of the run (default: 0)")
     add("--device", help="cpu, cuda, cuda:N or mps (default: the best one that is present)")
     add("--json", action="store_true", help="write one JSON object to standard output instead of a table")
-
-
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """In which numbers a network is trained."""
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="the numbers that training computes in; auto takes bfloat16 where the processor has it (default: auto). "
-        "Evaluation always uses float32",
-    )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -215,7 +203,13 @@ def add_updates(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT.ema_decay,
         help=f"the decay of the generator's moving average (default: {DEFAULT.ema_decay:g})",
     )
-    add_precision(parser)
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="the numbers that training computes in; auto takes bfloat16 where the processor has it (default: auto). "
+        "Evaluation always uses float32",
+    )
 
 
 def add_critic(parser: argparse.ArgumentParser) -> None:

@@ -143,18 +143,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         loss = loss_of(options, gan)
         if schedule is not None:
             _check_mask(options, gan, schedule)
-
-        def prepare() -> dict[str, Any]:
-            return _before_training(options, gan, data, loss, schedule)
-
         return complete(
             options,
             partial,
             gan,
             data,
             loss,
-            prepare,
-            lambda trained: _callback(options, trained, loss, schedule),
+            prepare=lambda: _before_training(options, gan, data, loss, schedule),
+            pruning=lambda trained: _callback(options, trained, loss, schedule),
         )
 
 

@@ -33,14 +33,9 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Parameters that require no gradient inside the block; each gets its own flag back."""
-    flags = [(p, p.requires_grad) for network in networks for p in network.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
+    parameters = [parameter for network in networks for parameter in network.parameters()]
+    with setting(*((parameter, "requires_grad", False) for parameter in parameters)):
         yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from ganprune.core.random import keep_random_state, step_seed
 from ganprune.dynamic.common import (
     check_not_diverged,
     dense_gradients,
+    draw_first_mask,
     effective,
     let_gradients_through,
     mask_in_force,
 )
 from ganprune.masks.mask import Mask, MaskError, pruned_count
 from ganprune.networks.sampling import draw_latents
-from ganprune.pruning import prune
 from ganprune.scores.registry import score
 from ganprune.training.callbacks import PRUNE, Callback
 from ganprune.training.loop import BatchSource
@@ -162,15 +162,8 @@ class BalanceController(Callback):
     def begin(self, state: TrainState) -> None:
         """Gives the discriminator a mask if it has none, and takes a copy of the generator if it is time to."""
         if "discriminator" not in state.gan.masks:
-            prune(
-                state.gan,
-                1 - self.density,
-                which="discriminator",
-                score="random",
-                allocation=self.allocation,
-                protect=self.protect,
-                seed=step_seed(self.seed, 0, "mask discriminator"),
-            )
+            sparsity = 1 - self.density
+            draw_first_mask(state, "discriminator", sparsity, self.allocation, self.protect, self.seed)
         if self.grow == "gradient":
             let_gradients_through(state, "discriminator")
         self._prepare(state)

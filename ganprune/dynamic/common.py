@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ganprune.core.random import step_seed
 from ganprune.masks.keep import MaskKeeper
 from ganprune.masks.mask import Mask, MaskError
 from ganprune.masks.weights import weight_slots
+from ganprune.pruning import prune
 from ganprune.training.loop import DivergenceError
 from ganprune.training.state import TrainState
 
@@ -37,6 +39,21 @@ def check_not_diverged(state: TrainState, network: str, others: Iterable[Tensor]
             f"training diverged by step {state.step}: weights, gradients or losses of the {network} are NaN, infinite "
             "or too large to be squared; lower learning_rate, or use spectral norm or a penalty"
         )
+
+
+def draw_first_mask(
+    state: TrainState, network: str, sparsity: float, allocation: str, protect: Iterable[str], seed: int
+) -> None:
+    """Prunes at random a network that is sparse from the start."""
+    prune(
+        state.gan,
+        sparsity,
+        which=network,
+        score="random",
+        allocation=allocation,
+        protect=protect,
+        seed=step_seed(seed, 0, f"mask {network}"),
+    )
 
 
 def mask_in_force(state: TrainState, network: str) -> Mask:

@@ -13,6 +13,7 @@ from ganprune.core.random import seeded, step_seed
 from ganprune.dynamic.common import (
     check_not_diverged,
     dense_gradients,
+    draw_first_mask,
     effective,
     let_gradients_through,
     mask_in_force,
@@ -21,7 +22,6 @@ from ganprune.masks.mask import Mask, check_sparsity, pruned_count
 from ganprune.masks.select import keep_largest
 from ganprune.masks.weights import weight_slots
 from ganprune.networks.gan import MASKED_NETWORKS
-from ganprune.pruning import prune
 from ganprune.training.callbacks import PRUNE, Callback
 from ganprune.training.state import TrainState
 
@@ -195,15 +195,7 @@ class DynamicSparseTraining(Callback):
         if mask is None:
             if wanted is None:
                 raise ValueError(f"sparsity must be given for the {self.network}, which has no mask")
-            prune(
-                state.gan,
-                wanted,
-                which=self.network,
-                score="random",
-                allocation=self.allocation,
-                protect=self.protect,
-                seed=step_seed(self.seed, 0, f"mask {self.network}"),
-            )
+            draw_first_mask(state, self.network, wanted, self.allocation, self.protect, self.seed)
         elif state.step == 0 and wanted is not None and mask.pruned != pruned_count(wanted, mask.total):
             raise ValueError(
                 f"sparsity must be that of the mask of the {self.network}, {mask.sparsity:g}, got {wanted!r}"

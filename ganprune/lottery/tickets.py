@@ -24,6 +24,7 @@ from ganprune.masks.mask import Mask
 from ganprune.masks.weights import weight_slots
 from ganprune.networks.checkpoints import mask_order, masks_from
 from ganprune.networks.gan import GAN, MASKED_NETWORKS
+from ganprune.networks.parts import copy_network
 from ganprune.training.config import TrainConfig
 from ganprune.training.state import TrainState, load_moments
 
@@ -55,17 +56,9 @@ def check_dense(gan: GAN) -> None:
 
 
 def copy_gan(gan: GAN) -> GAN:
-    """A deep copy of a GAN, without its masks; also of networks with the older ``torch.nn.utils.spectral_norm``.
-
-    Such a layer keeps the weight of its last forward pass as a plain attribute, which cannot be copied while it
-    hangs on its graph; it is made anew at the next pass, so it is cut off here.
-    """
-    for network in gan.networks().values():
-        for module in network.modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Tensor) and not value.is_leaf:
-                    setattr(module, name, value.detach())
-    copied = copy.deepcopy(gan)
+    """A deep copy of a GAN, without its masks."""
+    copied = GAN(*(copy_network(network) for network in gan.networks().values()))
+    copied.metadata = copy.deepcopy(gan.metadata)
     copied.masks.clear()
     return copied
 

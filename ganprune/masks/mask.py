@@ -113,6 +113,11 @@ class Mask(Mapping[str, Tensor]):
         """Share of the prunable weights that is kept, in [0, 1]."""
         return self.kept / self.total
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each layer's mask, by name."""
+        return {key: tuple(kept.shape) for key, kept in self._layers.items()}
+
     def layers(self) -> list[dict[str, Any]]:
         """One row per layer: name, shape, total, kept, sparsity."""
         return [
@@ -129,9 +134,10 @@ class Mask(Mapping[str, Tensor]):
     def _paired(self, other: Mask) -> list[tuple[str, Tensor, Tensor]]:
         if not isinstance(other, Mask):
             raise TypeError(f"other must be a Mask, got {type(other).__name__}")
-        mine, theirs = ({key: tuple(kept.shape) for key, kept in mask.items()} for mask in (self, other))
-        if mine != theirs:
-            raise ValueError(f"masks must have the same layers and shapes, got {mine} and {theirs}")
+        if self.shapes != other.shapes:
+            raise ValueError(
+                f"masks must have the same layers and shapes, got {self.shapes} and {other.shapes}"
+            )
         return [(key, kept, other[key].to(kept.device)) for key, kept in self.items()]
 
     def __and__(self, other: Mask) -> Mask:
@@ -167,7 +173,7 @@ class Mask(Mapping[str, Tensor]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
             return NotImplemented
-        if {k: m.shape for k, m in self.items()} != {k: m.shape for k, m in other.items()}:
+        if self.shapes != other.shapes:
             return False
         return all(torch.equal(kept, other[key].to(kept.device)) for key, kept in self.items())
 

@@ -41,11 +41,6 @@ class WeightSlot:
     kind: str
 
     @property
-    def name(self) -> str:
-        """Canonical name of the layer, such as "layers.deconv1"; empty if the network is one layer."""
-        return self.key.removesuffix("weight").removesuffix(".")
-
-    @property
     def raw(self) -> nn.Parameter:
         """The parameter that the optimiser moves; zero exactly where the effective weight is."""
         found = self.owner._parameters[self.attribute]

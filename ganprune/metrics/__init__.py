@@ -2,7 +2,6 @@
 
 from ganprune.metrics.classifier import (
     ClassifierConfig,
-    DigitClassifier,
     ImageClassifier,
     accuracy,
     train_classifier,
@@ -12,7 +11,6 @@ from ganprune.metrics.extractor import (
     Extractor,
     digit_classifier_path,
     load_classifier,
-    load_digit_classifier,
     load_extractor,
     prepare_extractor,
     save_classifier,
@@ -48,7 +46,6 @@ __all__ = [
     "METRICS",
     "ClassifierConfig",
     "ComplexityReport",
-    "DigitClassifier",
     "Extractor",
     "FidelityReport",
     "ImageClassifier",
@@ -74,7 +71,6 @@ __all__ = [
     "latency",
     "layer_report",
     "load_classifier",
-    "load_digit_classifier",
     "load_extractor",
     "macs",
     "measure_work",

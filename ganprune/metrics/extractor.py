@@ -28,10 +28,8 @@ from ganprune.data.splits import ImageData, Split
 from ganprune.metrics.classifier import (
     FEATURES,
     ClassifierConfig,
-    DigitClassifier,
     ImageClassifier,
     accuracy,
-    classifier_for,
     train_classifier,
 )
 
@@ -140,7 +138,7 @@ def load_classifier(
     try:
         shape = tuple(metadata["image_shape"])
         with torch.inference_mode(False):
-            network = classifier_for(shape, metadata["num_classes"])
+            network = ImageClassifier(shape, metadata["num_classes"])
             network.load_state_dict(tensors)
             network = network.to(as_device(device)).eval().requires_grad_(False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -155,21 +153,6 @@ def load_classifier(
 def digit_classifier_path() -> Path:
     """Where the shipped digit classifier lies."""
     return Path(__file__).parents[1] / "assets" / DIGIT_CLASSIFIER_FILE
-
-
-def load_digit_classifier(device: torch.device | str | None = None) -> DigitClassifier:
-    """The digit classifier that ships with the package, ready to extract features.
-
-    Args:
-        device: where to put it; default the best device present.
-
-    Returns:
-        A fresh copy in evaluation mode, float32, without gradients.
-    """
-    network, _ = load_classifier(digit_classifier_path(), device)
-    if not isinstance(network, DigitClassifier):
-        raise CheckpointError(f"{digit_classifier_path()} does not hold a digit classifier")
-    return network
 
 
 def prepare_extractor(
@@ -193,8 +176,7 @@ def prepare_extractor(
         name has a hash of the train split's images and labels, of the configuration and of the recipe's version.
 
     Raises:
-        ValueError: if a split is given that belongs to no data set, or the train split has too few images or labels
-            that are no classes.
+        ValueError: if a split is given that belongs to no data set, or the train split has labels that are no classes.
     """
     name = data.dataset if isinstance(data, Split) else data.name
     if name == SHIPPED_DATASET:
@@ -208,9 +190,7 @@ def prepare_extractor(
             "dataset": name,
             "trained_on": f"train split, {len(data.train)} images",
             "config": asdict(config),
-            "validation_accuracy": round(accuracy(network, data.validation), 4)
-            if len(data.validation)
-            else None,
+            "validation_accuracy": round(accuracy(network, data.validation), 4),
             "torch": torch.__version__,
         }
         save_classifier(path, network, metadata)

@@ -13,6 +13,7 @@ from ganprune.data.splits import Split
 from ganprune.losses import get_loss
 from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.metrics.reference import choose_batch
+from ganprune.networks.sampling import check_output
 
 
 def judge(
@@ -49,12 +50,7 @@ def judge(
 
 def _logits(discriminator: nn.Module, images: Tensor) -> Tensor:
     """Logits in float32: one per image, or as many per image as there are patches."""
-    logits = discriminator(images)
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"discriminator must return a tensor of logits, got {type(logits).__name__}; wrap it in a module that "
-            "returns the logits alone"
-        )
+    logits = check_output(discriminator, discriminator(images), "logits (N,)")
     if logits.dim() == 0 or len(logits) != len(images):
         raise ValueError(
             f"discriminator must return a logit for each of {len(images)} images, got shape {tuple(logits.shape)}"

@@ -96,7 +96,7 @@ def floor(
         The distance; features and statistics of both splits are kept for the rest of the process.
 
     Raises:
-        ValueError: if the split belongs to no data set, or one of the two has fewer than 2 images.
+        ValueError: if the split belongs to no data set, or the images of the two have different shapes.
     """
     split = split.validation if isinstance(split, ImageData) else split
     reason = why_no_floor(split)
@@ -112,8 +112,6 @@ def why_no_floor(split: Split) -> str | None:
     if split.parent is None:
         return f"the split {split.name!r} was made by hand and belongs to no data set"
     other = _other(split)
-    if min(len(split), len(other)) < 2:
-        return f"it needs 2 images in {split.name!r} and {other.name!r}, got {len(split)} and {len(other)}"
     if split.images.shape[1:] != other.images.shape[1:]:
         shapes = [tuple(one.images.shape[1:]) for one in (split, other)]
         return f"the images of {split.name!r} have shape {shapes[0]}, those of {other.name!r} {shapes[1]}"

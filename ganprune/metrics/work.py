@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,12 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from ganprune.core.checks import check_integer
-from ganprune.core.device import placement_of
 from ganprune.core.modes import eval_mode, frozen, setting
 from ganprune.core.random import keep_random_state
 from ganprune.masks.apply import check_fit
 from ganprune.masks.mask import Mask
 from ganprune.masks.weights import PRUNABLE_LAYERS, WeightSlot, prunable_weights, weight_slots
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.sampling import default_inputs
 
 Inputs = Tensor | tuple[Any, ...] | None
 """One batch; a tuple for a network that takes several arguments, such as latents and labels."""
@@ -105,25 +104,19 @@ def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None 
         else:
             note(layer, _uses(layer, positional[0] if positional else named["input"], output))
 
-    counted = (*PRUNABLE_LAYERS, nn.MultiheadAttention)
-    handles = [
-        layer.register_forward_hook(count, with_kwargs=True)
-        for layer in network.modules()
-        if isinstance(layer, counted)
-    ]
     counter = FlopCounterMode(display=False)
-    try:
-        with (
-            eval_mode(network),
-            frozen(network),
-            keep_random_state(device_of(arguments)),
-            _countable_kernels(),
-            counter,
-        ):
-            network(*arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        ExitStack() as hooks,
+        eval_mode(network),
+        frozen(network),
+        keep_random_state(device_of(arguments)),
+        _countable_kernels(),
+        counter,
+    ):
+        for layer in network.modules():
+            if isinstance(layer, (*PRUNABLE_LAYERS, nn.MultiheadAttention)):
+                hooks.enter_context(layer.register_forward_hook(count, with_kwargs=True))
+        network(*arguments)
     work.dense = counter.get_total_flops() / 2 / samples
     return work
 
@@ -212,36 +205,13 @@ def _row(slot: WeightSlot, prunable: bool, nonzero: int, uses: float | None) -> 
 def call_arguments(network: nn.Module, count: int, inputs: Inputs) -> tuple[Any, ...]:
     """The inputs as arguments of a forward pass, without gradients: as given, or else ``count`` default ones.
 
-    The default ones have the shape that the network's spec names: latents for a generator, images for a
-    discriminator.
-
     Raises:
         ValueError: if there are no inputs and the network does not say what it takes.
     """
-    if inputs is not None:
-        given = inputs if isinstance(inputs, tuple) else (inputs,)
-        return tuple(one.detach() if isinstance(one, Tensor) else one for one in given)
-    spec = getattr(network, "spec", None)
-    if getattr(spec, "latent_dim", None) or getattr(network, "latent_dim", None):
-        return (default_latents(network, count),)
-    shape = getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
-    shape = shape or getattr(network, "image_shape", None)
-    if shape is None:
-        raise ValueError(
-            f"inputs must be given, because {type(network).__name__} has neither latent_dim nor a spec that "
-            "names a shape"
-        )
-    device, dtype = placement_of(network)
-    return (torch.zeros(count, *shape, dtype=dtype, device=device),)
-
-
-def default_latents(network: nn.Module, count: int, seed: int = 0) -> Tensor:
-    """Latents (count, latent_dim) for a generator, on its device and in its dtype; the seed determines them.
-
-    Raises:
-        ValueError: if the generator does not say how long its latents are.
-    """
-    return draw_latents(network, count, seed)
+    if inputs is None:
+        return (default_inputs(network, count),)
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(one.detach() if isinstance(one, Tensor) else one for one in given)
 
 
 def count_samples(arguments: tuple[Any, ...], samples: int | None = None) -> int:

@@ -163,6 +163,7 @@ def gan_from(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], path: s
         if name != "generator_ema":  # it has the generator's mask
             gan.masks[name] = mask
     gan.masks.say_dense(metadata.get("said_dense", ()))
+    gan.metadata = metadata.get("metadata", {})
     return gan
 
 
@@ -198,9 +199,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> GAN:
         CheckpointError: if the file is missing, damaged, or describes networks of another shape than it holds.
     """
     tensors, metadata = read_safetensors(path)
-    gan = gan_from(tensors, metadata, path)
-    gan.metadata = metadata.get("metadata", {})
-    return gan.to(as_device(device))
+    return gan_from(tensors, metadata, path).to(as_device(device))
 
 
 def load_pretrained(name: str, device: str | torch.device | None = None) -> GAN:

@@ -63,19 +63,24 @@ class MLPDiscriminatorSpec:
         return MLPDiscriminator(self)
 
 
+def _linear_layers(inputs: int, hidden: tuple[int, ...], outputs: int) -> OrderedDict[str, nn.Module]:
+    """Linear layers with a leaky ReLU behind each but the last, by name."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, width in enumerate(hidden, 1):
+        layers[f"linear{number}"] = nn.Linear(inputs, width)
+        layers[f"lrelu{number}"] = nn.LeakyReLU(0.2, inplace=True)
+        inputs = width
+    layers["output"] = nn.Linear(inputs, outputs)
+    return layers
+
+
 class MLPGenerator(nn.Module):
     """See :class:`MLPGeneratorSpec`. Maps z (N, latent_dim) to ``(N, *output_shape)``."""
 
     def __init__(self, spec: MLPGeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        inputs = spec.latent_dim
-        for number, outputs in enumerate(spec.hidden, 1):
-            layers[f"linear{number}"] = nn.Linear(inputs, outputs)
-            layers[f"lrelu{number}"] = nn.LeakyReLU(0.2, inplace=True)
-            inputs = outputs
-        layers["output"] = nn.Linear(inputs, math.prod(spec.output_shape))
+        layers = _linear_layers(spec.latent_dim, spec.hidden, math.prod(spec.output_shape))
         if len(spec.output_shape) == 3:
             layers["tanh"] = nn.Tanh()
         self.layers = nn.Sequential(layers)
@@ -92,14 +97,7 @@ class MLPDiscriminator(nn.Module):
     def __init__(self, spec: MLPDiscriminatorSpec) -> None:
         super().__init__()
         self.spec = spec
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        inputs = math.prod(spec.input_shape)
-        for number, outputs in enumerate(spec.hidden, 1):
-            layers[f"linear{number}"] = nn.Linear(inputs, outputs)
-            layers[f"lrelu{number}"] = nn.LeakyReLU(0.2, inplace=True)
-            inputs = outputs
-        layers["output"] = nn.Linear(inputs, 1)
-        self.layers = nn.Sequential(layers)
+        self.layers = nn.Sequential(_linear_layers(math.prod(spec.input_shape), spec.hidden, 1))
         if spec.norm == "spectral":
             normalise_spectrally(self)
 

@@ -131,7 +131,7 @@ class GANMasks(MutableMapping[str, Mask]):
             if one is not None:
                 check_fit(one, mask)
         keeper = self._keepers.get(network)
-        if keeper is not None and same_layers(keeper.mask, mask):
+        if keeper is not None and keeper.mask.shapes == mask.shapes:
             keeper.update(mask)
         elif self._optimizers is not None:
             self._let_go(network)
@@ -263,9 +263,3 @@ class GANMasks(MutableMapping[str, Mask]):
 
     def __repr__(self) -> str:
         return f"GANMasks({self._masks!r})"
-
-
-def same_layers(one: Mask, other: Mask) -> bool:
-    """Whether two masks have the same layers, in the same shapes."""
-    shapes = [{key: tuple(kept.shape) for key, kept in mask.items()} for mask in (one, other)]
-    return shapes[0] == shapes[1]

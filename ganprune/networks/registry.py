@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
-
-from torch import nn
+from typing import Any
 
 from ganprune.core.checks import check_choice
-
-
-class Spec(Protocol):
-    """What describes a network completely but for its weights: a frozen dataclass of plain values with ``build()``."""
-
-    def build(self) -> nn.Module:
-        """A freshly initialised network with this spec as its attribute ``spec``."""
-        ...
 
 
 class UntrustedError(ValueError):
@@ -26,7 +16,11 @@ MODEL_SPECS: dict[str, type] = {}
 
 
 def register_model_spec(spec_class: type) -> type:
-    """Class decorator: makes a spec known to checkpoints under its class name."""
+    """Class decorator: makes a spec known to checkpoints under its class name.
+
+    A spec describes a network completely but for its weights. It is a frozen dataclass of plain values, and its method
+    ``build()`` gives a freshly initialised network with this spec as its attribute ``spec``.
+    """
     MODEL_SPECS[spec_class.__name__] = spec_class
     return spec_class
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ganprune.core.checks import check_integer
+from ganprune.core.checks import ArgumentTypeError, check_integer
 from ganprune.core.device import placement_of
 from ganprune.core.modes import call_untouched, eval_mode
 from ganprune.core.random import seeded, step_seed
@@ -117,6 +117,32 @@ def draw_latents(network: nn.Module, n: int, seed: int = 0) -> Tensor:
     return sample_latents(n, latent_shape_of(network), seed, device).to(dtype)
 
 
+def input_shape_of(network: nn.Module) -> tuple[int, ...] | None:
+    """The shape of one input: a latent for a generator, else what the network or its spec names, else None."""
+    holders = (getattr(network, "spec", None), network)
+    if any(getattr(holder, name, None) for holder in holders for name in ("latent_dim", "latent_shape")):
+        return latent_shape_of(network)
+    named = (getattr(holder, name, None) for name in ("image_shape", "input_shape") for holder in holders)
+    shape = next(filter(None, named), None)
+    return None if shape is None else tuple(shape)
+
+
+def default_inputs(network: nn.Module, n: int) -> Tensor:
+    """Standard normal inputs of the shape, on the device and in the dtype that a network takes.
+
+    Raises:
+        ValueError: if the network does not say what it takes.
+    """
+    shape = input_shape_of(network)
+    if shape is None:
+        raise ValueError(
+            f"inputs must be given for a {type(network).__name__}, which has neither latent_dim nor a spec that names "
+            "a shape"
+        )
+    device, dtype = placement_of(network)
+    return sample_latents(n, shape, device=device).to(dtype)
+
+
 def check_output(network: nn.Module, output: Any, wanted: str) -> Tensor:
     """The output of a network, which must be one tensor.
 
@@ -126,11 +152,12 @@ def check_output(network: nn.Module, output: Any, wanted: str) -> Tensor:
         wanted: such as "images (N, C, H, W)" or "logits (N,)".
 
     Raises:
-        ValueError: if it is something else, such as a tuple.
+        TypeError: if it is something else, such as a tuple.
     """
     if not isinstance(output, Tensor):
-        raise ValueError(
-            f"{type(network).__name__} must give {wanted} as one tensor, got {type(output).__name__}"
+        raise ArgumentTypeError(
+            f"{type(network).__name__} must give {wanted} as one tensor, got {type(output).__name__}; wrap it in a "
+            "module that returns that alone"
         )
     return output
 
@@ -152,7 +179,7 @@ def sample(
         float32, shape (n, C, H, W), on the generator's device.
 
     Raises:
-        ValueError: if the network gives anything but one tensor.
+        TypeError: if the network gives anything but one tensor.
     """
     check_integer("batch_size", batch_size, 1)
     device, dtype = placement_of(network)

@@ -138,7 +138,7 @@ def _run(network: nn.Module, inputs: Any, slots: Mapping[str, WeightSlot]) -> di
         stack.enter_context(undisturbed(network))
         stack.enter_context(eval_mode(network))
         for key, slot in slots.items():
-            stack.callback(slot.layer.register_forward_hook(watch(key)).remove)
+            stack.enter_context(slot.layer.register_forward_hook(watch(key)))
         for batch in batches_of(inputs, device):
             with follower:
                 network(*batch)
@@ -197,41 +197,41 @@ def channel_scores(
 
 def per_output(slot: WeightSlot, channels: Tensor) -> Tensor:
     """A number per output channel, (outputs,), spread over the weights that feed it: the weight's shape."""
-    weight, groups = slot.raw, int(getattr(slot.layer, "groups", 1))
-    tail = [1] * (weight.ndim - 2)
-    if slot.output_dim == 0:
-        return channels.view(-1, 1, *tail).expand(weight.shape)
-    inputs, outputs = weight.shape[:2]  # (in, out / groups, …); each group of inputs feeds a group of outputs
-    spread = channels.view(groups, 1, outputs).expand(groups, inputs // groups, outputs)
-    return spread.reshape(inputs, outputs, *tail).expand(weight.shape)
+    return _spread(slot, channels, slot.output_dim)
 
 
 def per_input(slot: WeightSlot, channels: Tensor) -> Tensor:
     """A number per input channel, (inputs,), spread over the weights that read it: the weight's shape."""
+    return _spread(slot, channels, 1 - slot.output_dim)
+
+
+def _spread(slot: WeightSlot, channels: Tensor, dim: int) -> Tensor:
+    """Numbers of the channels that a dimension of the weight counts, in the weight's shape."""
     weight, groups = slot.raw, int(getattr(slot.layer, "groups", 1))
     tail = [1] * (weight.ndim - 2)
-    if slot.output_dim == 1:
+    if dim == 0:
         return channels.view(-1, 1, *tail).expand(weight.shape)
-    outputs, inputs = weight.shape[:2]  # (out, in / groups, …)
-    spread = channels.view(groups, 1, inputs).expand(groups, outputs // groups, inputs)
-    return spread.reshape(outputs, inputs, *tail).expand(weight.shape)
+    rows, columns = weight.shape[:2]  # (rows, channels / groups, …): each group of rows has its own channels
+    spread = channels.view(groups, 1, columns).expand(groups, rows // groups, columns)
+    return spread.reshape(rows, columns, *tail).expand(weight.shape)
+
+
+def _per_weight(network: nn.Module, name: str, inputs: Any, protect: Iterable[str]) -> dict[str, Tensor]:
+    """The channel scores of that name, for each weight the one of the channel that it feeds."""
+    slots, found = prunable_slots(network, protect), channel_scores(network, name, inputs, protect)
+    return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
 
 
 @register_score("apoz", needs=("inputs",))
 def apoz(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """1 − APoZ of the channel that a weight feeds (Hu et al. 2016); see :func:`channel_scores`."""
-    slots, found = prunable_slots(network, protect), channel_scores(network, "apoz", inputs, protect)
-    return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
+    return _per_weight(network, "apoz", inputs, protect)
 
 
 @register_score("mean-activation", needs=("inputs",))
 def mean_activation(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """Mean ``|a|`` of the channel that a weight feeds (Molchanov et al. 2017); see :func:`channel_scores`."""
-    slots, found = (
-        prunable_slots(network, protect),
-        channel_scores(network, "mean-activation", inputs, protect),
-    )
-    return {key: per_output(slot, found[key]).clone() for key, slot in slots.items()}
+    return _per_weight(network, "mean-activation", inputs, protect)
 
 
 @register_score("wanda", allocation="per-output", needs=("inputs",))
@@ -261,8 +261,8 @@ def wanda(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[
     with ExitStack() as stack:
         stack.enter_context(eval_mode(network))
         for key, slot in slots.items():
-            handle = slot.layer.register_forward_pre_hook(watch(key, slot.raw.ndim - 2), with_kwargs=True)
-            stack.callback(handle.remove)
+            hook = watch(key, slot.raw.ndim - 2)
+            stack.enter_context(slot.layer.register_forward_pre_hook(hook, with_kwargs=True))
         for batch in batches_of(inputs, device):
             network(*batch)
     _check_ran(slots, squares)

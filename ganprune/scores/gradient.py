@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from ganprune.core.modes import eval_mode
+from ganprune.core.modes import eval_mode, setting
 from ganprune.masks.weights import WeightSlot, prunable_slots
 from ganprune.scores.registry import register_score, warn_of_idle
 
@@ -45,20 +45,13 @@ def scored_weights(network: nn.Module, protect: Iterable[str] = ()) -> Iterator[
 @contextmanager
 def _leaf(slot: WeightSlot) -> Iterator[Tensor]:
     if slot.kind == "plain":
-        flag = slot.raw.requires_grad
-        slot.raw.requires_grad_(True)
-        try:
+        with setting((slot.raw, "requires_grad", True)):
             yield slot.raw
-        finally:
-            slot.raw.requires_grad_(flag)
         return
     leaf = slot.effective().clone().requires_grad_(True)
     if slot.kind == "parametrized":
-        handle = slot.owner.register_forward_hook(lambda *_: leaf)
-        try:
+        with slot.owner.register_forward_hook(lambda *_: leaf):  # removed at the end of the block
             yield leaf
-        finally:
-            handle.remove()
         return
     hooks, usual = dict(slot.layer._forward_pre_hooks), slot.layer.__dict__.get("weight")
     for number, hook in hooks.items():
@@ -117,21 +110,33 @@ def _check_used(used: Mapping[str, bool]) -> None:
     warn_of_idle([key for key, seen in used.items() if not seen], "the loss")
 
 
+def _sum_terms(
+    network: nn.Module,
+    loss_fn: LossFn,
+    weights: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    term: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[dict[str, Tensor], int]:
+    """Σ over batches of term(g, w), by weight; and the number of batches."""
+    sums = {key: torch.zeros_like(value) for key, value in values.items()}
+    used, count = dict.fromkeys(weights, False), 0
+    for loss in losses_of(network, loss_fn):
+        count += 1
+        for key, gradient in zip(weights, gradients_of(loss, weights), strict=True):
+            if gradient is not None:
+                sums[key] += term(_precise(gradient), values[key])
+                used[key] = True
+    _check_used(used)
+    return sums, count
+
+
 def _accumulate(
     network: nn.Module, loss_fn: LossFn, protect: Iterable[str], term: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
     """Σ over batches of term(g, w); the weights; the number of batches."""
     with torch.enable_grad(), scored_weights(network, protect) as weights:
         values = {key: _precise(weight.detach()) for key, weight in weights.items()}
-        sums = {key: torch.zeros_like(value) for key, value in values.items()}
-        used, count = dict.fromkeys(weights, False), 0
-        for loss in losses_of(network, loss_fn):
-            count += 1
-            for key, gradient in zip(weights, gradients_of(loss, weights), strict=True):
-                if gradient is not None:
-                    sums[key] += term(_precise(gradient), values[key])
-                    used[key] = True
-        _check_used(used)
+        sums, count = _sum_terms(network, loss_fn, weights, values, term)
         return sums, {key: value.clone() for key, value in values.items()}, count
 
 
@@ -192,20 +197,12 @@ def grasp(network: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> d
     """
     with torch.enable_grad(), scored_weights(network, protect) as weights:
         values = {key: _precise(weight.detach()) for key, weight in weights.items()}
-        mean = {key: torch.zeros_like(value) for key, value in values.items()}
-        used, count = dict.fromkeys(weights, False), 0
-        for loss in losses_of(network, loss_fn):
-            count += 1
-            for key, gradient in zip(weights, gradients_of(loss, weights), strict=True):
-                if gradient is not None:
-                    mean[key] += _precise(gradient)
-                    used[key] = True
-        _check_used(used)
+        total, count = _sum_terms(network, loss_fn, weights, values, lambda g, w: g)
         product = {key: torch.zeros_like(value) for key, value in values.items()}
         for loss in losses_of(network, loss_fn):
-            gradients = zip(mean.values(), gradients_of(loss, weights, create_graph=True), strict=True)
+            gradients = zip(total.values(), gradients_of(loss, weights, create_graph=True), strict=True)
             inner = torch.stack(
-                [(_precise(g) * total / count).sum() for total, g in gradients if g is not None]
+                [(_precise(g) * constant / count).sum() for constant, g in gradients if g is not None]
             )
             if inner.requires_grad:  # a loss without curvature has a product of zero
                 for key, part in zip(weights, gradients_of(inner.sum(), weights), strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +15,8 @@ from ganprune.masks.mask import check_sparsity, pruned_count
 from ganprune.masks.names import unwrap
 from ganprune.masks.select import keep_largest
 from ganprune.masks.weights import prunable_slots, weight_slots
-from ganprune.networks.sampling import latent_shape_of
+from ganprune.networks.parts import copy_network
+from ganprune.networks.sampling import input_shape_of
 from ganprune.scores.activation import functions_named
 from ganprune.scores.registry import register_score, warn_of_idle
 
@@ -105,13 +105,7 @@ class _LinearTwin(TorchFunctionMode):
 
 def _unbiased_copy(network: nn.Module, linearise: tuple[type[nn.Module], ...]) -> nn.Module:
     """A float64 copy in evaluation mode without biases and gradients; some modules are the identity in it."""
-    kept = {  # tensors that belong to a graph, as the older norms leave them behind, cannot be copied
-        id(value): value.detach().clone()
-        for module in network.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    twin = copy.deepcopy(unwrap(network), kept).requires_grad_(False).eval()
+    twin = copy_network(unwrap(network)).requires_grad_(False).eval()
     if any(p.device.type == "mps" for p in twin.parameters()):
         twin.cpu()  # Apple's GPUs have no float64
     twin.double()
@@ -136,13 +130,7 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def _ones(network: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...]:
     """One sample of ones that require a gradient, in the inputs' shape; integers (class labels) stay as they are."""
     if inputs is None:
-        whole = unwrap(network)
-        spec = getattr(whole, "spec", whole)
-        takes_latents = any(
-            hasattr(part, name) for part in (spec, whole) for name in ("latent_dim", "latent_shape")
-        )
-        shape = latent_shape_of(whole) if takes_latents else None
-        shape = shape or getattr(spec, "image_shape", None) or getattr(spec, "input_shape", None)
+        shape = input_shape_of(unwrap(network))
         if shape is None:
             raise ValueError(
                 "score 'synflow' needs inputs (a batch that shows their shape) for a network without a spec"

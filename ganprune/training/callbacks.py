@@ -9,6 +9,7 @@ from typing import Any
 
 from ganprune.core.checks import check_choice, check_integer
 from ganprune.metrics.fidelity import evaluate
+from ganprune.metrics.report import NETWORKS
 from ganprune.training.state import TrainState
 
 PRUNE, EVALUATE, LOG, CHECKPOINT = range(4)
@@ -92,7 +93,7 @@ class Evaluate(Callback):
         self, split: Any, network: str = "generator_ema", name: str | None = None, **options: Any
     ) -> None:
         super().__init__()
-        check_choice("network", network, ("generator_ema", "generator"))
+        check_choice("network", network, NETWORKS)
         self.split, self.network, self.options = split, network, options
         self.name = name or f"evaluate {network}"
 

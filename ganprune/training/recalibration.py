@@ -11,9 +11,7 @@ from torch import nn
 from ganprune.core.checks import check_integer
 from ganprune.core.modes import eval_mode
 from ganprune.core.random import keep_random_state, step_seed
-from ganprune.metrics.work import default_latents
-
-Statistics = list[torch.Tensor]
+from ganprune.networks.sampling import draw_latents
 
 
 @torch.no_grad()
@@ -45,26 +43,26 @@ def recalibrate_batchnorm(
     """
     check_integer("batches", batches, 1)
     check_integer("batch_size", batch_size, 2)
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms: list[Any] = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.running_mean is not None]
     if not norms:
         return
     if inputs is None:
         seeds = (step_seed(seed, number, "recalibrate") for number in range(batches))
-        inputs = (default_latents(network, batch_size, one) for one in seeds)
-    before = [_statistics(norm) for norm in norms]
+        inputs = (draw_latents(network, batch_size, one) for one in seeds)
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     finished = False
     try:
-        with eval_mode(network), keep_random_state(before[0][0].device):
+        with eval_mode(network), keep_random_state(norms[0].running_mean.device):
             torch.manual_seed(step_seed(seed, 0, "recalibrate noise"))
             _average(network, norms, inputs)
         finished = True
     finally:
         for norm, momentum, old in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
-            if not (finished and int(norm.num_batches_tracked)):  # type: ignore[arg-type]
-                _restore(norm, old)
+            if not (finished and int(norm.num_batches_tracked)):
+                norm.load_state_dict(old, strict=False)
 
 
 def _average(network: nn.Module, norms: list[Any], inputs: Iterable[Any]) -> None:
@@ -79,12 +77,3 @@ def _average(network: nn.Module, norms: list[Any], inputs: Iterable[Any]) -> Non
         count += 1
     if count == 0:
         raise ValueError("inputs must hold at least one batch, got none")
-
-
-def _statistics(norm: Any) -> Statistics:
-    return [each.clone() for each in (norm.running_mean, norm.running_var, norm.num_batches_tracked)]
-
-
-def _restore(norm: Any, old: Statistics) -> None:
-    for each, value in zip((norm.running_mean, norm.running_var, norm.num_batches_tracked), old, strict=True):
-        each.copy_(value)

@@ -98,7 +98,6 @@ class TrainState:
         if "config" not in metadata:
             raise CheckpointError(f"{path} holds a GAN but no training state; use load()")
         gan = gan_from(tensors, metadata, path).to(as_device(device))
-        gan.metadata = metadata.get("metadata", {})
         state = cls(gan, TrainConfig(**metadata["config"]))
         state.step, state.history = metadata["step"], metadata["history"]
         state.rows = metadata.get("rows", {})
