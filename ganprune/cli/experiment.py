@@ -12,7 +12,7 @@ from ganprune.cli.options import COUNT, UsageError
 from ganprune.cli.output import say
 from ganprune.experiments.claims import ledger
 from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
-from ganprune.experiments.studies import PROFILES, SEEDS, STUDIES, Study, arms_of, study
+from ganprune.experiments.studies import PROFILES, STUDIES, Study, arms_of, study
 from ganprune.records.statistics import interval
 from ganprune.records.store import SHIPPED, read, rows_of
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one = actions.add_parser(action, help=words, description=f"{words[0].upper()}{words[1:]}.")
         if action in ("plan", "run"):
             one.add_argument("names", nargs="+", metavar="NAME", help="studies, or all")
-            one.add_argument("--seeds", type=_seeds, default=SEEDS, help="such as 0-4 or 0,2 (default: 0-4)")
+            one.add_argument("--seeds", type=_seeds, help="such as 0-4 or 0,2 (default: those of the study)")
             one.add_argument(
                 "--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal parts"
             )
@@ -127,8 +127,8 @@ def _studies(names: Iterable[str], profile: str) -> list[Study]:
 
 def _plan_or_run(options: argparse.Namespace, store: Path) -> Shown:
     chosen = _studies(options.names, options.profile)
-    experiments = [arm for one in chosen for arm in one.arms]
-    missing = shard(units(experiments, options.seeds, store), *options.shard)
+    wanted = [units(one.arms, options.seeds or one.seeds, store) for one in chosen]
+    missing = shard(list(dict.fromkeys(unit for some in wanted for unit in some)), *options.shard)
     price = cost(missing, _all_rows(SHIPPED))
     words = f"{price.units} units, {price.steps:,} steps, about {price.core_hours:.1f} core-hours"
     value: dict[str, Any] = {"units": price.units, "steps": price.steps, "core_hours": price.core_hours}
@@ -163,7 +163,7 @@ def _overview(store: Path, profile: str) -> Shown:
                 "study": name,
                 "chapter": one.chapter,
                 "arms": len(one.arms),
-                "complete": sum(count >= len(SEEDS) for count in seeds),
+                "complete": sum(count >= len(one.seeds) for count in seeds),
                 "seeds": min(seeds),
                 "steps": one.steps,
                 "question": one.question,

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from ganprune.core.checks import check_choice
-from ganprune.core.modes import eval_mode, frozen
+from ganprune.core.modes import eval_mode
 from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
 from ganprune.dynamic.balance import BalanceController
@@ -25,6 +25,7 @@ from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import draw_latents
 from ganprune.pruning import prune
 from ganprune.scores.registry import get_score
+from ganprune.training.callbacks import Callback
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
 from ganprune.training.recalibration import recalibrate_batchnorm
@@ -69,6 +70,7 @@ class Recovery(Experiment):
         discriminator: "trained"; "slower", a quarter of the learning rate; "fresh", from its initialisation; "pruned"
             to the generator's sparsity; "balanced", whose density follows the balance ratio; "none", where the
             generator learns the dense generator's images by their squared error instead.
+        imitation: weight of the squared error to the dense generator's images, learned beside the game; 0 for none.
         samples: generated images per measurement.
     """
 
@@ -81,6 +83,7 @@ class Recovery(Experiment):
     schedule: str = "one-shot"
     training: TrainConfig | None = COURSE_RECOVERY
     discriminator: str = "trained"
+    imitation: float = 0.0
     dense: FromScratch = field(default_factory=FromScratch)
     samples: int = 10_000
 
@@ -103,6 +106,7 @@ class Recovery(Experiment):
             parts += ["output layer protected"] if self.protect else []
             parts += [] if self.schedule == "one-shot" else [self.schedule]
         parts += [] if self.discriminator == "trained" else [f"discriminator {self.discriminator}"]
+        parts += [f"imitation {self.imitation:g}"] if self.imitation else []
         return ", ".join([*parts, f"{self.steps:,} steps"])
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
@@ -157,6 +161,8 @@ class Recovery(Experiment):
             )
         if self.discriminator == "balanced":
             callbacks.append(BalanceController(data.train, every=max(1, config.steps // 20), seed=seed))
+        if self.imitation:
+            callbacks.append(Imitation(dense, self.imitation))
         state = TrainState(gan, config)
         with stopwatch(spent):
             if self.discriminator == "none":
@@ -185,28 +191,49 @@ class Recovery(Experiment):
 
 
 def imitate(state: TrainState, teacher: GAN) -> None:
-    """Trains the generator on the teacher's images alone: mean squared error on equal latents, no discriminator.
+    """Trains the generator on the teacher's images alone, without a discriminator, to the end of the configuration.
 
-    The masks are held, the learning rate follows the state's configuration, and the EMA copy gets the last weights.
+    The masks are held, and the EMA copy gets the last weights.
 
     Args:
         state: changed in place; its generator and the teacher's take the same latents.
         teacher: its EMA generator makes the images.
     """
-    gan, config, optimizer = state.gan, state.config, state.optimizers["generator"]
+    gan, update = state.gan, Imitation(teacher, 1.0)
     gan.generator.train()
-    with gan.masks.held(state.optimizers), frozen(teacher.generator_ema), eval_mode(teacher.generator_ema):
-        while state.step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * config.learning_rate_factor(state.step)
-            z = draw_latents(gan.generator, config.batch_size, step_seed(config.seed, state.step, "imitate"))
-            with torch.no_grad():
-                wanted = teacher.generator_ema(z)
-            optimizer.zero_grad(set_to_none=True)
-            mse_loss(gan.generator(z), wanted).backward()
-            optimizer.step()
+    with gan.masks.held(state.optimizers):
+        while state.step < state.config.steps:
+            for group in state.optimizers["generator"].param_groups:
+                group["lr"] = group["initial_lr"] * state.config.learning_rate_factor(state.step)
+            update(state)
             state.step += 1
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
+
+
+class Imitation(Callback):
+    """After each step, one more update of the generator: mean squared error to the teacher's images, equal latents.
+
+    Args:
+        teacher: its EMA generator makes the images.
+        weight: of the error.
+    """
+
+    order = 0
+
+    def __init__(self, teacher: GAN, weight: float) -> None:
+        super().__init__()
+        self.teacher, self.weight = teacher.generator_ema, weight
+
+    def __call__(self, state: TrainState) -> None:
+        """Makes the update, with the learning rate that the step has left."""
+        config, generator = state.config, state.gan.generator
+        z = draw_latents(generator, config.batch_size, step_seed(config.seed, state.step, "imitation"))
+        with torch.no_grad(), eval_mode(self.teacher):
+            wanted = self.teacher(z)
+        optimizer = state.optimizers["generator"]
+        optimizer.zero_grad(set_to_none=True)
+        (self.weight * mse_loss(generator(z), wanted)).backward()
+        optimizer.step()
 
 
 def recovery_seed(seed: int) -> int:
