@@ -23,17 +23,7 @@ from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
 
-COURSE_TRAINING = TrainConfig(
-    steps=16_000,
-    loss="non-saturating",
-    learning_rate=1e-3,
-    betas=(0.0, 0.99),
-    decay_from=0.25,
-    penalty="r1",
-    penalty_weight=1.0,
-    penalty_every=8,
-    ema_decay=0.999,
-)
+COURSE_TRAINING = TrainConfig(steps=16_000)
 """How the course trains its dense pair; how it was found stands in "How we train"."""
 
 
