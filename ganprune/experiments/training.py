@@ -13,7 +13,7 @@ from ganprune.data.splits import ImageData
 from ganprune.experiments.base import Experiment, course_data, figures, layers_of, stopwatch
 from ganprune.losses import generator_loss
 from ganprune.networks.build import SPECTRAL_GAIN
-from ganprune.networks.checkpoints import PRETRAINED_FOLDER, load
+from ganprune.networks.checkpoints import load, pretrained_path
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.gan import GAN, GANSpec
 from ganprune.pruning import prune
@@ -104,7 +104,7 @@ class FromScratch(Experiment):
 
     def pair(self, seed: int, data: ImageData) -> GAN:
         """The trained pair alone: the one that ships with the package if it is of this configuration, else trained."""
-        path = PRETRAINED_FOLDER / f"course-{seed}.safetensors"
+        path = pretrained_path("dcgan-mnist", seed)
         if path.is_file():
             gan = load(path, data.train.device)
             if gan.metadata.get("key") == config_hash(self):
