@@ -226,27 +226,30 @@ def _initial_masks(arms: Arms) -> list[Experiment]:
     return [arms.masks(score) for score in ("random", "magnitude", "snip", "grasp", "synflow")]
 
 
-def _recipe(arms: Arms) -> list[Experiment]:
-    """The steps from the course's first recipe to the present one, which was chosen on other seeds than 0 to 4."""
+def recipe_arms(arms: Arms) -> dict[str, FromScratch]:
+    """The recipes that were tried for the dense pair, from the course's first one to the present one and beyond."""
     steps = arms.sizes.dense_steps
 
-    def arm(norm: str = "none", judge: int = 1, **changes: Any) -> FromScratch:
+    def arm(norm: str = "none", judge: int = 1, share: float = 1.0, **changes: Any) -> FromScratch:
         wide = tuple(judge * channels for channels in arms.dense.judge_channels)
-        return arms.scratch(
-            training=arms.training(changes.pop("steps", steps), **changes), norm=norm, judge_channels=wide
-        )
+        training = arms.training(max(1, round(share * steps)), **changes)
+        return arms.scratch(training=training, norm=norm, judge_channels=wide)
 
     first: dict[str, Any] = {"loss": "hinge", "penalty": None, "learning_rate": 1.5e-3, "norm": "spectral"}
-    return [
-        arm(**first, betas=(0.5, 0.999)),
-        arm(**first, decay_from=0.7),
-        arm(penalty_every=1, steps=steps // 2),
-        arm(),
-        arm(judge=2, steps=steps // 2),
-        arm(penalty_every=16),
-        arm(learning_rate=2e-3),
-        arm(decay_from=0.5),
-    ]
+    return {
+        "hinge, spectral norm, β (0.5, 0.999)": arm(**first, betas=(0.5, 0.999)),
+        "hinge, spectral norm, β (0, 0.99), later decay": arm(**first, decay_from=0.7),
+        "R1 at every update": arm(penalty_every=1, share=0.5),
+        "R1 at every 8th update (the course's)": arm(),
+        "the same, D twice as wide": arm(judge=2, share=0.5),
+        "R1 at every 16th update": arm(penalty_every=16),
+        "twice the learning rate": arm(learning_rate=2e-3),
+        "decay from half of the steps": arm(decay_from=0.5),
+    }
+
+
+def _recipe(arms: Arms) -> list[Experiment]:
+    return list(recipe_arms(arms).values())
 
 
 STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {

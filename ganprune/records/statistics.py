@@ -136,9 +136,9 @@ class Contrast:
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """The interval of the mean difference, or of the ratio."""
-        half = self.half_width(confidence)
+        half = self.half_width(confidence) if self.n > 1 else math.nan
         ends = (self.mean, self.mean - half, self.mean + half)
-        mean, low, high = (math.exp(min(end, 700.0)) for end in ends) if self.log else ends
+        mean, low, high = (math.exp(end) if not end > 700 else math.inf for end in ends) if self.log else ends
         return Interval(mean, low, high, self.n)
 
 
