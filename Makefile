@@ -88,15 +88,18 @@ profile:
 book: profile $(READY)  ## build the book to _build/html
 	@GANPRUNE_PROFILE=$(PROFILE) $(BIN)/python tools/book.py
 
-# The tests see the book in the smoke profile: every cell runs, in seconds. The copies for students run in a folder
-# of their own, far from the repository, as they do at a student's.
+# The tests see the book in the smoke profile: every cell runs, in seconds. It is built while the other tests run, and
+# then looked at. The copies for students run in a folder of their own, far from the repository, as at a student's.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml --rootdir . -n $(JOBS) --dist loadfile
+SITE_TESTS = tests/test_site.py tests/test_site_browser.py
+
 test: lint  ## run every test: package, notebooks, copies for students, built site
 	@echo "Building a book and running every test: about 10 minutes on two cores (JOBS=$(JOBS))."
-	GANPRUNE_PROFILE=smoke $(BIN)/python tools/book.py --output _build/smoke
-	copies="$$(mktemp -d)" && trap 'rm -rf "$$copies"' EXIT && $(BIN)/python tools/students.py --output "$$copies" && \
-	  GANPRUNE_PROFILE=smoke GANPRUNE_SITE=$(SMOKE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml \
-	  --rootdir . -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	  tests notebooks "$$copies"
+	copies="$$(mktemp -d)"; trap 'rm -rf "$$copies"' EXIT; $(BIN)/python tools/students.py --output "$$copies" || exit 1; \
+	  export GANPRUNE_PROFILE=smoke; OMP_NUM_THREADS=1 $(BIN)/python tools/book.py --output _build/smoke >"$$copies/book.log" 2>&1 & book=$$!; \
+	  $(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(SITE_TESTS:%=--ignore %) tests notebooks "$$copies"; tests=$$?; \
+	  wait $$book || { cat "$$copies/book.log"; exit 1; }; \
+	  GANPRUNE_SITE=$(SMOKE) $(PYTEST) $(SITE_TESTS) && exit $$tests
 
 lint: $(READY)  ## the static checks alone
 	$(BIN)/ruff check .
