@@ -4,9 +4,9 @@ A verdict is *supported*, *not supported* or *not decided*. The rules:
 
 - "lower", "higher": every comparison goes that way, at the 95% level by a paired t test on logarithms of distances (or
   on differences of shares), corrected by Holm among the comparisons of the claim. Not supported if one goes the other
-  way at that level, or matches.
-- "matches": the 90% interval of every ratio lies within 1/1.1 to 1.1 (two one-sided 5% tests, uncorrected). Not
-  supported if one differs at the corrected 95% level without matching.
+  way at that level, or if one matches, which is then corrected by Holm as well, because one is enough.
+- "matches": the 90% interval of every ratio lies within 1/1.1 to 1.1 (two one-sided 5% tests, uncorrected, because all
+  must hold). Not supported if one differs at the corrected 95% level without matching.
 - "not worse": the upper end of the 90% interval lies below 1.1. Not supported if it is worse at the corrected 95%
   level.
 - "always", "never": an event is seen in every seed, or in none.
@@ -119,7 +119,8 @@ class Verdict:
             nothing was measured.
         low: lower end of its 95% interval.
         high: upper end.
-        detectable: the effect that so many seeds with this spread would have shown in four of five tries.
+        detectable: the effect that so many seeds with this spread would have shown in four of five tries: a ratio above
+            1, a difference above 0, both from what counts as no effect, or a share of seeds.
         scale: "ratio", "difference" or "share of seeds".
         study: where it is run.
         source: who makes the claim.
@@ -146,21 +147,20 @@ def judge(claim: Claim, rows: Rows) -> Verdict:
     """The verdict on a claim, by its rule."""
     if claim.event is not None:
         return _judge_event(claim, rows)
-    contrasts = [comparison.contrast(rows) for comparison in claim.comparisons]
-    known = [found for found in contrasts if found is not None]
+    pairs = [(comparison.contrast(rows), comparison.against) for comparison in claim.comparisons]
+    known = [(found, against) for found, against in pairs if found is not None]
     if not known:
         return _verdict(claim, 0, "not decided")
-    n = min(found.n for found in known) if len(known) == len(contrasts) else 0
+    contrasts = [found for found, _ in known]
+    n = min(found.n for found in contrasts) if len(known) == len(pairs) else 0
     if claim.rule == "variety":
-        word, shown = _variety(known)
+        word, shown = _variety(contrasts)
     else:
-        word, shown = decide(claim.rule, known, [comparison.against for comparison in claim.comparisons])
+        word, shown = decide(claim.rule, contrasts, [against for _, against in known])
     if n < SEEDS_NEEDED or not _good_enough(claim.dense, rows):
         word = "not decided"
     ends, scale = shown.interval(), "ratio" if shown.log else "difference"
-    against = dict(zip(map(id, known), (one.against for one in claim.comparisons), strict=False)).get(
-        id(shown)
-    )
+    against = next(against for found, against in known if found is shown)
     shift = 1.0 if against is None or not shown.log else against
     effect, low, high = (end * shift for end in (ends.mean, ends.low, ends.high))
     return _verdict(claim, n, word, effect, low, high, detectable_ratio(shown), scale)
@@ -176,28 +176,33 @@ def decide(
         contrasts: of one claim.
         against: of each, what counts as no effect; where it is given, matching nothing is no argument.
     """
-    adjusted = holm([found.p_value() for found in contrasts])
-    differs = [p < 0.05 for p in adjusted]
+    differs = [p < 0.05 for p in holm([found.p_value() for found in contrasts])]
     sign = 1 if rule == "higher" else -1
-    plain = [against[index] is None if index < len(against) else True for index in range(len(contrasts))]
-    pairs = list(zip(contrasts, differs, plain, strict=True))
+    pairs = list(zip(contrasts, differs, strict=True))
     if rule == "matches":
         weakest = max(contrasts, key=lambda found: abs(found.mean) + found.half_width(0.90))
         if all(found.matches() for found in contrasts):
             return "supported", weakest
-        refuted = any(differ and not found.matches() for found, differ, _ in pairs)
+        refuted = any(differ and not found.matches() for found, differ in pairs)
     elif rule == "not worse":
         weakest = max(contrasts, key=lambda found: found.mean + found.half_width(0.90))
         if all(found.below() for found in contrasts):
             return "supported", weakest
-        refuted = any(differ and found.mean > 0 and not found.below() for found, differ, _ in pairs)
+        refuted = any(differ and found.mean > 0 and not found.below() for found, differ in pairs)
     else:
         weakest = min(contrasts, key=lambda found: sign * found.mean - found.half_width(0.95))
-        if all(differ and sign * found.mean > 0 for found, differ, _ in pairs):
+        if all(differ and sign * found.mean > 0 for found, differ in pairs):
             return "supported", weakest
+        plain = against or [None] * len(contrasts)
+        tied = holm(
+            [
+                found.tie_p_value() if found.log and none is None else 1.0
+                for found, none in zip(contrasts, plain, strict=True)
+            ]
+        )
         refuted = any(
-            (differ and sign * found.mean < 0) or (own and not differ and found.log and found.matches())
-            for found, differ, own in pairs
+            (differ and sign * found.mean < 0) or (not differ and tie < 0.05)
+            for (found, differ), tie in zip(pairs, tied, strict=True)
         )
     return ("not supported" if refuted else "not decided"), weakest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, stats
@@ -116,7 +117,7 @@ class Contrast:
         """Half of Student's t interval of the mean."""
         if self.n < 2:
             return math.inf
-        return float(stats.t.ppf((1 + confidence) / 2, self.n - 1)) * self.spread / math.sqrt(self.n)
+        return _quantile((1 + confidence) / 2, self.n - 1) * self.spread / math.sqrt(self.n)
 
     def p_value(self) -> float:
         """Two-sided p of the t test that the mean is zero."""
@@ -125,6 +126,15 @@ class Contrast:
         if self.spread == 0:
             return 1.0 if self.mean == 0 else 0.0
         return float(2 * stats.t.sf(abs(self.mean) * math.sqrt(self.n) / self.spread, self.n - 1))
+
+    def tie_p_value(self, margin: float = MARGIN) -> float:
+        """The larger p of two one-sided t tests that the mean lies within the margin of zero."""
+        if self.n < 2:
+            return 1.0
+        room = margin - abs(self.mean)
+        if self.spread == 0:
+            return 0.0 if room > 0 else 1.0
+        return float(stats.t.sf(room * math.sqrt(self.n) / self.spread, self.n - 1))
 
     def matches(self, margin: float = MARGIN) -> bool:
         """Two one-sided 5% tests: whether the 90% interval lies within the margin of zero."""
@@ -186,13 +196,27 @@ def detectable_ratio(found: Contrast, power: float = 0.8, level: float = 0.05) -
     """
     if found.n < 2 or not math.isfinite(found.spread):
         return math.nan
-    root, freedom = math.sqrt(found.n), found.n - 1
-    critical = float(stats.t.ppf(1 - level / 2, freedom))
+    effect = _detectable(found.n, power, level) * found.spread
+    return math.exp(min(effect, 700.0)) if found.log else effect
+
+
+@lru_cache
+def _quantile(share: float, freedom: int) -> float:
+    """Of Student's t distribution."""
+    return float(stats.t.ppf(share, freedom))
+
+
+@lru_cache
+def _detectable(n: int, power: float, level: float) -> float:
+    """The detectable mean of differences that have the spread 1."""
+    root, freedom = math.sqrt(n), n - 1
+    critical = _quantile(1 - level / 2, freedom)
 
     def missed(effect: float) -> float:
         shift = effect * root
-        seen = float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
-        return power - (seen if math.isfinite(seen) else 1.0)  # SciPy gives up where it is nearly 1
+        same, other = stats.nct.sf(critical, freedom, shift), stats.nct.cdf(-critical, freedom, shift)
+        return (
+            power - float(same) - float(np.nan_to_num(other))
+        )  # SciPy gives up where the latter is nearly 0
 
-    effect = float(optimize.brentq(missed, 0.0, 20.0)) * found.spread
-    return math.exp(min(effect, 700.0)) if found.log else effect
+    return float(optimize.brentq(missed, 0.0, 40.0 / root))
