@@ -7,8 +7,9 @@ import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ganprune.core.errors import GanpruneError
@@ -99,6 +100,19 @@ def owned(path: str | Path) -> Iterator[None]:
         ):  # Windows deletes no open file; an unlocked one that stays does no harm
             lock.unlink(missing_ok=True)
         os.close(handle)
+
+
+@contextmanager
+def owned_in_turn(path: str | Path, pause: float = 1.0) -> Iterator[None]:
+    """As :func:`owned`, but it waits until the other block has ended, and looks again after each pause, in seconds."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(owned(path))
+                break
+            except OutputInUseError:
+                time.sleep(pause)
+        yield
 
 
 def _owner_of(lock: Path) -> str:

@@ -17,6 +17,8 @@ from ganprune.masks.weights import prunable_weights
 from ganprune.metrics.fidelity import evaluate_images
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import sample
+from ganprune.training.callbacks import Callback
+from ganprune.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,26 @@ def stopwatch(row: dict[str, Any]) -> Iterator[None]:
     yield
     row["wall_seconds"] = round(time.perf_counter() - wall, 2)
     row["processor_seconds"] = round(time.process_time() - processor, 2)
+
+
+class Seconds(Callback):
+    """Adds up what a training takes, over all its pieces if it is stopped and resumed: one row, as of a stopwatch.
+
+    A state can begin with seconds that its start took, in ``state.rows[Seconds.name]``.
+    """
+
+    name = "seconds"
+
+    def begin(self, state: TrainState) -> None:
+        """Starts from what the pieces before have taken."""
+        self._before = dict(self.rows[0]) if self.rows else {}
+        self._begun = time.perf_counter(), time.process_time()
+        self(state)
+
+    def __call__(self, state: TrainState) -> None:
+        """Notes the time."""
+        now = time.perf_counter(), time.process_time()
+        names = zip(("wall_seconds", "processor_seconds"), self._begun, now, strict=True)
+        self.rows[:] = [
+            {name: round(self._before.get(name, 0.0) + end - begin, 2) for name, begin, end in names}
+        ]

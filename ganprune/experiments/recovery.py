@@ -107,7 +107,7 @@ class Recovery(Experiment):
         gan = copy.deepcopy(dense)
         loss = self.dense.training.loss
         if self.sparsity and self.schedule == "one-shot":
-            self._prune(gan, seed)
+            prune(gan, self.sparsity, **self._choice(gan, seed))
             for row in figures(gan, data, self.samples, loss):
                 yield {"stage": "pruned", **layers_of(gan), **row}
             recalibrated = copy.deepcopy(gan)
@@ -118,20 +118,15 @@ class Recovery(Experiment):
             return
         yield from self._recover(gan, dense, data, seed)
 
-    def _prune(self, gan: GAN, seed: int) -> None:
-        loss = generator_loss(gan, loss=self.dense.training.loss, seed=seed)
-        options: dict[str, Any] = {"loss_fn": loss} if "loss_fn" in get_score(self.score).needs else {}
+    def _choice(self, gan: GAN, seed: int) -> dict[str, Any]:
+        """How the weights to prune are chosen, as arguments of ``prune`` or of the callback that prunes gradually."""
+        chosen: dict[str, Any] = {"score": self.score, "allocation": self.allocation}
+        chosen |= {"protect": self.protect, "seed": seed}
+        if "loss_fn" in get_score(self.score).needs:
+            chosen["loss_fn"] = generator_loss(gan, loss=self.dense.training.loss, seed=seed)
         if "inputs" in get_score(self.score).needs:
-            options["inputs"] = draw_latents(gan.generator, 1_024, step_seed(seed, 0, "activations"))
-        prune(
-            gan,
-            self.sparsity,
-            score=self.score,
-            allocation=self.allocation,
-            protect=self.protect,
-            seed=seed,
-            **options,
-        )
+            chosen["inputs"] = draw_latents(gan.generator, 1_024, step_seed(seed, 0, "activations"))
+        return chosen
 
     def _recover(self, gan: GAN, dense: GAN, data: ImageData, seed: int) -> Iterator[dict[str, Any]]:
         assert self.training is not None
@@ -146,9 +141,7 @@ class Recovery(Experiment):
         begun = gradient_norms(gan, config.loss)
         callbacks: list[Callable[[TrainState], None]] = []
         if self.sparsity and self.schedule != "one-shot":
-            callbacks.append(
-                GradualPruning(self._schedule(config.steps), self.score, allocation=self.allocation)
-            )
+            callbacks.append(GradualPruning(self._schedule(config.steps), **self._choice(gan, seed)))
         if self.discriminator == "balanced":
             callbacks.append(BalanceController(data.train, every=max(1, config.steps // 20), seed=seed))
         if self.imitation:

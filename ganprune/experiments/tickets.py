@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from ganprune.core.files import cache_dir
 from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
-from ganprune.experiments.base import Experiment, course_data, figures, layers_of, stopwatch
-from ganprune.experiments.training import COURSE_TRAINING, FromScratch
+from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of
+from ganprune.experiments.training import COURSE_TRAINING, SAVE_EVERY, FromScratch
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
 from ganprune.lottery.iterative import find_tickets
 from ganprune.lottery.tickets import Ticket
@@ -65,7 +65,13 @@ class Tickets(Experiment):
         folder = cache_dir() / f"{config_hash(self)}-{seed}"
         config = dataclasses.replace(self.start.training, seed=seed)
         found = find_tickets(
-            self.start.initial(seed), data.train, config, self.rounds, keep=self.keep, folder=folder
+            self.start.initial(seed),
+            data.train,
+            config,
+            self.rounds,
+            keep=self.keep,
+            callbacks=[Seconds()],
+            folder=folder,
         )
         for one in found:
             yield from self._rows(one.state, data, one.number, "ticket", one.ticket)
@@ -73,22 +79,15 @@ class Tickets(Experiment):
                 control = CONTROLS[arm](one.ticket, step_seed(seed, one.number, arm))
                 path = folder / f"{arm}-{one.number:02}.safetensors"
                 state = TrainState.resume(path, control.start, data.train.device)
-                spent: dict[str, Any] = {}
-                with stopwatch(spent):
-                    train(state, data.train, [every(2_000, Checkpoint(path))])
-                yield from self._rows(state, data, one.number, arm, control, spent)
+                train(state, data.train, [Seconds(), every(SAVE_EVERY, Checkpoint(path))])
+                yield from self._rows(state, data, one.number, arm, control)
 
     def _rows(
-        self,
-        state: TrainState,
-        data: ImageData,
-        number: int,
-        arm: str,
-        ticket: Ticket,
-        spent: dict[str, Any] | None = None,
+        self, state: TrainState, data: ImageData, number: int, arm: str, ticket: Ticket
     ) -> Iterator[dict[str, Any]]:
         made: dict[str, Any] = {"stage": "trained", "round": number, "arm": arm, **layers_of(state.gan)}
-        made |= {"sparsity": ticket.sparsity, "step": state.step, **(spent or {})}
+        made |= {"sparsity": ticket.sparsity, "step": state.step}
+        made |= state.rows[Seconds.name][0] if Seconds.name in state.rows else {}
         made |= {"precision_of_training": state.config.precision, **state.history[-1]}
         for row in figures(state.gan, data, self.samples, state.config.loss):
             yield {**made, **row}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ganprune.core.files import cache_dir
+from ganprune.core.files import cache_dir, owned_in_turn
 from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
-from ganprune.experiments.base import Experiment, course_data, figures, layers_of, stopwatch
+from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of, stopwatch
 from ganprune.losses import generator_loss
 from ganprune.networks.build import SPECTRAL_GAIN
 from ganprune.networks.checkpoints import load, pretrained_path
@@ -25,6 +25,8 @@ from ganprune.training.state import TrainState
 
 COURSE_TRAINING = TrainConfig(steps=16_000)
 """How the course trains its dense pair; how it was found stands in "How we train"."""
+SAVE_EVERY = 2_000
+"""Steps between two saves of a training that may be stopped."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,24 @@ class FromScratch(Experiment):
         return gan
 
     def trained(self, seed: int, data: ImageData, until: int | None = None) -> TrainState:
-        """The trained pair, with the rows of its marks; kept in the cache folder, and resumed there after a stop."""
+        """The trained pair, with the rows of its marks; kept in the cache folder, and resumed there after a stop.
+
+        Of several processes that want the same pair, one trains it, and the others wait.
+        """
         path = cache_dir() / f"{config_hash(self)}-{seed}.safetensors"
         config = dataclasses.replace(self.training, seed=seed)
-        state = TrainState.resume(path, lambda: TrainState(self.initial(seed), config), data.train.device)
+
+        def start() -> TrainState:
+            spent: dict[str, Any] = {}
+            with stopwatch(spent):
+                state = TrainState(self.initial(seed), config)
+            state.rows[Seconds.name] = [spent]
+            return state
+
         marks = [round(mark * self.steps) for mark in self.marks]
-        measure = _Marks(marks, data, self.samples)
-        callbacks = [measure, every(2_000, Checkpoint(path))]
-        return train(state, data.train, callbacks, until)
+        callbacks = [_Marks(marks, data, self.samples), Seconds(), every(SAVE_EVERY, Checkpoint(path))]
+        with owned_in_turn(path):
+            return train(TrainState.resume(path, start, data.train.device), data.train, callbacks, until)
 
     def pair(self, seed: int, data: ImageData) -> GAN:
         """The trained pair alone: the one that ships with the package if it is of this configuration, else trained."""
@@ -113,11 +125,10 @@ class FromScratch(Experiment):
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """Rows at each mark (EMA weights, validation) and at the end (EMA and raw weights, both splits)."""
-        data, spent = course_data(), dict[str, Any]()
-        with stopwatch(spent):
-            state = self.trained(seed, data)
+        data = course_data()
+        state = self.trained(seed, data)
         gan = state.gan
-        shared = {"precision_of_training": state.config.precision, **spent}
+        shared = {"precision_of_training": state.config.precision, **state.rows[Seconds.name][0]}
         shared |= layers_of(gan)
         for row in state.rows[_Marks.name]:
             yield {**row, "stage": "on the way", **shared}
@@ -141,4 +152,5 @@ class _Marks(Callback):
         """Measures if it is time."""
         if state.step in self.steps:
             row = next(figures(state.gan, self.data, self.samples, state.config.loss))
-            self.rows.append({**state.history[-1], **row, "step": state.step} if state.history else row)
+            losses = state.history[-1] if state.history else {}
+            self.rows.append({**losses, **row, "step": state.step})

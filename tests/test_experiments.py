@@ -1,0 +1,451 @@
+"""Experiments in the smallest sizes: rows, repetition, resumption, masks, schedules; studies and claims fit."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_data import small_mnist
+
+import ganprune as gp
+from ganprune import records
+from ganprune.experiments import images, recovery, tickets, training
+from ganprune.experiments.base import Experiment, Seconds
+from ganprune.experiments.claims import claims, ledger
+from ganprune.experiments.images import SpoiltImages
+from ganprune.experiments.initial_masks import InitialMasks
+from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
+from ganprune.experiments.speed import Latency
+from ganprune.experiments.studies import PROFILES, STUDIES, arms_of, study
+from ganprune.experiments.tickets import Tickets
+from ganprune.experiments.training import FromScratch
+from ganprune.experiments.verdicts import Arm
+from ganprune.masks.weights import prunable_weights
+from ganprune.networks.checkpoints import pretrained_path
+from ganprune.records import check_record, config_hash, measure
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = gp.TrainConfig(steps=4, batch_size=8, precision="float32", log_every=3)
+SMALL = FromScratch(SHORT, (8, 4, 2), (2, 4, 8), samples=64, rounds=3)
+
+
+def small(sparsity: float = 0.0, **changes: Any) -> Recovery:
+    """Return a short recovery of a small pair."""
+    return Recovery(sparsity, **{"training": SHORT, "dense": SMALL, "samples": 64, **changes})
+
+
+KINDS: dict[str, Experiment] = {
+    "dense": SMALL,
+    "other loss": replace(SMALL, training=replace(SHORT, loss="hinge", penalty=None), norm="spectral"),
+    "sparse from the start": replace(SMALL, score="synflow", sparsity=0.8, shuffled=True),
+    "control": small(),
+    "pruned alone": small(0.7, training=None),
+    "recovery": small(0.7),
+    "imitation beside": small(0.7, imitation=10.0),
+    "cubic": small(0.7, schedule="cubic", allocation="erk"),
+    "rounds": small(0.7, schedule="rounds", score="taylor", protect=(OUTPUT_LAYER,)),
+    "gradients": small(0.7, training=None, score="grasp"),
+    "activations": small(0.7, training=None, score="wanda", allocation=None),
+    **{f"discriminator {how}": small(0.7, discriminator=how) for how in DISCRIMINATORS[1:]},
+    "tickets": Tickets(SMALL, rounds=2, controlled=(2,), samples=64),
+    "images": SpoiltImages(noise=0.2, dropped=3, samples=40),
+    "masks": InitialMasks("snip", 0.9, SMALL),
+    "latency": Latency(SMALL, batch_size=4, turns=2),
+}
+STAGES = {
+    "dense": ["on the way"] * 4 + ["trained"] * 4,
+    "control": ["recovered"] * 4,
+    "pruned alone": ["pruned"] * 2 + ["recalibrated"] * 2,
+    "recovery": ["pruned"] * 2 + ["recalibrated"] * 2 + ["recovered"] * 4,
+    "cubic": ["recovered"] * 4,
+    "tickets": ["trained"] * 2 * (1 + 2 + 3),
+    "images": ["measured"] * 2,
+    "masks": ["measured"] * 4,
+    "latency": ["measured"] * 3,
+}
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    """Return 64 images of each split, which all experiments see, with a cache folder of their own."""
+    found = small_mnist(64)
+    for module in (training, recovery, tickets, images):
+        monkeypatch.setattr(module, "course_data", lambda: found)
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "cache"))
+    return found
+
+
+@pytest.fixture
+def measured_gans(monkeypatch):
+    """Return a list that gets a copy of each GAN of a recovery when it is measured."""
+    seen: list[gp.GAN] = []
+    figures = recovery.figures
+
+    def look(gan, *arguments):
+        seen.append(copy.deepcopy(gan))
+        return figures(gan, *arguments)
+
+    monkeypatch.setattr(recovery, "figures", look)
+    return seen
+
+
+def figures_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without what a clock says."""
+    return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
+
+
+# ---------------------------------------------------------------- every kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_fit_the_schema_and_a_seed_determines_them(kind, tmp_path, monkeypatch) -> None:
+    experiment = KINDS[kind]
+    record = measure(experiment, 3, "smoke")
+    check_record(record)
+    rows = record["rows"]
+    if kind in STAGES:
+        assert [row["stage"] for row in rows] == STAGES[kind]
+    for row in rows:
+        if "split" in row:
+            assert (
+                row["samples"] in (64, 40)
+                and {"digit_fid", "digit_fid_floor", "recall", "density"} <= row.keys()
+            )
+        if row["stage"] in ("on the way", "trained", "recovered"):
+            assert row["wall_seconds"] >= 0 and row["processor_seconds"] >= 0
+            assert row["precision_of_training"] == "float32" and row["step"] >= 0
+        if row["stage"] == "recovered":
+            assert row["gradients_at_start"].keys() == row["gradients_at_end"].keys()
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
+    assert figures_of(measure(experiment, 3, "smoke")["rows"]) == figures_of(rows)
+    if kind in ("dense", "recovery", "images"):
+        assert figures_of(measure(experiment, 4, "smoke")["rows"]) != figures_of(rows)
+    assert experiment.label and experiment.steps >= 0
+
+
+def test_claims_find_the_rows_that_they_need() -> None:
+    def found(experiment: Experiment, stage: str, key: Any = "digit_fid", **where: Any) -> bool:
+        rows = [{**row, "key": config_hash(experiment), "seed": 1} for row in experiment.run(1)]
+        return set(Arm(experiment, stage, where).values(rows, key)) == {1}
+
+    assert found(SMALL, "trained") and found(SMALL, "on the way", split="validation", step=2)
+    assert not found(SMALL, "on the way") and not found(SMALL, "on the way", split="validation", step=4)
+    assert found(small(0.5), "recovered", network="generator") and found(small(0.5), "pruned")
+    assert found(small(0.5), "recovered", lambda row: min(row["gradients_at_end"].values()))
+    assert found(small(), "recovered", "processor_seconds")
+    assert found(KINDS["tickets"], "trained", round=2, arm="shuffled")
+    assert not found(KINDS["tickets"], "trained", round=1, arm="shuffled")
+    assert found(KINDS["latency"], "measured", "latency_seconds", arm="zeros")
+
+
+# ---------------------------------------------------------------- from scratch
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+    whole = figures_of(list(SMALL.run(0)))
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
+    count, look = iter(range(99)), training._Marks.__call__
+
+    def stop(self, state):
+        if state.step in (1, 3) and next(count) in (0, 1):
+            raise KeyboardInterrupt
+        look(self, state)
+
+    monkeypatch.setattr(training._Marks, "__call__", stop)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            list(SMALL.run(0))
+    assert figures_of(list(SMALL.run(0))) == whole
+    state = SMALL.trained(0, training.course_data())
+    assert [row["step"] for row in state.rows["marks"]] == [0, 1, 2, 3][-len(state.rows["marks"]) :]
+
+
+def test_seconds_of_all_pieces_are_added_up(data, monkeypatch) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+    first = SMALL.trained(0, data, until=2).rows[Seconds.name][0]
+    both = SMALL.trained(0, data).rows[Seconds.name][0]
+    assert both["wall_seconds"] > first["wall_seconds"] > 0
+    again = SMALL.trained(0, data).rows[Seconds.name][0]  # nothing is left to do
+    assert again["wall_seconds"] == pytest.approx(both["wall_seconds"], abs=0.1)
+
+
+def test_a_ticket_run_that_was_stopped_goes_on_to_the_same_rows(tmp_path, monkeypatch) -> None:
+    experiment = KINDS["tickets"]
+    whole = figures_of(list(experiment.run(0)))
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
+    for stop_after in (1, 7):
+        assert len([row for row, _ in zip(experiment.run(0), range(stop_after), strict=False)]) == stop_after
+    assert figures_of(list(experiment.run(0))) == whole
+
+
+def test_a_mask_before_training_is_kept_and_a_shuffled_one_keeps_its_counts() -> None:
+    plain = replace(SMALL, score="snip", sparsity=0.8)
+    shuffled = replace(plain, shuffled=True)
+    one, other, dense = (arm.initial(5) for arm in (plain, shuffled, SMALL))
+    assert one.masks["generator"] != other.masks["generator"]
+    counts = [{row["name"]: row["kept"] for row in gan.masks["generator"].layers()} for gan in (one, other)]
+    assert counts[0] == counts[1]
+    for gan in (one, other):  # the weights that are kept are those of the dense network of this seed
+        for key, weight in prunable_weights(gan.generator).items():
+            assert torch.equal(weight, prunable_weights(dense.generator)[key] * gan.masks["generator"][key])
+    rows = list(shuffled.run(5))
+    assert all(
+        row["kept"] == counts[1] and row["achieved_sparsity"] == pytest.approx(0.8, 0.01) for row in rows
+    )
+
+
+# ---------------------------------------------------------------- recovery
+
+
+@pytest.mark.parametrize("kind", [kind for kind, arm in KINDS.items() if isinstance(arm, Recovery)])
+def test_masks_hold_and_reach_the_sparsity(kind, measured_gans) -> None:
+    experiment = KINDS[kind]
+    rows = list(experiment.run(0))
+    total = sum(weight.numel() for weight in prunable_weights(measured_gans[-1].generator).values())
+    for gan, row in zip(measured_gans, rows[::2], strict=True):
+        mask = gan.masks.get("generator")
+        assert (mask is None) == (experiment.sparsity == 0)
+        if mask is None:
+            continue
+        assert mask.pruned == round(experiment.sparsity * total)
+        for network in (gan.generator, gan.generator_ema):
+            for key, weight in prunable_weights(network).items():
+                assert not weight[~mask[key]].any()
+                if key.startswith(experiment.protect or "nothing"):
+                    assert mask[key].all()
+        if row["stage"] != "recalibrated":
+            assert row["achieved_sparsity"] == mask.sparsity and sum(row["kept"].values()) == mask.kept
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "rounds"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 21])
+@pytest.mark.parametrize("sparsity", [0.3, 0.9, 0.99])
+def test_schedules_end_at_the_sparsity_by_the_middle(schedule, steps, sparsity) -> None:
+    plan = small(sparsity, schedule=schedule)._schedule(steps)
+    assert plan.end <= max(1, steps // 2) and plan(plan.end) == pytest.approx(sparsity, abs=1e-9)
+    assert plan(steps) == pytest.approx(sparsity, abs=1e-9)
+
+
+def test_without_an_adversary_the_discriminator_is_left_as_it_was(data, measured_gans) -> None:
+    experiment = small(0.7, discriminator="none")
+    before = SMALL.pair(0, data).discriminator.state_dict()
+    list(experiment.run(0))
+    pruned, _, recovered, _ = measured_gans
+    for gan in (pruned, recovered):
+        assert all(torch.equal(value, before[key]) for key, value in gan.discriminator.state_dict().items())
+    distances = [mse(gan, SMALL.pair(0, data)) for gan in (pruned, recovered)]
+    assert distances[1] < distances[0]
+    with_adversary = list(small(0.7).run(0)) and measured_gans[-1]
+    assert any(not torch.equal(v, before[k]) for k, v in with_adversary.discriminator.state_dict().items())
+
+
+def mse(gan: gp.GAN, teacher: gp.GAN) -> float:
+    """Return the squared error of the images of two generators, as a generator sees its own batch."""
+    with torch.no_grad():
+        z = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+        return float((gan.generator.train()(z) - teacher.generator_ema.eval()(z)).square().mean())
+
+
+def test_what_is_said_of_the_discriminator_is_done(data, measured_gans, monkeypatch) -> None:
+    begun: list[tuple[dict, float]] = []
+    train = recovery.train
+
+    def look(state, *arguments):
+        rates = {
+            name: optimizer.param_groups[0]["initial_lr"] for name, optimizer in state.optimizers.items()
+        }
+        begun.append((copy.deepcopy(state.gan.discriminator.state_dict()), rates))
+        return train(state, *arguments)
+
+    monkeypatch.setattr(recovery, "train", look)
+    for how in ("trained", "slower", "fresh", "pruned"):
+        list(small(0.7, discriminator=how).run(0))
+    (own, rate), (_, slower), (fresh, _), (pruned, _) = begun
+    assert rate["discriminator"] == rate["generator"] == slower["generator"] == 4 * slower["discriminator"]
+    dense, initial = SMALL.pair(0, data), SMALL.initial(0)
+    assert all(torch.equal(own[key], value) for key, value in dense.discriminator.state_dict().items())
+    assert all(torch.equal(fresh[key], value) for key, value in initial.discriminator.state_dict().items())
+    mask = measured_gans[-1].masks["discriminator"]
+    assert mask.sparsity == pytest.approx(0.7, abs=0.01)
+    assert all(not pruned[key][~mask[key]].any() for key in mask)
+
+
+def test_the_control_starts_where_the_pruned_one_does_and_sees_the_same_batches(monkeypatch) -> None:
+    begun = []
+    monkeypatch.setattr(recovery, "train", lambda state, *_: begun.append(state) or state)
+    for arm in (small(), small(0.7)):
+        list(arm.run(2))
+    control, sparse = begun
+    assert control.config == sparse.config and control.config.seed == 1_000_002
+    mask = sparse.gan.masks["generator"]
+    for key, weight in prunable_weights(sparse.gan.generator).items():
+        assert torch.equal(weight, prunable_weights(control.gan.generator)[key] * mask[key])
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        small(0.5, schedule="slowly")
+    with pytest.raises(ValueError, match="discriminator must be one of"):
+        small(0.5, discriminator="kind")
+
+
+# ---------------------------------------------------------------- studies
+
+
+def test_configurations_are_those_of_the_records() -> None:
+    """A changed field would orphan every record; so would a changed default."""
+    dense = arms_of("laptop").dense
+    assert gp.load(pretrained_path("dcgan-mnist", 0)).metadata["key"] == config_hash(dense)
+    known = {config_hash(arm) for name in STUDIES for arm in study(name).arms}
+    for name in ("from_scratch", "initial_masks", "spoilt_images"):
+        assert {row["key"] for row in records.read(name)} <= known
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_study_can_be_built_in_every_profile(profile) -> None:
+    for name in STUDIES:
+        found = study(name, profile)
+        keys = [config_hash(arm) for arm in found.arms]
+        assert len(keys) == len(set(keys)) and keys, name
+        assert all(arm.label and arm.steps >= 0 for arm in found.arms)
+        assert len({arm.label for arm in found.arms}) == len(keys), name
+        assert found.steps == sum(arm.steps for arm in found.arms) and found.question.endswith("?")
+        assert found.seeds == ((100,) if name == "recipe" else (0, 1, 2, 3, 4))
+        for arm in found.arms:
+            assert hash(arm) == hash(copy.deepcopy(arm)) and config_hash(arm) == config_hash(
+                copy.deepcopy(arm)
+            )
+
+
+@pytest.mark.parametrize("profile", ["laptop", "gpu"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9])
+def test_small_and_dense_has_the_non_zeros_of_its_sparse_twin(profile, sparsity) -> None:
+    arms = arms_of(profile)
+    small_one, sparse = arms.small(sparsity), arms.recovery(sparsity)
+    weights = sum(weight.numel() for weight in prunable_weights(small_one.initial(0).generator).values())
+    gan = sparse.dense.initial(0)
+    non_zeros = gp.prune(gan, sparsity).kept
+    assert weights == pytest.approx(non_zeros, rel=0.02)
+    assert small_one.steps == sparse.dense.steps + sparse.steps
+    assert small_one.judge_channels == sparse.dense.judge_channels
+
+
+def test_an_unknown_study_or_profile_is_refused() -> None:
+    with pytest.raises(ValueError, match="name must be one of"):
+        study("magnitud")
+    with pytest.raises(ValueError, match="profile must be one of"):
+        study("magnitude", "desktop")
+
+
+# ---------------------------------------------------------------- claims
+
+PARTS = {
+    1: "abc",
+    2: "abc",
+    3: "abcd",
+    4: "abc",
+    5: "abcd",
+    6: "abcdef",
+    7: "",
+    8: "abcd",
+    10: "ab",
+    11: "ab",
+}
+PARTS |= {16: "ab", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh"}
+
+
+def test_claims_are_numbered_as_they_were_planned() -> None:
+    wanted = [f"{number}{letter}" for number, letters in PARTS.items() for letter in letters or [""]]
+    found = [claim.claim for claim in claims(arms_of("laptop"))]
+    assert sorted(found) == sorted(wanted)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_a_claim_needs_is_run_by_some_study(profile) -> None:
+    run = {config_hash(arm) for name in STUDIES for arm in study(name, profile).arms}
+    for claim in claims(arms_of(profile)):
+        assert claim.study in STUDIES
+        wanted = [arm.experiment for pair in claim.comparisons for arm in (pair.treated, pair.control)]
+        wanted += [claim.dense.experiment] if claim.dense else []
+        wanted += [claim.event[0]] if claim.event else []
+        missing = [experiment.label for experiment in wanted if config_hash(experiment) not in run]
+        assert not missing and wanted, f"{claim.claim} needs {missing}"
+
+
+def test_some_arm_of_a_claim_is_run_by_the_study_that_it_names() -> None:
+    for claim in claims(arms_of("laptop")):
+        own = {config_hash(arm) for arm in study(claim.study).arms}
+        wanted = [pair.treated.experiment for pair in claim.comparisons]
+        wanted += [pair.control.experiment for pair in claim.comparisons]
+        wanted += [claim.event[0]] if claim.event else []
+        assert own & {config_hash(experiment) for experiment in wanted}, claim.claim
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_marks_are_where_claims_look(profile) -> None:
+    for claim in claims(arms_of(profile)):
+        for pair in claim.comparisons:
+            for arm in (pair.treated, pair.control):
+                if arm.stage == "on the way":
+                    scratch = arm.experiment
+                    assert isinstance(scratch, FromScratch)
+                    assert arm.where["step"] in [round(mark * scratch.steps) for mark in scratch.marks]
+
+
+def test_sources_are_in_the_bibliography() -> None:
+    entries = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE)
+    for claim in claims(arms_of("laptop")):
+        assert claim.source == "" or claim.source in entries, claim.claim
+
+
+def test_the_ledger_has_a_verdict_for_each_claim() -> None:
+    arms = arms_of("laptop")
+    rows = [row for path in records.store.SHIPPED.glob("*.jsonl") for row in records.read(path)]
+    for some in ([], rows):
+        found = ledger(some, arms)
+        assert [verdict.claim for verdict in found] == [claim.claim for claim in claims(arms)]
+        words = {"supported", "not supported", "not decided"}
+        assert all(verdict.verdict in words and verdict.text and verdict.study for verdict in found)
+        assert all(verdict.n >= 5 for verdict in found if verdict.verdict != "not decided")
+
+
+def test_simulated_records_of_every_claim_are_judged() -> None:
+    """With five seeds in every arm, each verdict has five seeds, an effect and an interval."""
+    arms, rows, random = arms_of("laptop"), [], torch.Generator().manual_seed(0)
+    wanted: dict[str, Simulated] = {}
+    for claim in claims(arms):
+        sides = [arm for pair in claim.comparisons for arm in (pair.treated, pair.control)]
+        for arm in [*sides, *([claim.dense] if claim.dense else [])]:
+            wanted[f"{config_hash(arm.experiment)} {arm.stage} {arm.where}"] = Simulated(arm)
+        if claim.event:
+            shared = {"key": config_hash(claim.event[0]), "stage": "measured", "starved": False}
+            rows += [{**shared, "seed": seed} for seed in range(5)]
+    for one in wanted.values():
+        rows += [one.row(seed, float(torch.rand(1, generator=random))) for seed in range(5)]
+    for verdict in ledger(rows, arms):
+        assert verdict.n == 5, verdict
+        assert None not in (verdict.effect, verdict.low, verdict.high, verdict.detectable), verdict
+        assert verdict.low <= verdict.effect <= verdict.high
+
+
+@dataclass
+class Simulated:
+    """Rows that an arm would have."""
+
+    arm: Arm
+
+    def row(self, seed: int, noise: float) -> dict[str, Any]:
+        """Return the row of one seed."""
+        value = 2 + noise / 10
+        names = ("digit_fid", "recall", "precision", "density", "latency_seconds", "processor_seconds")
+        row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
+        row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}
+        return (
+            row | dict.fromkeys(names, value) | {"gradients_at_end": {"a": value}} | dict(self.arm.where)
+        )
