@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 
 import ganprune as gp
-from ganprune.cli import evaluate, experiment, extractor, lottery, prune, sample, train
 from ganprune.cli.networks import named_paths
 from ganprune.cli.options import EXIT_CODES, Parser, UsageError, settle_networks
-from ganprune.cli.output import as_json, as_table, fail, sentence
+from ganprune.cli.output import Shown, as_json, as_table, fail, sentence
 from ganprune.networks.custom import trust
 from ganprune.training.loop import DivergenceError
 
-COMMANDS: dict[str, ModuleType] = {
-    "train": train,
-    "prune": prune,
-    "lottery": lottery,
-    "evaluate": evaluate,
-    "sample": sample,
-    "extractor": extractor,
-    "experiment": experiment,
+COMMANDS = {
+    "train": "train a GAN and save it",
+    "prune": "prune a generator, fine-tune it against its discriminator, and save it",
+    "lottery": "find lottery tickets by iterative pruning with rewinding, with controls",
+    "evaluate": "measure a generator's quality and size",
+    "sample": "write a picture of samples",
+    "extractor": "train the feature extractor of a data set ahead of its first evaluation",
+    "experiment": "list, plan and run the studies of the course; show what the records say about its claims",
 }
+"""What each command does. A command is a module of ``ganprune.cli``, imported when it is called."""
 FAILURES = (gp.GanpruneError, OSError, MemoryError, torch.OutOfMemoryError)
 """What can go wrong with good arguments: exit code 1 and one sentence."""
 
@@ -42,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     begin = time.perf_counter()
     try:
-        options = build_parser().parse_args(argv)
-        command = COMMANDS[options.command]
+        words = sys.argv[1:] if argv is None else list(argv)
+        options = build_parser(words).parse_args(words)
+        command = importlib.import_module(f"ganprune.cli.{options.command}")
         if options.command not in ("extractor", "experiment"):
             settle_networks(options)
         with trust(*named_paths(options)):
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(2, f"ganprune: error: {sentence(error)}")
     except KeyboardInterrupt as stop:
         return fail(130, f"ganprune: interrupted{f'; {stop}' if str(stop) else ''}")
-    if isinstance(row, experiment.Shown):
+    if isinstance(row, Shown):
         sys.stdout.write(as_json(row.value) if options.json else row.text)
         return 0
     row["seconds"] = round(time.perf_counter() - begin, 3)
@@ -68,8 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        words: the arguments that it will see: of the commands, only the one that they call gets its options; None for
+            the options of all commands.
+    """
     parser = Parser(
         prog="ganprune",
         description="Train, prune, evaluate and sample generative adversarial networks; find lottery tickets.",
@@ -78,16 +84,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ganprune {gp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    called = COMMANDS if words is None else [word for word in words if not word.startswith("-")][:1]
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=module.SUMMARY,
-            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
-            epilog=f"{module.EXAMPLES}\n\n{EXIT_CODES}",
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(checkpoint=None)
-        module.add_arguments(command)
+        if name in called:
+            module = importlib.import_module(f"ganprune.cli.{name}")
+            command.epilog = f"{module.EXAMPLES}\n\n{EXIT_CODES}"
+            module.add_arguments(command)
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ KINDS: dict[str, Experiment] = {
     "latency": Latency(SMALL, batch_size=4, turns=2),
 }
 STAGES = {
-    "dense": ["on the way"] * 4 + ["trained"] * 4,
+    "dense": ["on the way"] * 3 + ["trained"] * 4,
     "control": ["recovered"] * 4,
     "pruned alone": ["pruned"] * 2 + ["recalibrated"] * 2,
     "recovery": ["pruned"] * 2 + ["recalibrated"] * 2 + ["recovered"] * 4,
@@ -70,28 +71,35 @@ STAGES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def data(tmp_path, monkeypatch):
-    """Return 64 images of each split, which all experiments see, with a cache folder of their own."""
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    """Return 64 images of each split, which all experiments see; they share a cache folder, and recalibrate briefly."""
     found = small_mnist(64)
-    for module in (training, recovery, tickets, images):
-        monkeypatch.setattr(module, "course_data", lambda: found)
-    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "cache"))
-    return found
-
-
-@pytest.fixture
-def measured_gans(monkeypatch):
-    """Return a list that gets a copy of each GAN of a recovery when it is measured."""
-    seen: list[gp.GAN] = []
-    figures = recovery.figures
+    figures, recalibrate = recovery.figures, recovery.recalibrate_batchnorm
 
     def look(gan, *arguments):
-        seen.append(copy.deepcopy(gan))
+        SEEN.append(copy.deepcopy(gan))
         return figures(gan, *arguments)
 
-    monkeypatch.setattr(recovery, "figures", look)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (training, recovery, tickets, images):
+            patch.setattr(module, "course_data", lambda: found)
+        patch.setattr(recovery, "figures", look)
+        patch.setattr(recovery, "recalibrate_batchnorm", partial(recalibrate, batches=2))
+        patch.setenv("GANPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        measured.cache_clear()
+        yield found
+
+
+SEEN: list[gp.GAN] = []
+"""Copies of the GANs that recoveries have measured."""
+
+
+@cache
+def measured(kind: str) -> tuple[dict[str, Any], list[gp.GAN]]:
+    """Return the record of seed 3, and what a recovery has measured for it."""
+    SEEN.clear()
+    return measure(KINDS[kind], 3, "smoke"), SEEN.copy()
 
 
 def figures_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -103,71 +111,88 @@ def figures_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_fit_the_schema_and_a_seed_determines_them(kind, tmp_path, monkeypatch) -> None:
-    experiment = KINDS[kind]
-    record = measure(experiment, 3, "smoke")
+def test_rows_fit_the_schema(kind) -> None:
+    experiment, (record, _) = KINDS[kind], measured(kind)
     check_record(record)
     rows = record["rows"]
     if kind in STAGES:
         assert [row["stage"] for row in rows] == STAGES[kind]
     for row in rows:
         if "split" in row:
-            assert (
-                row["samples"] in (64, 40)
-                and {"digit_fid", "digit_fid_floor", "recall", "density"} <= row.keys()
-            )
+            assert row["samples"] in (64, 40)
+            assert {"digit_fid", "digit_fid_floor", "recall", "density"} <= row.keys()
         if row["stage"] in ("on the way", "trained", "recovered"):
             assert row["wall_seconds"] >= 0 and row["processor_seconds"] >= 0
             assert row["precision_of_training"] == "float32" and row["step"] >= 0
         if row["stage"] == "recovered":
             assert row["gradients_at_start"].keys() == row["gradients_at_end"].keys()
-    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
-    assert figures_of(measure(experiment, 3, "smoke")["rows"]) == figures_of(rows)
-    if kind in ("dense", "recovery", "images"):
-        assert figures_of(measure(experiment, 4, "smoke")["rows"]) != figures_of(rows)
     assert experiment.label and experiment.steps >= 0
 
 
-def test_claims_find_the_rows_that_they_need() -> None:
-    def found(experiment: Experiment, stage: str, key: Any = "digit_fid", **where: Any) -> bool:
-        rows = [{**row, "key": config_hash(experiment), "seed": 1} for row in experiment.run(1)]
-        return set(Arm(experiment, stage, where).values(rows, key)) == {1}
+REPEATED = (
+    "dense",
+    "sparse from the start",
+    "imitation beside",
+    "rounds",
+    "gradients",
+    "activations",
+    "images",
+)
+REPEATED += ("discriminator balanced", "discriminator none", "tickets", "masks")
 
-    assert found(SMALL, "trained") and found(SMALL, "on the way", split="validation", step=2)
-    assert not found(SMALL, "on the way") and not found(SMALL, "on the way", split="validation", step=4)
-    assert found(small(0.5), "recovered", network="generator") and found(small(0.5), "pruned")
-    assert found(small(0.5), "recovered", lambda row: min(row["gradients_at_end"].values()))
-    assert found(small(), "recovered", "processor_seconds")
-    assert found(KINDS["tickets"], "trained", round=2, arm="shuffled")
-    assert not found(KINDS["tickets"], "trained", round=1, arm="shuffled")
-    assert found(KINDS["latency"], "measured", "latency_seconds", arm="zeros")
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_a_seed_determines_the_figures(kind, tmp_path, monkeypatch) -> None:
+    experiment, rows = KINDS[kind], measured(kind)[0]["rows"]
+    if not isinstance(experiment, Recovery):  # their pair is the same by the first of these tests
+        monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
+    assert figures_of(measure(experiment, 3, "smoke")["rows"]) == figures_of(rows)
+    if kind in ("dense", "gradients", "images"):
+        assert figures_of(measure(experiment, 4, "smoke")["rows"]) != figures_of(rows)
+
+
+def test_claims_find_the_rows_that_they_need() -> None:
+    def found(kind: str, stage: str, key: Any = "digit_fid", **where: Any) -> bool:
+        record = measured(kind)[0]
+        rows = [{**row, "key": record["key"], "seed": record["seed"]} for row in record["rows"]]
+        return set(Arm(KINDS[kind], stage, where).values(rows, key)) == {3}
+
+    assert found("dense", "trained") and found("dense", "on the way", split="validation", step=2)
+    assert not found("dense", "on the way") and not found("dense", "on the way", split="validation", step=4)
+    assert found("recovery", "recovered", network="generator") and found("recovery", "pruned")
+    assert found("recovery", "recovered", lambda row: min(row["gradients_at_end"].values()))
+    assert found("control", "recovered", "processor_seconds")
+    assert found("tickets", "trained", round=2, arm="shuffled")
+    assert not found("tickets", "trained", round=1, arm="shuffled")
+    assert found("latency", "measured", "latency_seconds", arm="zeros")
 
 
 # ---------------------------------------------------------------- from scratch
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch) -> None:
+    whole = figures_of(measured("dense")[0]["rows"])
     monkeypatch.setattr(training, "SAVE_EVERY", 1)
-    whole = figures_of(list(SMALL.run(0)))
     monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
-    count, look = iter(range(99)), training._Marks.__call__
+    left, look = [1, 3], training._Marks.__call__
 
     def stop(self, state):
-        if state.step in (1, 3) and next(count) in (0, 1):
+        if state.step in left:
+            left.remove(state.step)
             raise KeyboardInterrupt
         look(self, state)
 
     monkeypatch.setattr(training._Marks, "__call__", stop)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            list(SMALL.run(0))
-    assert figures_of(list(SMALL.run(0))) == whole
-    state = SMALL.trained(0, training.course_data())
-    assert [row["step"] for row in state.rows["marks"]] == [0, 1, 2, 3][-len(state.rows["marks"]) :]
+            list(SMALL.run(3))
+    assert figures_of(measure(SMALL, 3)["rows"]) == whole
+    assert [row["step"] for row in SMALL.trained(3, training.course_data()).rows["marks"]] == [1, 2, 3]
 
 
-def test_seconds_of_all_pieces_are_added_up(data, monkeypatch) -> None:
+def test_seconds_of_all_pieces_are_added_up(data, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(training, "SAVE_EVERY", 1)
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
     first = SMALL.trained(0, data, until=2).rows[Seconds.name][0]
     both = SMALL.trained(0, data).rows[Seconds.name][0]
     assert both["wall_seconds"] > first["wall_seconds"] > 0
@@ -176,12 +201,10 @@ def test_seconds_of_all_pieces_are_added_up(data, monkeypatch) -> None:
 
 
 def test_a_ticket_run_that_was_stopped_goes_on_to_the_same_rows(tmp_path, monkeypatch) -> None:
-    experiment = KINDS["tickets"]
-    whole = figures_of(list(experiment.run(0)))
     monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
-    for stop_after in (1, 7):
-        assert len([row for row, _ in zip(experiment.run(0), range(stop_after), strict=False)]) == stop_after
-    assert figures_of(list(experiment.run(0))) == whole
+    experiment = KINDS["tickets"]
+    assert len([row for row, _ in zip(experiment.run(3), range(7), strict=False)]) == 7
+    assert figures_of(measure(experiment, 3)["rows"]) == figures_of(measured("tickets")[0]["rows"])
 
 
 def test_a_mask_before_training_is_kept_and_a_shuffled_one_keeps_its_counts() -> None:
@@ -194,21 +217,18 @@ def test_a_mask_before_training_is_kept_and_a_shuffled_one_keeps_its_counts() ->
     for gan in (one, other):  # the weights that are kept are those of the dense network of this seed
         for key, weight in prunable_weights(gan.generator).items():
             assert torch.equal(weight, prunable_weights(dense.generator)[key] * gan.masks["generator"][key])
-    rows = list(shuffled.run(5))
-    assert all(
-        row["kept"] == counts[1] and row["achieved_sparsity"] == pytest.approx(0.8, 0.01) for row in rows
-    )
+    rows = measured("sparse from the start")[0]["rows"]
+    assert all(row["achieved_sparsity"] == pytest.approx(0.8, abs=0.01) for row in rows)
 
 
 # ---------------------------------------------------------------- recovery
 
 
 @pytest.mark.parametrize("kind", [kind for kind, arm in KINDS.items() if isinstance(arm, Recovery)])
-def test_masks_hold_and_reach_the_sparsity(kind, measured_gans) -> None:
-    experiment = KINDS[kind]
-    rows = list(experiment.run(0))
-    total = sum(weight.numel() for weight in prunable_weights(measured_gans[-1].generator).values())
-    for gan, row in zip(measured_gans, rows[::2], strict=True):
+def test_masks_hold_and_reach_the_sparsity(kind) -> None:
+    experiment, (record, gans) = KINDS[kind], measured(kind)
+    total = sum(weight.numel() for weight in prunable_weights(gans[-1].generator).values())
+    for gan, row in zip(gans, record["rows"][::2], strict=True):
         mask = gan.masks.get("generator")
         assert (mask is None) == (experiment.sparsity == 0)
         if mask is None:
@@ -232,17 +252,15 @@ def test_schedules_end_at_the_sparsity_by_the_middle(schedule, steps, sparsity) 
     assert plan(steps) == pytest.approx(sparsity, abs=1e-9)
 
 
-def test_without_an_adversary_the_discriminator_is_left_as_it_was(data, measured_gans) -> None:
-    experiment = small(0.7, discriminator="none")
-    before = SMALL.pair(0, data).discriminator.state_dict()
-    list(experiment.run(0))
-    pruned, _, recovered, _ = measured_gans
+def test_without_an_adversary_the_discriminator_is_left_as_it_was(data) -> None:
+    dense = SMALL.pair(3, data)
+    before = dense.discriminator.state_dict()
+    pruned, _, recovered, _ = measured("discriminator none")[1]
     for gan in (pruned, recovered):
         assert all(torch.equal(value, before[key]) for key, value in gan.discriminator.state_dict().items())
-    distances = [mse(gan, SMALL.pair(0, data)) for gan in (pruned, recovered)]
-    assert distances[1] < distances[0]
-    with_adversary = list(small(0.7).run(0)) and measured_gans[-1]
-    assert any(not torch.equal(v, before[k]) for k, v in with_adversary.discriminator.state_dict().items())
+    assert mse(recovered, dense) < mse(pruned, dense)
+    against = measured("recovery")[1][-1].discriminator.state_dict()
+    assert any(not torch.equal(value, before[key]) for key, value in against.items())
 
 
 def mse(gan: gp.GAN, teacher: gp.GAN) -> float:
@@ -252,26 +270,25 @@ def mse(gan: gp.GAN, teacher: gp.GAN) -> float:
         return float((gan.generator.train()(z) - teacher.generator_ema.eval()(z)).square().mean())
 
 
-def test_what_is_said_of_the_discriminator_is_done(data, measured_gans, monkeypatch) -> None:
-    begun: list[tuple[dict, float]] = []
-    train = recovery.train
+def test_what_is_said_of_the_discriminator_is_done(data, monkeypatch) -> None:
+    begun: list[tuple[dict, dict]] = []
 
     def look(state, *arguments):
         rates = {
             name: optimizer.param_groups[0]["initial_lr"] for name, optimizer in state.optimizers.items()
         }
         begun.append((copy.deepcopy(state.gan.discriminator.state_dict()), rates))
-        return train(state, *arguments)
+        return state
 
     monkeypatch.setattr(recovery, "train", look)
     for how in ("trained", "slower", "fresh", "pruned"):
-        list(small(0.7, discriminator=how).run(0))
+        list(small(0.7, discriminator=how, samples=6).run(3))
     (own, rate), (_, slower), (fresh, _), (pruned, _) = begun
     assert rate["discriminator"] == rate["generator"] == slower["generator"] == 4 * slower["discriminator"]
-    dense, initial = SMALL.pair(0, data), SMALL.initial(0)
+    dense, initial = SMALL.pair(3, data), SMALL.initial(3)
     assert all(torch.equal(own[key], value) for key, value in dense.discriminator.state_dict().items())
     assert all(torch.equal(fresh[key], value) for key, value in initial.discriminator.state_dict().items())
-    mask = measured_gans[-1].masks["discriminator"]
+    mask = measured("discriminator pruned")[1][-1].masks["discriminator"]
     assert mask.sparsity == pytest.approx(0.7, abs=0.01)
     assert all(not pruned[key][~mask[key]].any() for key in mask)
 
@@ -279,10 +296,10 @@ def test_what_is_said_of_the_discriminator_is_done(data, measured_gans, monkeypa
 def test_the_control_starts_where_the_pruned_one_does_and_sees_the_same_batches(monkeypatch) -> None:
     begun = []
     monkeypatch.setattr(recovery, "train", lambda state, *_: begun.append(state) or state)
-    for arm in (small(), small(0.7)):
-        list(arm.run(2))
+    for arm in (small(samples=6), small(0.7, samples=6)):
+        list(arm.run(3))
     control, sparse = begun
-    assert control.config == sparse.config and control.config.seed == 1_000_002
+    assert control.config == sparse.config and control.config.seed == 1_000_003
     mask = sparse.gan.masks["generator"]
     for key, weight in prunable_weights(sparse.gan.generator).items():
         assert torch.equal(weight, prunable_weights(control.gan.generator)[key] * mask[key])
@@ -446,6 +463,4 @@ class Simulated:
         names = ("digit_fid", "recall", "precision", "density", "latency_seconds", "processor_seconds")
         row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
         row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}
-        return (
-            row | dict.fromkeys(names, value) | {"gradients_at_end": {"a": value}} | dict(self.arm.where)
-        )
+        return row | dict.fromkeys(names, value) | {"gradients_at_end": {"a": value}} | dict(self.arm.where)

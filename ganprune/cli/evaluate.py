@@ -10,7 +10,6 @@ from ganprune.cli.networks import load_data, load_gan, loss_of
 from ganprune.cli.output import measure, prepare_extractor
 from ganprune.metrics.report import NETWORKS
 
-SUMMARY = "measure a generator's quality and size"
 EXAMPLES = """examples:
   ganprune evaluate
   ganprune evaluate --checkpoint small.safetensors --split test --json > report.json"""

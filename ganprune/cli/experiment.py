@@ -6,17 +6,16 @@ import argparse
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ganprune.cli.options import COUNT, UsageError
-from ganprune.cli.output import say
+from ganprune.cli.output import Shown, say
 from ganprune.experiments.claims import ledger
 from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
 from ganprune.experiments.studies import PROFILES, STUDIES, Study, arms_of, study
 from ganprune.records.statistics import interval
 from ganprune.records.store import SHIPPED, read, rows_of
 
-SUMMARY = "list, plan and run the studies of the course; show what the records say about its claims"
 EXAMPLES = """examples:
   ganprune experiment list
   ganprune experiment plan magnitude
@@ -28,13 +27,6 @@ EXAMPLES = """examples:
   ganprune experiment compare magnitude --store records"""
 OWN_STORE = Path("records")
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "detectable", "n", "text")
-
-
-class Shown(NamedTuple):
-    """What a command found, and how it reads."""
-
-    value: Any
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

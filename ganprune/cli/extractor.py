@@ -10,7 +10,6 @@ from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data
 from ganprune.cli.output import say
 
-SUMMARY = "train the feature extractor of a data set ahead of its first evaluation"
 EXAMPLES = """examples:
   ganprune extractor --data fashion-mnist
   ganprune extractor --data cifar10 --data-root downloads"""

@@ -40,7 +40,6 @@ REQUEST = "request.json"
 """The file in the folder of a run that holds its options."""
 GROWS = ("rounds", "arm")
 """Options that a resumed run may change."""
-SUMMARY = "find lottery tickets by iterative pruning with rewinding, with controls"
 EXAMPLES = """examples:
   ganprune lottery --rounds 5 --steps 12000 --out tickets
   ganprune lottery --rounds 5 --steps 12000 --out tickets --resume     after a stop: goes on where it was

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import ganprune as gp
 
@@ -33,6 +33,13 @@ TABLE = (
 """What is shown without ``--json``, in this order."""
 COLUMNS = ("round", "arm", "ticket_sparsity", "fid", "kid", "recall", "generator_loss", "discriminator_loss")
 """What is shown of each row of a command that gives several."""
+
+
+class Shown(NamedTuple):
+    """What a command found that is no row of a training, and how it reads."""
+
+    value: Any
+    text: str
 
 
 def prepare_extractor(options: argparse.Namespace, data: gp.data.ImageData) -> None:

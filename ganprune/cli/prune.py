@@ -20,7 +20,6 @@ from ganprune.scores.registry import SCORES
 
 MOVEMENT = "movement"
 """The score that is gathered while the network trains, so that it is none of ``SCORES``."""
-SUMMARY = "prune a generator, fine-tune it against its discriminator, and save it"
 EXAMPLES = """examples:
   ganprune prune --sparsity 0.8 --steps 1000 --out small.safetensors
   ganprune prune --checkpoint gan.safetensors --sparsity 0.9 --allocation erk --out small.safetensors

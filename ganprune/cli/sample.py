@@ -17,7 +17,6 @@ from ganprune.cli.output import say
 from ganprune.cli.runs import check_writable
 from ganprune.core.files import replacing
 
-SUMMARY = "write a picture of samples"
 EXAMPLES = """examples:
   ganprune sample --out samples.png
   ganprune sample --checkpoint small.safetensors --n 100 --seed 7 --out samples.png

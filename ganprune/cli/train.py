@@ -10,7 +10,6 @@ from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data, new_gan
 from ganprune.cli.runs import complete, own_output
 
-SUMMARY = "train a GAN and save it"
 EXAMPLES = """examples:
   ganprune train --steps 12000 --out gan.safetensors
   ganprune train --steps 12000 --out gan.safetensors --resume     after a stop: goes on, to the same weights

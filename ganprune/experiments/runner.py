@@ -8,12 +8,13 @@ pair come after the pairs, which are trained once and kept.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -193,40 +194,53 @@ def _attempt(unit: Unit, store: str | Path, profile: str) -> bool | str:
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     os.environ["GANPRUNE_PROGRESS"] = "0"
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _worker(threads: int) -> ProcessPoolExecutor:
+    """A process of its own, which ends when this one does, however that ends."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_worker, (threads,))
 
 
 def _with_processes(
     wave: Sequence[Unit], store: str | Path, profile: str, jobs: int
 ) -> Iterator[tuple[Unit, bool | str]]:
-    """Several processes; if one dies, the units that were lost with the pool are begun again."""
-    tries = dict.fromkeys(wave, 0)
+    """Several processes; the unit of one that dies is begun again in another, and no other unit is touched."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    while tries:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (threads,)) as pool:
-            running = {pool.submit(_attempt, unit, store, profile): unit for unit in tries}
-            try:
-                while running:
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        unit = running[future]
-                        outcome = future.result()
-                        del running[future], tries[unit]
-                        yield unit, outcome
-            except BrokenProcessPool:
-                for unit in list(tries):
+    waiting, idle = [(unit, 1) for unit in wave], [_worker(threads) for _ in range(min(jobs, len(wave)))]
+    running: dict[Future[bool | str], tuple[Unit, int, ProcessPoolExecutor]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                (unit, number), worker = waiting.pop(0), idle.pop()
+                try:
+                    running[worker.submit(_attempt, unit, store, profile)] = unit, number, worker
+                except BrokenProcessPool:  # it was killed while it had nothing to do
+                    waiting.insert(0, (unit, number))
+                    idle.append(_worker(threads))
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                unit, number, worker = running.pop(future)
+                outcome: bool | str | None = None
+                with contextlib.suppress(BrokenProcessPool):
+                    outcome = future.result()
+                if outcome is None:
+                    worker = _worker(threads)
                     if (unit.key, unit.seed) in recorded(file_of(unit.experiment, store)):
-                        del tries[unit]
-                        yield unit, True
-                for unit in list(tries):
-                    tries[unit] += 1
-                    if tries[unit] >= TRIES * jobs:
-                        del tries[unit]
-                        yield unit, "its worker was killed again and again"
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in getattr(pool, "_processes", {}).values():
-                    process.terminate()
-                raise
+                        outcome = True
+                    elif number == TRIES:
+                        outcome = f"its worker was killed {TRIES} times"
+                    else:
+                        waiting.insert(0, (unit, number + 1))
+                idle.append(worker)
+                if outcome is not None:
+                    yield unit, outcome
+    finally:
+        for worker in [*idle, *(worker for _, _, worker in running.values())]:
+            for process in list((getattr(worker, "_processes", None) or {}).values()):
+                process.terminate()
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
 def _with_ray(
@@ -234,15 +248,31 @@ def _with_ray(
 ) -> Iterator[tuple[Unit, bool | str]]:
     """Tasks of a Ray cluster; their rows come back here, so that workers need not see the store."""
     ray = _import_ray()
-    if not ray.is_initialized():
+    begun = not ray.is_initialized()
+    if begun:
         ray.init(address=address, num_cpus=None if address else jobs, log_to_driver=False)
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_measure_remotely)
+    try:
+        yield from _with_tasks(ray, wave, store, profile, jobs, gpus)
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def _with_tasks(
+    ray: Any, wave: Sequence[Unit], store: str | Path, profile: str, jobs: int, gpus: float
+) -> Iterator[tuple[Unit, bool | str]]:
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES - 1)(_measure_remotely)
     waiting, running = list(wave), dict[Any, Unit]()
     while waiting or running:
         while waiting and len(running) < jobs:
             unit = waiting.pop(0)
+            if (unit.key, unit.seed) in recorded(file_of(unit.experiment, store)):
+                yield unit, False
+                continue
             running[task.remote(unit, profile)] = unit
-        (ended,), _ = ray.wait(list(running), num_returns=1)
+        if not running:
+            break
+        (ended, *_), _ = ray.wait(list(running), num_returns=1)
         unit = running.pop(ended)
         try:
             outcome: bool | str = append_once(file_of(unit.experiment, store), ray.get(ended))
@@ -252,11 +282,13 @@ def _with_ray(
 
 
 def _measure_remotely(unit: Unit, profile: str) -> dict[str, Any]:
-    _start_worker(1)
+    torch.set_num_threads(1)
+    os.environ["GANPRUNE_PROGRESS"] = "0"
     return measure(unit.experiment, unit.seed, profile)
 
 
 def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it would report to its makers
     try:
         import ray
     except ImportError as error:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from ganprune.experiments.base import Experiment
 from ganprune.records.statistics import SEEDS_NEEDED, Contrast, contrast, detectable_ratio, holm
@@ -241,7 +241,9 @@ def _judge_event(claim: Claim, rows: Rows) -> Verdict:
     if not n:
         return _verdict(claim, 0, "not decided", scale="share of seeds")
     word = "supported" if count == (n if claim.rule == "always" else 0) else "not supported"
-    interval = stats.binomtest(count, n).proportion_ci(0.95)
+    # Clopper and Pearson's interval
+    low = special.betaincinv(count, n - count + 1, 0.025) if count else 0.0
+    high = special.betaincinv(count + 1, n - count, 0.975) if count < n else 1.0
     # the share of seeds that would have shown up at least once in four of five tries
     seen = 1 - 0.2 ** (1 / n)
     return _verdict(
@@ -249,8 +251,8 @@ def _judge_event(claim: Claim, rows: Rows) -> Verdict:
         n,
         word if n >= SEEDS_NEEDED else "not decided",
         count / n,
-        float(interval.low),
-        float(interval.high),
+        float(low),
+        float(high),
         seen,
         "share of seeds",
     )

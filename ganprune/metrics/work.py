@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.utils.flop_counter import FlopCounterMode
 
 from ganprune.core.checks import check_integer
 from ganprune.core.modes import eval_mode, frozen, setting
@@ -86,6 +85,8 @@ def effective_macs(network: nn.Module, inputs: Inputs = None, samples: int | Non
 @torch.no_grad()
 def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None = None) -> Work:
     """Counts one forward pass in evaluation mode; arguments and errors are those of :func:`macs`."""
+    from torch.utils.flop_counter import FlopCounterMode  # a slow import that few need
+
     arguments = call_arguments(network, 1, inputs)
     samples = count_samples(arguments, samples)
     work = Work()
