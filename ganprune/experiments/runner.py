@@ -250,7 +250,8 @@ def _with_ray(
     ray = _import_ray()
     begun = not ray.is_initialized()
     if begun:
-        ray.init(address=address, num_cpus=None if address else jobs, log_to_driver=False)
+        local = {} if address else {"num_cpus": jobs, "include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, **local)
     try:
         yield from _with_tasks(ray, wave, store, profile, jobs, gpus)
     finally:

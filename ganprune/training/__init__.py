@@ -14,17 +14,21 @@ from ganprune.training.config import TrainConfig
 from ganprune.training.loop import BatchSource, DivergenceError, train, train_epoch
 from ganprune.training.recalibration import recalibrate_batchnorm
 from ganprune.training.state import TrainState
+from ganprune.training.trackers import TRACKERS, Track, TrackerError
 
 __all__ = [
     "CHECKPOINT",
     "EVALUATE",
     "LOG",
     "PRUNE",
+    "TRACKERS",
     "BatchSource",
     "Callback",
     "Checkpoint",
     "DivergenceError",
     "Evaluate",
+    "Track",
+    "TrackerError",
     "TrainConfig",
     "TrainState",
     "every",
