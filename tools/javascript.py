@@ -73,9 +73,14 @@ def fetch(package: dict, folder: Path) -> Path:
 
 
 def unpack(package: dict, tarball: Path, target: Path) -> None:
-    """Copy the files that the site serves out of a checked tarball."""
+    """Copy the files that are wanted out of a checked tarball; a name with a slash at its end is a whole folder."""
     with tarfile.open(tarball) as archive:
-        for member, name in package["files"].items():
+        wanted = dict(package["files"])
+        for folder in [name for name in wanted if name.endswith("/")]:
+            place = wanted.pop(folder)
+            found = [name for name in archive.getnames() if name.startswith(folder)]
+            wanted |= {name: place + name.removeprefix(folder) for name in found}
+        for member, name in wanted.items():
             source = archive.extractfile(member)
             if source is None:
                 raise FetchError(f"{tarball.name} has no file {member}")

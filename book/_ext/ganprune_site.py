@@ -20,6 +20,9 @@ from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from light_pages import lighten_site  # noqa: E402
 
 from book import digest  # noqa: E402
 
@@ -28,6 +31,10 @@ BENCHMARKS = ROOT / "benchmarks" / "latest.json"
 INITIAL_MASKS = ROOT / "ganprune" / "assets" / "records" / "initial_masks.jsonl"
 TIMINGS = ROOT / "book" / "timings.jsonl"
 KEEP_CACHES = 4
+MATHJAX = (  # the parts that the course's formulas need; a macro of another part stops the tests
+    *("core", "input/tex-base", "[tex]/ams", "[tex]/boldsymbol", "[tex]/newcommand"),
+    *("output/chtml", "a11y/assistive-mml"),
+)
 
 
 # ---------------------------------------------------------------- configuration
@@ -49,7 +56,11 @@ def set_cache(app: Sphinx, config: Any) -> None:
 def set_javascript(app: Sphinx, config: Any) -> None:
     """Serve MathJax and mermaid from the site itself."""
     config.html_static_path = [*config.html_static_path, str(ROOT / "_build" / "javascript")]
-    config.mathjax_path = "mathjax/tex-svg.js"
+    config.mathjax_path = "mathjax/startup.js"
+    config.mathjax3_config = {
+        "loader": {"load": [*MATHJAX]},
+        "tex": {"packages": ["base", *(name.removeprefix("[tex]/") for name in MATHJAX if name.startswith("[tex]/"))]},
+    }
     config.mermaid_use_local = "mermaid-module.js"
 
 
@@ -394,4 +405,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", fill_chapter_times)
     app.connect("missing-reference", resolve_public_name)
     app.connect("build-finished", write_timings)
+    app.connect("build-finished", lighten_site)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
