@@ -19,7 +19,7 @@ from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import check_output, draw_latents
 
-DEFAULT_LOSS = "hinge"
+DEFAULT_LOSS = "non-saturating"
 """The loss that training, evaluation and loss closures take when none is named."""
 
 LossFn = Callable[[nn.Module], Iterator[Tensor]]

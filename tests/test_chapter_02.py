@@ -140,6 +140,8 @@ def test_the_loop_by_hand_is_gp_train(train_split: Any, seed: int) -> None:
         batch_size=32,
         loss="non-saturating",
         learning_rate=2e-4,
+        betas=(0.5, 0.999),
+        penalty=None,
         decay_from=1.0,
         precision="float32",
         channels_last=False,
@@ -172,7 +174,14 @@ def test_the_alarms_ring_where_the_text_says(train_split: Any) -> None:
     histories = {}
     for name, norm, rate, rate_d in (("strong", "none", 1e-4, 2e-3), ("weak", "spectral", 1e-3, 4e-6)):
         config = gp.TrainConfig(
-            steps=120, learning_rate=rate, discriminator_learning_rate=rate_d, decay_from=1.0, log_every=10
+            steps=120,
+            loss="hinge",
+            penalty=None,
+            betas=(0.5, 0.999),
+            learning_rate=rate,
+            discriminator_learning_rate=rate_d,
+            decay_from=1.0,
+            log_every=10,
         )
         gan = gp.dcgan(width=8, norm=norm, device="cpu")
         histories[name] = gp.train(gp.TrainState(gan, config), train_split).history

@@ -380,7 +380,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(capsys, tmp_path, end):
     )  # another output, so it does not see the other's file
     assert "add --resume to go on, or delete that file" in fails(capsys, 2, *arguments, cut)
     other = [*arguments, cut, "--resume", "--loss", "minimax"]
-    assert "begun with other options (loss was 'hinge', is 'minimax')" in fails(capsys, 2, *other)
+    assert "begun with other options (loss was 'non-saturating', is 'minimax')" in fails(capsys, 2, *other)
     _, err = run_json(capsys, *arguments, cut, "--resume")
     assert f"resuming {unfinished(cut)} after step" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.0", "run.1"]

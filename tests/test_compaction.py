@@ -239,7 +239,7 @@ def test_what_lies_between_layers():
 
 
 def test_spectral_norm_is_folded_and_a_smaller_gan_is_saved(tmp_path):
-    gan = gp.dcgan(width=4, latent_dim=6, device="cpu")
+    gan = gp.dcgan(width=4, latent_dim=6, norm="spectral", device="cpu")
     assert gan.discriminator.spec.norm == "spectral"
     mask, x = gp.prune(gan.discriminator, 0.97, allocation="uniform"), samples(4, 1, 28, 28)
     result = compact(gan.discriminator, mask=mask)

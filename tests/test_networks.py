@@ -62,7 +62,7 @@ def test_seed_determines_weights_and_leaves_the_global_stream_alone():
 
 
 def test_spectral_norm_bounds_every_layer():
-    gan = gp.dcgan(width=8, device="cpu")
+    gan = gp.dcgan(width=8, norm="spectral", device="cpu")
     for _ in range(30):  # power iterations
         gan.discriminator(torch.randn(4, 1, 28, 28))
     gan.discriminator.eval()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from ganprune.records import config_hash, provenance, store
 
 @dataclasses.dataclass(frozen=True)
 class Coin:
-    name: str = "coin"
+    name: ClassVar[str] = "coin"
     sides: int = 2
     fail_at: int = -1
 
@@ -31,7 +33,7 @@ class Coin:
         for side in range(self.sides):
             if seed == self.fail_at and side == 1:
                 raise KeyboardInterrupt
-            yield {"side": side, "value": seed * 10 + side}
+            yield {"stage": "thrown", "side": side, "value": seed * 10 + side}
 
 
 def test_a_run_records_and_goes_on(tmp_path):
@@ -92,7 +94,8 @@ def test_a_seed_that_is_named_twice_runs_once(tmp_path):
 def test_rows_say_which_commit_ran_and_when_they_were_measured(tmp_path, monkeypatch):
     """The commit is that of the start, though another one is checked out while the experiment runs."""
     calls = itertools.count()
-    monkeypatch.setattr(store, "provenance", lambda: {"commit": next(calls), "time": "at the start"})
+    origin = provenance()
+    monkeypatch.setattr(store, "provenance", lambda: {**origin, "commit": next(calls)})
 
     class Slow(Coin):
         def run(self, seed):
@@ -101,7 +104,7 @@ def test_rows_say_which_commit_ran_and_when_they_were_measured(tmp_path, monkeyp
                 time.sleep(1.1)
 
     rows = gp.records.run(Slow(sides=1), [0, 1], tmp_path / "s")
-    assert {row["commit"] for row in rows} == {0}
+    assert [row["commit"] for row in rows] == [0, 1]
     times = [datetime.fromisoformat(row["time"]) for row in rows]
     assert times == sorted(set(times)) and len(times) == 2
 
@@ -110,24 +113,62 @@ def test_rows_say_which_commit_ran_and_when_they_were_measured(tmp_path, monkeyp
 def test_rows_cannot_overwrite_what_the_run_adds(tmp_path, name):
     class Clash(Coin):
         def run(self, seed):
-            yield {name: 7}
+            yield {"stage": "thrown", name: 7}
 
-    with pytest.raises(ValueError, match=rf"rows must not hold what run\(\) adds: {name}"):
+    with pytest.raises(ValueError, match=rf"rows must not hold what the record does: {name}"):
         gp.records.run(Clash(), [0], tmp_path / "s")
     assert gp.records.read(tmp_path / "s") == []
 
 
 @pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), (np.float32(1), TypeError)])
-def test_what_json_cannot_hold_is_refused_at_its_row(tmp_path, value, error):
-    """Not after the last row of a seed, which may be hours later."""
-
+def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path, value, error):
     class Bad(Coin):
         def run(self, seed):
-            yield {"value": value}
-            raise AssertionError("the experiment went on")
+            yield {"stage": "thrown", "value": value}
 
     with pytest.raises(error, match="not JSON compliant|not JSON serializable"):
         gp.records.run(Bad(), [0], tmp_path / "s")
+    assert gp.records.read(tmp_path / "s") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "0"}, "record must hold 'seed' as"),
+        ({"config": {"sides": 3}}, "record must have the key of its configuration"),
+        ({"rows": [{"side": 1}]}, "each row must name its stage"),
+        ({"rows": [{"stage": "thrown", "value": math.inf}]}, "not JSON compliant"),
+        ({"processor": None}, "record must hold 'processor'"),
+    ],
+)
+def test_an_incomplete_record_is_refused(change, message):
+    record = gp.records.measure(Coin(), 0)
+    gp.records.check_record(record)
+    with pytest.raises(ValueError, match=message):
+        gp.records.check_record(record | change)
+
+
+def test_the_configuration_can_be_read_and_is_in_every_row(tmp_path):
+    rows = gp.records.run(Coin(sides=3), [4], tmp_path / "s", profile="smoke")
+    assert [row["config"] for row in rows] == [{"sides": 3, "fail_at": -1}] * 3
+    assert {(row["experiment"], row["seed"], row["profile"]) for row in rows} == {("coin", 4, "smoke")}
+
+
+def test_of_two_that_measured_the_same_seed_the_second_adds_nothing(tmp_path):
+    record = gp.records.measure(Coin(), 0)
+    assert gp.records.append_once(tmp_path / "s", record)
+    assert not gp.records.append_once(tmp_path / "s", record)
+    assert len(gp.records.read(tmp_path / "s")) == 2
+
+
+@pytest.mark.parametrize("path", sorted(store.SHIPPED.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_shipped_records_fit_the_schema(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    units = [(line["key"], line["seed"]) for line in lines if "key" in line]
+    assert len(units) == len(set(units)) and lines
+    for line in lines:
+        if "key" in line:
+            gp.records.check_record(line)
 
 
 def test_another_configuration_is_another_experiment(tmp_path):
@@ -173,9 +214,7 @@ def test_a_shipped_record_has_a_name_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = gp.records.read("magnitude")
     assert {row["experiment"] for row in rows} == {"magnitude"} and len(rows) > 50
-    with pytest.raises(
-        ValueError, match=r"record must be one of initial_masks, magnitude, or .* got 'magnitud'"
-    ):
+    with pytest.raises(ValueError, match=r"record must be one of .*magnitude.*, or .* got 'magnitud'"):
         gp.records.read("magnitud")
     gp.records.append("magnitude.jsonl", {"mine": 1})
     assert gp.records.read("magnitude.jsonl") == [{"mine": 1}]

@@ -31,9 +31,7 @@ def test_the_loop_equals_one_written_out_by_hand(data, norm):
     """Separate passes, plain Adam, no tricks: the textbook loop gives the same weights."""
     gan = tiny(norm)
     twin = copy.deepcopy(gan)
-    settings = config(
-        loss="non-saturating", learning_rate=1e-3, channels_last=False, ema_decay=0.9, decay_from=0.5
-    )
+    settings = config(betas=(0.5, 0.999), penalty=None, channels_last=False, ema_decay=0.9, decay_from=0.5)
     gp.train(gp.TrainState(gan, settings), data.train)
 
     bce = torch.nn.functional.binary_cross_entropy_with_logits
@@ -78,10 +76,8 @@ def test_every_loss_and_penalty_trains(data, loss, penalty):
 
 def test_a_lazy_penalty_weighs_more_and_comes_less_often(data):
     lazy, by_hand = tiny("none"), tiny("none")
-    gp.train(
-        gp.TrainState(lazy, config(steps=2, penalty="r1", penalty_weight=0.5, penalty_every=2)), data.train
-    )
-    state = gp.TrainState(by_hand, config(steps=2, penalty="r1", penalty_weight=1.0))
+    gp.train(gp.TrainState(lazy, config(steps=2, penalty_weight=0.5, penalty_every=2)), data.train)
+    state = gp.TrainState(by_hand, config(steps=2, penalty_weight=1.0, penalty_every=1))
     gp.train(state, data.train, until=1)
     state.config = config(steps=2, penalty=None)
     gp.train(state, data.train)

@@ -265,7 +265,8 @@ class InitialMasksTable(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Read the record and lay it out."""
         self.env.note_dependency(str(INITIAL_MASKS))
-        records = [json.loads(line) for line in INITIAL_MASKS.read_text(encoding="utf-8").splitlines()]
+        seeds = [json.loads(line) for line in INITIAL_MASKS.read_text(encoding="utf-8").splitlines()]
+        records = [seed | row for seed in seeds for row in seed["rows"]]
         layers = {row["layer"]: row for row in records}
         head = ["Score"] + [
             f"{name.split('.')[-2]} ({row['total']:,} weights, {row['outputs']} outputs)"
@@ -278,10 +279,10 @@ class InitialMasksTable(SphinxDirective):
                 kept = [row["kept"] for row in records if (row["score"], row["layer"]) == (score, layer)]
                 cells.append(f"{sum(kept) / len(kept):,.0f} ({min(kept):,} to {max(kept):,})")
             rows.append(cells)
-        seeds = len({row["seed"] for row in records})
+        count = len({row["seed"] for row in records})
         kept_in_all = sum(row["kept"] for row in records) / len(records) * len(layers)
         share = kept_in_all / sum(row["total"] for row in layers.values())
-        note = f"Kept in all: {share:.1%} of the weights. {seeds} seeds; recorded at commit {records[-1]['commit']}."
+        note = f"Kept in all: {share:.1%} of the weights. {count} seeds; recorded at commit {records[-1]['commit']}."
         return [table(head, rows, tuple(range(1, len(head)))), nodes.paragraph("", note)]
 
 

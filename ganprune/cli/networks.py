@@ -13,6 +13,7 @@ import ganprune as gp
 from ganprune.cli.options import ROLES, UsageError
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
+from ganprune.losses import DEFAULT_LOSS
 from ganprune.networks.checkpoints import PRETRAINED, load_network
 from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator
 from ganprune.networks.sampling import draw_latents
@@ -119,7 +120,7 @@ def _shipped_spec(
 ) -> gp.networks.GANSpec:
     """The specs of the course's pair for images of this shape."""
     width, latent_dim = getattr(options, "width", 32), getattr(options, "latent_dim", None) or 64
-    norm = getattr(options, "norm", "spectral")
+    norm = getattr(options, "norm", "none")
     if getattr(options, "model", "dcgan") == "mlp":
         hidden = (8 * width, 16 * width)
         return gp.mlp_gan(image_shape, latent_dim, hidden, norm, device="cpu").spec
@@ -168,8 +169,15 @@ def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
 
 
 def loss_of(options: argparse.Namespace, gan: gp.GAN) -> str:
-    """The loss of ``--loss``, else that of the checkpoint."""
-    return options.loss or gan.metadata.get("config", {}).get("loss", "hinge")
+    """The loss of ``--loss``, else that of the checkpoint; a checkpoint's game goes on by its own rules.
+
+    What a command has no options for (penalty, clipping, critic steps) is taken from the checkpoint as well.
+    """
+    config = gan.metadata.get("config", {})
+    for name in ("penalty", "penalty_weight", "penalty_every", "critic_steps", "clip"):
+        if name in config and not hasattr(options, name):
+            setattr(options, name, config[name])
+    return options.loss or config.get("loss", DEFAULT_LOSS)
 
 
 def loss_inputs(

@@ -166,7 +166,7 @@ def add_new_network(parser: argparse.ArgumentParser) -> None:
         help="channels next to the image, or an eighth of the first hidden layer of an MLP (default: 32)",
     )
     add("--latent-dim", type=COUNT, help="the length of the latent vector (default: 64)")
-    add("--norm", choices=NORMS, default="spectral", help="the norm in the discriminator (default: spectral)")
+    add("--norm", choices=NORMS, default="none", help="the norm in the discriminator (default: none)")
 
 
 def add_loss(parser: argparse.ArgumentParser, default: str | None, said: str) -> None:
@@ -215,13 +215,17 @@ def add_updates(parser: argparse.ArgumentParser) -> None:
 def add_critic(parser: argparse.ArgumentParser) -> None:
     """How the discriminator is trained from the start."""
     add = parser.add_argument
-    add("--penalty", choices=("gradient", "r1"), help="a penalty on the discriminator (default: none)")
-    add("--penalty-weight", type=POSITIVE, default=DEFAULT.penalty_weight, help="its weight (default: 10)")
+    add(
+        "--penalty",
+        choices=("gradient", "r1", "none"),
+        default="r1",
+        help="on the discriminator (default: r1)",
+    )
+    add("--penalty-weight", type=POSITIVE, help="its weight (default: 1 for r1, 10 for gradient)")
     add(
         "--penalty-every",
         type=COUNT,
-        default=1,
-        help="take it every so many updates, as much heavier (default: 1)",
+        help="take it every so many updates, as much heavier (default: 8 for r1, 1 for gradient)",
     )
     add(
         "--critic-steps",
@@ -309,4 +313,10 @@ def train_config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:
     """The training run that the options ask for; at least one step, also where ``--steps 0`` trains nothing."""
     names = {field.name for field in dataclasses.fields(gp.TrainConfig)} - {"steps", "loss"}
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    if given.get("penalty") == "none":
+        given["penalty"] = None
+    weight, every = (10.0, 1) if given.get("penalty") == "gradient" else (1.0, 8)
+    for name, value in (("penalty_weight", weight), ("penalty_every", every)):
+        if name in given and given[name] is None:
+            given[name] = value
     return gp.TrainConfig(steps=options.steps or 1, loss=loss, **given)

@@ -1,11 +1,11 @@
-"""Experiments that are recorded, and what makes the files that ship with the package; each module is a command.
+"""Experiments that are recorded, the claims that they test, and what makes the files that ship with the package.
 
-- ``python -m ganprune.experiments.magnitude``: quality against sparsity, before and after fine-tuning.
-- ``python -m ganprune.experiments.initial_masks``: what pruning before training keeps.
-- ``python -m ganprune.experiments.pretrained``: the dense GANs that ship with the package.
-- ``python -m ganprune.experiments.digit_classifier``: the classifier behind digit-FID.
+An experiment is a frozen dataclass: its fields determine it, and ``run(seed)`` yields the rows of one seed. The kinds
+are ``images`` (spoilt on purpose), ``training`` (from scratch), ``recovery`` (prune and train on), ``initial_masks``,
+``tickets`` and ``speed``. ``studies`` says which arms are compared, and how large they are; ``claims`` what is claimed
+about them; ``verdicts`` by which rules records decide; ``runner`` does what is missing. ``ganprune experiment`` is the
+command for all of it.
 
-An experiment is a frozen dataclass: its fields determine it, and ``run(seed)`` gives the rows of one seed as they are
-measured. :func:`ganprune.records.run` runs it for several seeds, skips those that are recorded, and adds to each row
-what it was measured with.
+Two modules are commands of their own: ``python -m ganprune.experiments.pretrained`` makes the dense GANs that ship with
+the package, ``python -m ganprune.experiments.digit_classifier`` the classifier behind digit-FID.
 """

@@ -188,7 +188,7 @@ def _before_training(arms: Arms) -> Iterator[Claim]:
     def starved(rows: Rows) -> bool:
         return any(row["starved"] for row in rows)
 
-    study = "before-training"
+    study = "initial-masks"
     text = "at 99% SNIP leaves a layer fewer weights than it has outputs"
     yield Claim("10a", text, "tanaka2020synflow", study, "always", event=(arms.masks("snip"), starved))
     text = "at 99% SynFlow with 100 rounds never does"
@@ -198,6 +198,7 @@ def _before_training(arms: Arms) -> Iterator[Claim]:
             arms.scratch(score=score, sparsity=0.9, shuffled=shuffled) for shuffled in (True, False)
         )
         compared = (Comparison(trained(one), trained(other)),)
+        study = "before-training"
         text = f"shuffling the {'SNIP' if score == 'snip' else 'SynFlow'} mask within layers leaves digit-FID as it was"
         yield Claim(
             f"11{letter}", text, "frankle2021missing", study, "matches", compared, trained(arms.scratch())

@@ -37,17 +37,7 @@ ROUNDS = 10
 """Of the schedule "rounds"."""
 OUTPUT_LAYER = "layers.deconv4"
 """The layer of the course's generator that makes the image; 0.2% of its weights."""
-COURSE_RECOVERY = TrainConfig(
-    steps=4_000,
-    loss="non-saturating",
-    learning_rate=1e-3,
-    betas=(0.0, 0.99),
-    decay_from=0.25,
-    penalty="r1",
-    penalty_weight=1.0,
-    penalty_every=8,
-    ema_decay=0.999,
-)
+COURSE_RECOVERY = TrainConfig(steps=4_000)
 """How a pruned generator is trained on; the dense control is trained just as long, with the same rates."""
 
 

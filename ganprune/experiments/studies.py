@@ -219,8 +219,11 @@ def _before_training(arms: Arms) -> list[Experiment]:
         for score in ("snip", "synflow")
         for shuffled in (False, True)
     ]
-    masks = [arms.masks(score) for score in ("random", "magnitude", "snip", "grasp", "synflow")]
-    return [*masks, arms.scratch(), *pruned]
+    return [arms.scratch(), *pruned]
+
+
+def _initial_masks(arms: Arms) -> list[Experiment]:
+    return [arms.masks(score) for score in ("random", "magnitude", "snip", "grasp", "synflow")]
 
 
 def _recipe(arms: Arms) -> list[Experiment]:
@@ -265,6 +268,7 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
         lambda arms: [arms.small(sparsity) for sparsity in (0.5, 0.8, 0.9)],
     ),
     "no-adversary": ("What is lost when no discriminator takes part?", 6, _without_adversary),
+    "initial-masks": ("What does pruning before training leave of each layer?", 7, _initial_masks),
     "before-training": ("What do masks found before training know?", 7, _before_training),
     "tickets": ("Are there winning lottery tickets?", 13, lambda arms: [arms.tickets]),
     "losses": ("Does the loss matter once each is tuned?", 3, lambda arms: list(losses_of(arms).values())),

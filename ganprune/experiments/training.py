@@ -13,7 +13,7 @@ from ganprune.data.splits import ImageData
 from ganprune.experiments.base import Experiment, course_data, figures, layers_of, stopwatch
 from ganprune.losses import generator_loss
 from ganprune.networks.build import SPECTRAL_GAIN
-from ganprune.networks.checkpoints import PRETRAINED_FOLDER, load
+from ganprune.networks.checkpoints import load, pretrained_path
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.gan import GAN, GANSpec
 from ganprune.pruning import prune
@@ -23,17 +23,7 @@ from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
 
-COURSE_TRAINING = TrainConfig(
-    steps=16_000,
-    loss="non-saturating",
-    learning_rate=1e-3,
-    betas=(0.0, 0.99),
-    decay_from=0.25,
-    penalty="r1",
-    penalty_weight=1.0,
-    penalty_every=8,
-    ema_decay=0.999,
-)
+COURSE_TRAINING = TrainConfig(steps=16_000)
 """How the course trains its dense pair; how it was found stands in "How we train"."""
 
 
@@ -114,7 +104,7 @@ class FromScratch(Experiment):
 
     def pair(self, seed: int, data: ImageData) -> GAN:
         """The trained pair alone: the one that ships with the package if it is of this configuration, else trained."""
-        path = PRETRAINED_FOLDER / f"course-{seed}.safetensors"
+        path = pretrained_path("dcgan-mnist", seed)
         if path.is_file():
             gan = load(path, data.train.device)
             if gan.metadata.get("key") == config_hash(self):

@@ -17,17 +17,18 @@ def dcgan(
     image_shape: tuple[int, int, int] = (1, 28, 28),
     width: int = 32,
     latent_dim: int = 64,
-    norm: str = "spectral",
+    norm: str = "none",
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> GAN:
-    """A DCGAN whose channel counts are multiples of ``width``; under spectral norm the logits have a gain of 20.
+    """The course's pair: a DCGAN whose channel counts are multiples of ``width``.
 
     Args:
         image_shape: (C, 28, 28) or (C, 32, 32).
         width: channels nearest to the image, at least 1; doubled at each halving of the resolution.
         latent_dim: length of the latent vector.
-        norm: of the discriminator: "spectral", "batch" or "none". The generator always uses batch norm.
+        norm: of the discriminator: "none", "batch", or "spectral", under which the logits have a gain of 20. The
+            generator always uses batch norm.
         seed: determines the initial weights.
         device: None for the best device.
     """

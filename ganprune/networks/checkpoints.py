@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganprune.core.checks import check_choice
+from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.device import as_device, standard_defaults
 from ganprune.core.random import keep_random_state
 from ganprune.core.tensors import CheckpointError, read_safetensors, write_safetensors
@@ -20,6 +20,7 @@ from ganprune.networks.gan import GAN, GANSpec
 from ganprune.networks.registry import UntrustedError, spec_from_dict, spec_to_dict
 
 PRETRAINED = ("dcgan-mnist", "mlp-mnist")
+MOMENTS = ("initial", "early", "trained")
 PRETRAINED_FOLDER = Path(__file__).parents[1] / "assets" / "pretrained"
 
 
@@ -202,15 +203,39 @@ def load(path: str | Path, device: str | torch.device | None = None) -> GAN:
     return gan_from(tensors, metadata, path).to(as_device(device))
 
 
-def load_pretrained(name: str, device: str | torch.device | None = None) -> GAN:
+def pretrained_path(
+    name: str, seed: int = 0, moment: str = "trained", folder: str | Path | None = None
+) -> Path:
+    """Where a GAN that ships with the package lies; the arguments are those of :func:`load_pretrained`."""
+    ending = f"-{seed}" if name == "dcgan-mnist" else ""
+    ending += "" if moment == "trained" else f"-{moment}"
+    return Path(folder or PRETRAINED_FOLDER) / f"{name}{ending}.safetensors"
+
+
+def load_pretrained(
+    name: str, device: str | torch.device | None = None, *, seed: int = 0, moment: str = "trained"
+) -> GAN:
     """A dense GAN that ships with the package; ``gan.metadata`` says which command trained it and how good it is.
 
     Args:
-        name: "dcgan-mnist" or "mlp-mnist".
+        name: "dcgan-mnist", the course's pair, or "mlp-mnist".
         device: None for the best device.
+        seed: of the course's pair, 0 to 4: five that were trained independently, from different weights.
+        moment: of the course's pair of seed 0, "initial" and "early" (an eighth of the steps) as well as "trained".
 
     Raises:
         ValueError: if there is no such GAN.
     """
     check_choice("name", name, PRETRAINED)
-    return load(PRETRAINED_FOLDER / f"{name}.safetensors", device)
+    check_choice("moment", moment, MOMENTS)
+    path = pretrained_path(name, check_integer("seed", seed, 0), moment)
+    if not path.is_file() or (name != "dcgan-mnist" and seed):
+        raise ValueError(f"there is no {name} of seed {seed} at the moment {moment!r}: {_shipped(name)}")
+    return load(path, device)
+
+
+def _shipped(name: str) -> str:
+    """Which files of a name there are, in words."""
+    return "there are " + ", ".join(
+        sorted(path.stem for path in PRETRAINED_FOLDER.glob(f"{name}*.safetensors"))
+    )
