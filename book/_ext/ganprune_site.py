@@ -59,7 +59,12 @@ def set_javascript(app: Sphinx, config: Any) -> None:
     config.mathjax_path = "mathjax/startup.js"
     config.mathjax3_config = {
         "loader": {"load": [*MATHJAX]},
-        "tex": {"packages": ["base", *(name.removeprefix("[tex]/") for name in MATHJAX if name.startswith("[tex]/"))]},
+        "tex": {
+            "packages": [
+                "base",
+                *(name.removeprefix("[tex]/") for name in MATHJAX if name.startswith("[tex]/")),
+            ]
+        },
     }
     config.mermaid_use_local = "mermaid-module.js"
 

@@ -6,7 +6,9 @@ theme, another extension, a notebook's own HTML. Every step is a function from t
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
@@ -92,8 +94,28 @@ def sized(tag: str, folder: Path) -> str:
     return f"<img{extra}{tag[4:]}"
 
 
-def light(page: str, folder: Path) -> str:
-    """Return a page that loads what it uses, with sized and lazy images; ``folder`` is where its file lies."""
+def with_files(page: str, folder: Path, images: Path) -> str:
+    """Return a page whose embedded PNG images have become files in ``images``, so that they can be loaded lazily."""
+
+    def filed(found: re.Match) -> str:
+        data = base64.b64decode(found[1])
+        path = images / f"{hashlib.sha256(data).hexdigest()}.png"
+        images.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return f'src="{Path(os.path.relpath(path, folder)).as_posix()}"'
+
+    return re.sub(r'src="data:image/png;base64,([A-Za-z0-9+/=\s]+)"', filed, page)
+
+
+def light(page: str, folder: Path, images: Path) -> str:
+    """Return a page that loads what it uses, with sized and lazy images.
+
+    Args:
+        page: its HTML.
+        folder: where its file lies.
+        images: where the site keeps its images.
+    """
+    page = with_files(page, folder, images)
     return IMAGE.sub(lambda found: sized(found[0], folder), without_unused(page))
 
 
@@ -101,7 +123,7 @@ def light(page: str, folder: Path) -> str:
 
 
 def is_used(selector: str, words: set[str]) -> bool:
-    """Whether every class that a selector asks for occurs among some words; what stands in ``:not()`` does not count."""
+    """Whether every class that a selector asks for occurs among some words; those in ``:not()`` do not count."""
     asked = CLASS.findall(re.sub(r":not\([^)]*\)", "", selector))
     classes = (name.replace("\\", "") for name in asked)
     return all(name in words or name.startswith(KEPT) for name in classes)
@@ -150,7 +172,7 @@ def icons_of(sheet: str) -> dict[str, list[int]]:
     """Return file name of an icon font → the characters that a style sheet draws with it."""
     written = {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{4})"', sheet)}
     characters = sorted(written | {ord(sign) for sign in sheet if "\ue000" <= sign <= "\uf8ff"})
-    return {name: characters for name in set(re.findall(r"webfonts/([\w-]+)\.woff2", sheet))}
+    return dict.fromkeys(re.findall(r"webfonts/([\w-]+)\.woff2", sheet), characters)
 
 
 def write_subset(font: Path, characters: list[int], target: Path) -> None:
@@ -189,7 +211,7 @@ def lighten_site(app: Sphinx, error: Exception | None) -> None:
         return
     site = Path(app.outdir)
     pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
-    pages = {path: light(page, path.parent) for path, page in pages.items()}
+    pages = {path: light(page, path.parent, site / "_images") for path, page in pages.items()}
     words = {word for page in pages.values() for word in WORD.findall(page)}
     for script in (site / "_static").glob("**/*.js"):
         if "mathjax" not in script.parts and "mermaid" not in script.parts:
