@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import tinycss2
+from accessible_pages import accessible
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from PIL import Image
@@ -206,12 +207,12 @@ def lighten_theme(site: Path, words: set[str]) -> str:
 
 
 def lighten_site(app: Sphinx, error: Exception | None) -> None:
-    """Make every page of a finished site light."""
+    """Make every page of a finished site light and accessible."""
     if error is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
     pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
-    pages = {path: light(page, path.parent, site / "_images") for path, page in pages.items()}
+    pages = {path: accessible(light(page, path.parent, site / "_images")) for path, page in pages.items()}
     words = {word for page in pages.values() for word in WORD.findall(page)}
     for script in (site / "_static").glob("**/*.js"):
         if "mathjax" not in script.parts and "mermaid" not in script.parts:
