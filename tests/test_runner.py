@@ -124,7 +124,9 @@ def test_the_cost_follows_the_records(store) -> None:
 
 def test_a_unit_that_fails_stops_no_other_and_is_named(store, coin) -> None:
     bad = coin(fails=(1,))
-    with pytest.raises(ExperimentError, match=r"^1 of 4 units failed; the first: coin, seed 1: ValueError: the coin"):
+    with pytest.raises(
+        ExperimentError, match=r"^1 of 4 units failed; the first: coin, seed 1: ValueError: the coin"
+    ):
         run_units(units([bad], range(4), store), store)
     assert seeds_of(store, bad) == [0, 2, 3]
     with pytest.raises(ExperimentError, match="1 of 1 units failed"):

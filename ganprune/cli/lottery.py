@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ganprune.cli.runs import (
     request_of,
     shown_request,
 )
+from ganprune.cli.tracking import add_tracker, tracking
 from ganprune.core.files import owned, replacing
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
 from ganprune.lottery.iterative import REWINDINGS, find_tickets
@@ -93,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps between two saves of a training that may be cut short (default: 500)",
     )
     shared.add_evaluation(parser)
+    add_tracker(parser)
     shared.add_own_networks(parser)
     shared.add_common(parser, "what the checkpoint was trained on, else mnist")
 
@@ -183,7 +186,7 @@ def _find_and_control(
         score=_score(options, data),
         allocation=options.allocation or SCORES[options.score].allocation,
         protect=options.protect,
-        callbacks=report,
+        callbacks=[*report, *tracking(options, config.steps, partial(_name_of, options, "ticket"))],
         folder=options.out,
         checkpoint_every=options.checkpoint_every,
     )
@@ -198,6 +201,12 @@ def _find_and_control(
             control, state = _control(options, one.number, arm, one.ticket, data, report)
             rows.append(_row(options, one.number, arm, control, state, data))
     return rows
+
+
+def _name_of(options: argparse.Namespace, arm: str, state: gp.TrainState) -> str:
+    """What a training is called in a tracker: the folder, the arm, and how sparse it is."""
+    sparsity = max((mask.sparsity for mask in state.masks.values()), default=0.0)
+    return f"{options.out.name} {arm} {sparsity:.3f}"
 
 
 def _check_folder(options: argparse.Namespace) -> None:
@@ -268,7 +277,12 @@ def _control(
     state = gp.TrainState.resume(path, control.start, options.device)
     if state.step < state.config.steps:
         say(f"round {number}, {arm}: training steps {state.step + 1} to {state.config.steps}")
-        gp.train(state, data.train, [gp.every(options.checkpoint_every, gp.Checkpoint(path)), *report])
+        callbacks: list[Callable[[gp.TrainState], Any]] = [
+            gp.every(options.checkpoint_every, gp.Checkpoint(path)),
+            *report,
+        ]
+        callbacks += tracking(options, state.config.steps, partial(_name_of, options, arm))
+        gp.train(state, data.train, callbacks)
     return control, state
 
 

@@ -12,6 +12,7 @@ from ganprune.cli.networks import load_data, load_gan, loss_inputs, loss_of
 from ganprune.cli.options import UsageError, wrong
 from ganprune.cli.output import quick_fid
 from ganprune.cli.runs import complete, own_output
+from ganprune.cli.tracking import add_tracker
 from ganprune.dynamic.gradual import GradualPruning
 from ganprune.dynamic.movement import MovementPruning
 from ganprune.dynamic.regrowth import METHODS, DynamicSparseTraining
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_updates(parser)
     shared.add_resuming(parser)
     shared.add_evaluation(parser)
+    add_tracker(parser)
     shared.add_own_networks(parser)
     shared.add_common(parser, "what the checkpoint was trained on, else mnist")
 

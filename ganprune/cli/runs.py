@@ -16,6 +16,7 @@ from typing import Any
 import ganprune as gp
 from ganprune.cli.options import train_config, wrong
 from ganprune.cli.output import measure, plain, prepare_extractor, say
+from ganprune.cli.tracking import tracking
 from ganprune.core.files import owned, unfinished
 from ganprune.core.tensors import CheckpointError, hash_weights, read_safetensors
 
@@ -29,6 +30,8 @@ NOT_IN_REQUEST = (
     "checkpoint_every",
     "samples",
     "split",
+    "tracker",
+    "track_to",
 )
 """Options that do not change the weights; a run that goes on must agree with its beginning in all the others."""
 OTHER_FORMATS = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".onnx", ".h5", ".npz", ".json", ".png")
@@ -203,6 +206,8 @@ def complete(
     Returns:
         The command's row.
     """
+    name = options.command if options.out is None else f"{options.command} {options.out.stem}"
+    tracked = tracking(options, options.steps or 1, name)
     request = request_of(options) | {"weights": {n: hash_weights(net) for n, net in gan.networks().items()}}
     done = _finished(options, request)
     if done is not None:
@@ -214,7 +219,7 @@ def complete(
         gan.metadata = {"data": data.name, "request": request}
         gan.metadata["found"] = prepare() if prepare else {}
         state = gp.TrainState(gan, train_config(options, loss))
-    _train(options, state, data, partial, pruning(state.gan) if pruning else None)
+    _train(options, state, data, partial, pruning(state.gan) if pruning else None, tracked)
     return _save(options, state, data, partial)
 
 
@@ -224,8 +229,10 @@ def _train(
     data: gp.data.ImageData,
     partial: Path | None,
     pruning: Any,
+    tracked: list[gp.training.Callback],
 ) -> None:
     callbacks, begin = progress_callbacks(state.config.steps), time.perf_counter()
+    callbacks += tracked
     if partial is not None and options.checkpoint_every:
         callbacks.append(gp.every(options.checkpoint_every, gp.Checkpoint(partial)))
     if pruning is not None:

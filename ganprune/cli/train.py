@@ -9,6 +9,7 @@ from typing import Any
 from ganprune.cli import options as shared
 from ganprune.cli.networks import load_data, new_gan
 from ganprune.cli.runs import complete, own_output
+from ganprune.cli.tracking import add_tracker
 
 EXAMPLES = """examples:
   ganprune train --steps 12000 --out gan.safetensors
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_critic(parser)
     shared.add_resuming(parser)
     shared.add_evaluation(parser)
+    add_tracker(parser)
     shared.add_own_networks(parser)
     shared.add_common(parser, "mnist")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,8 +18,10 @@ from ganprune.masks.weights import prunable_weights
 from ganprune.metrics.fidelity import evaluate_images
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import sample
+from ganprune.records.store import config_hash
 from ganprune.training.callbacks import Callback
 from ganprune.training.state import TrainState
+from ganprune.training.trackers import Track
 
 
 @dataclass(frozen=True)
@@ -133,3 +136,32 @@ class Seconds(Callback):
         self.rows[:] = [
             {name: round(self._before.get(name, 0.0) + end - begin, 2) for name, begin, end in names}
         ]
+
+
+_TRACKED: ContextVar[tuple[str, str] | None] = ContextVar("tracked", default=None)
+
+
+@contextlib.contextmanager
+def tracked(tracker: tuple[str, str] | None) -> Iterator[None]:
+    """Trainings of experiments inside the block are logged, by a tracker to a folder; None leaves that as it was."""
+    token = _TRACKED.set(tracker or _TRACKED.get())
+    try:
+        yield
+    finally:
+        _TRACKED.reset(token)
+
+
+def trackers(experiment: Experiment, seed: int, steps: int, arm: str = "") -> list[Callback]:
+    """What logs a training of an experiment, if it is run inside :func:`tracked`; a ticket is named by its sparsity."""
+    asked = _TRACKED.get()
+    if asked is None:
+        return []
+
+    def name(state: TrainState) -> str:
+        parts = [experiment.name, config_hash(experiment), f"seed {seed}"]
+        if arm:
+            mask = state.masks.get("generator")
+            parts += [arm, f"{mask.sparsity if mask else 0:.3f}"]
+        return " ".join(parts)
+
+    return [Track(*asked, name, max(1, steps // 10), config={"experiment": experiment.label})]

@@ -18,7 +18,15 @@ from ganprune.data.splits import ImageData
 from ganprune.dynamic.balance import BalanceController
 from ganprune.dynamic.gradual import GradualPruning
 from ganprune.dynamic.schedules import Cubic, Geometric, Schedule
-from ganprune.experiments.base import Experiment, course_data, figures, gradient_norms, layers_of, stopwatch
+from ganprune.experiments.base import (
+    Experiment,
+    course_data,
+    figures,
+    gradient_norms,
+    layers_of,
+    stopwatch,
+    trackers,
+)
 from ganprune.experiments.training import FromScratch
 from ganprune.losses import generator_loss
 from ganprune.networks.gan import GAN
@@ -139,7 +147,7 @@ class Recovery(Experiment):
             prune(gan, self.sparsity, which="discriminator", score="magnitude", allocation="global")
         spent: dict[str, Any] = {}
         begun = gradient_norms(gan, config.loss)
-        callbacks: list[Callable[[TrainState], None]] = []
+        callbacks: list[Callable[[TrainState], None]] = [*trackers(self, seed, config.steps)]
         if self.sparsity and self.schedule != "one-shot":
             callbacks.append(GradualPruning(self._schedule(config.steps), **self._choice(gan, seed)))
         if self.discriminator == "balanced":

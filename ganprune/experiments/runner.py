@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,9 +24,10 @@ from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.errors import GanpruneError
 from ganprune.core.files import OutputInUseError, cache_dir, owned
 from ganprune.core.progress import progress
-from ganprune.experiments.base import Experiment
+from ganprune.experiments.base import Experiment, tracked
 from ganprune.experiments.recovery import Recovery
 from ganprune.records.store import append_once, config_hash, measure, recorded
+from ganprune.training.trackers import library_of
 
 BACKENDS = ("processes", "ray")
 TRIES = 3
@@ -53,6 +54,14 @@ class Unit:
 
     def __str__(self) -> str:
         return f"{self.experiment.label}, seed {self.seed}"
+
+
+class Job(NamedTuple):
+    """What all units of a run share: where rows go, the profile that they note, and what logs their trainings."""
+
+    store: str
+    profile: str
+    tracker: tuple[str, str] | None = None
 
 
 def units(experiments: Iterable[Experiment], seeds: Iterable[int], store: str | Path) -> list[Unit]:
@@ -119,6 +128,7 @@ def run_units(
     backend: str = "processes",
     gpus: float = 0.0,
     address: str | None = None,
+    tracker: tuple[str, str] | None = None,
 ) -> int:
     """Runs units and adds their rows to the store as they end.
 
@@ -130,14 +140,19 @@ def run_units(
         backend: "processes" of this machine, or "ray".
         gpus: of Ray, share of a GPU that a unit gets; 0.25 lets four share one.
         address: of a running Ray cluster; None starts one on this machine.
+        tracker: "tensorboard" or "wandb", and the folder where it logs trainings; None for no log.
 
     Returns:
         How many units were added.
 
     Raises:
         ExperimentError: if units failed; the others were run.
+        TrackerError: if the tracker's library is missing.
     """
     check_choice("backend", backend, BACKENDS)
+    if tracker is not None:
+        library_of(tracker[0])
+    job = Job(str(store), profile, tracker)
     total = sum(max(1, unit.experiment.steps) for unit in missing)
     failed: list[str] = []
     added = 0
@@ -145,11 +160,11 @@ def run_units(
         waves = _waves(missing)
         for wave in waves:
             if backend == "ray":
-                results = _with_ray(wave, store, profile, jobs, gpus, address)
+                results = _with_ray(wave, job, jobs, gpus, address)
             elif jobs == 1:
-                results = ((unit, _attempt(unit, store, profile)) for unit in wave)
+                results = ((unit, _attempt(unit, *job)) for unit in wave)
             else:
-                results = _with_processes(wave, store, profile, jobs)
+                results = _with_processes(wave, job, jobs)
             for unit, outcome in results:
                 bar.update(max(1, unit.experiment.steps))
                 if isinstance(outcome, str):
@@ -167,7 +182,7 @@ def _waves(missing: Sequence[Unit]) -> list[list[Unit]]:
     return [wave for wave in (first, second) if wave]
 
 
-def work(unit: Unit, store: str | Path, profile: str) -> bool:
+def work(unit: Unit, store: str | Path, profile: str, tracker: tuple[str, str] | None = None) -> bool:
     """Measures one unit and adds its rows, unless another process of this machine is at it or has done it.
 
     Returns:
@@ -176,6 +191,7 @@ def work(unit: Unit, store: str | Path, profile: str) -> bool:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(owned(cache_dir() / "running" / f"{unit.key}-{unit.seed}"))
+            held.enter_context(tracked(tracker))
         except OutputInUseError:
             return False
         path = file_of(unit.experiment, store)
@@ -184,9 +200,11 @@ def work(unit: Unit, store: str | Path, profile: str) -> bool:
         return append_once(path, measure(unit.experiment, unit.seed, profile))
 
 
-def _attempt(unit: Unit, store: str | Path, profile: str) -> bool | str:
+def _attempt(
+    unit: Unit, store: str | Path, profile: str, tracker: tuple[str, str] | None = None
+) -> bool | str:
     try:
-        return work(unit, store, profile)
+        return work(unit, store, profile, tracker)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -194,8 +212,13 @@ def _attempt(unit: Unit, store: str | Path, profile: str) -> bool | str:
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     os.environ["GANPRUNE_PROGRESS"] = "0"
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        parent.join()
+        os._exit(1)
 
 
 def _worker(threads: int) -> ProcessPoolExecutor:
@@ -203,9 +226,7 @@ def _worker(threads: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_worker, (threads,))
 
 
-def _with_processes(
-    wave: Sequence[Unit], store: str | Path, profile: str, jobs: int
-) -> Iterator[tuple[Unit, bool | str]]:
+def _with_processes(wave: Sequence[Unit], job: Job, jobs: int) -> Iterator[tuple[Unit, bool | str]]:
     """Several processes; the unit of one that dies is begun again in another, and no other unit is touched."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting, idle = [(unit, 1) for unit in wave], [_worker(threads) for _ in range(min(jobs, len(wave)))]
@@ -215,7 +236,7 @@ def _with_processes(
             while waiting and idle:
                 (unit, number), worker = waiting.pop(0), idle.pop()
                 try:
-                    running[worker.submit(_attempt, unit, store, profile)] = unit, number, worker
+                    running[worker.submit(_attempt, unit, *job)] = unit, number, worker
                 except BrokenProcessPool:  # it was killed while it had nothing to do
                     waiting.insert(0, (unit, number))
                     idle.append(_worker(threads))
@@ -227,7 +248,7 @@ def _with_processes(
                     outcome = future.result()
                 if outcome is None:
                     worker = _worker(threads)
-                    if (unit.key, unit.seed) in recorded(file_of(unit.experiment, store)):
+                    if (unit.key, unit.seed) in recorded(file_of(unit.experiment, job.store)):
                         outcome = True
                     elif number == TRIES:
                         outcome = f"its worker was killed {TRIES} times"
@@ -244,7 +265,7 @@ def _with_processes(
 
 
 def _with_ray(
-    wave: Sequence[Unit], store: str | Path, profile: str, jobs: int, gpus: float, address: str | None
+    wave: Sequence[Unit], job: Job, jobs: int, gpus: float, address: str | None
 ) -> Iterator[tuple[Unit, bool | str]]:
     """Tasks of a Ray cluster; their rows come back here, so that workers need not see the store."""
     ray = _import_ray()
@@ -253,39 +274,40 @@ def _with_ray(
         local = {} if address else {"num_cpus": jobs, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, **local)
     try:
-        yield from _with_tasks(ray, wave, store, profile, jobs, gpus)
+        yield from _with_tasks(ray, wave, job, jobs, gpus)
     finally:
         if begun:
             ray.shutdown()
 
 
 def _with_tasks(
-    ray: Any, wave: Sequence[Unit], store: str | Path, profile: str, jobs: int, gpus: float
+    ray: Any, wave: Sequence[Unit], job: Job, jobs: int, gpus: float
 ) -> Iterator[tuple[Unit, bool | str]]:
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES - 1)(_measure_remotely)
     waiting, running = list(wave), dict[Any, Unit]()
     while waiting or running:
         while waiting and len(running) < jobs:
             unit = waiting.pop(0)
-            if (unit.key, unit.seed) in recorded(file_of(unit.experiment, store)):
+            if (unit.key, unit.seed) in recorded(file_of(unit.experiment, job.store)):
                 yield unit, False
                 continue
-            running[task.remote(unit, profile)] = unit
+            running[task.remote(unit, job)] = unit
         if not running:
             break
         (ended, *_), _ = ray.wait(list(running), num_returns=1)
         unit = running.pop(ended)
         try:
-            outcome: bool | str = append_once(file_of(unit.experiment, store), ray.get(ended))
+            outcome: bool | str = append_once(file_of(unit.experiment, job.store), ray.get(ended))
         except Exception as error:
             outcome = f"{type(error).__name__}: {error}"
         yield unit, outcome
 
 
-def _measure_remotely(unit: Unit, profile: str) -> dict[str, Any]:
+def _measure_remotely(unit: Unit, job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     os.environ["GANPRUNE_PROGRESS"] = "0"
-    return measure(unit.experiment, unit.seed, profile)
+    with tracked(job.tracker):
+        return measure(unit.experiment, unit.seed, job.profile)
 
 
 def _import_ray() -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ganprune.core.files import cache_dir
 from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
-from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of
+from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of, trackers
 from ganprune.experiments.training import COURSE_TRAINING, SAVE_EVERY, FromScratch
 from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
 from ganprune.lottery.iterative import find_tickets
@@ -70,7 +70,7 @@ class Tickets(Experiment):
             config,
             self.rounds,
             keep=self.keep,
-            callbacks=[Seconds()],
+            callbacks=[Seconds(), *trackers(self, seed, self.start.steps, "ticket")],
             folder=folder,
         )
         for one in found:
@@ -79,7 +79,8 @@ class Tickets(Experiment):
                 control = CONTROLS[arm](one.ticket, step_seed(seed, one.number, arm))
                 path = folder / f"{arm}-{one.number:02}.safetensors"
                 state = TrainState.resume(path, control.start, data.train.device)
-                train(state, data.train, [Seconds(), every(SAVE_EVERY, Checkpoint(path))])
+                callbacks = [Seconds(), *trackers(self, seed, self.start.steps, arm)]
+                train(state, data.train, [*callbacks, every(SAVE_EVERY, Checkpoint(path))])
                 yield from self._rows(state, data, one.number, arm, control)
 
     def _rows(

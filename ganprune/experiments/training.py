@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 from ganprune.core.files import cache_dir, owned_in_turn
 from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
-from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of, stopwatch
+from ganprune.experiments.base import (
+    Experiment,
+    Seconds,
+    course_data,
+    figures,
+    layers_of,
+    stopwatch,
+    trackers,
+)
 from ganprune.losses import generator_loss
 from ganprune.networks.build import SPECTRAL_GAIN
 from ganprune.networks.checkpoints import load, pretrained_path
@@ -69,9 +77,15 @@ class FromScratch(Experiment):
         """The arm in a few words."""
         if self.score is not None:
             return f"{self.score} at {self.sparsity:.0%}{', shuffled' if self.shuffled else ''}, then trained"
-        return (
-            f"dense, {'-'.join(map(str, self.channels))} channels, {self.training.loss}, {self.steps:,} steps"
-        )
+        parts = [f"dense, {'-'.join(map(str, self.channels))} channels", self.training.loss]
+        if self.judge_channels != self.channels[::-1]:
+            parts.append(f"D {'-'.join(map(str, self.judge_channels))}")
+        parts += [] if self.norm == "none" else [f"{self.norm} norm"]
+        usual = dataclasses.asdict(COURSE_TRAINING) | {"steps": self.steps, "loss": self.training.loss}
+        for name, value in dataclasses.asdict(self.training).items():
+            if value != usual[name]:
+                parts.append(f"{name.replace('_', ' ')} {value}")
+        return ", ".join([*parts, f"{self.steps:,} steps"])
 
     def initial(self, seed: int) -> GAN:
         """The pair before training, with its mask if it has one."""
@@ -110,7 +124,12 @@ class FromScratch(Experiment):
             return state
 
         marks = [round(mark * self.steps) for mark in self.marks]
-        callbacks = [_Marks(marks, data, self.samples), Seconds(), every(SAVE_EVERY, Checkpoint(path))]
+        callbacks: list[Callback] = [
+            _Marks(marks, data, self.samples),
+            Seconds(),
+            every(SAVE_EVERY, Checkpoint(path)),
+        ]
+        callbacks += trackers(self, seed, self.steps)
         with owned_in_turn(path):
             return train(TrainState.resume(path, start, data.train.device), data.train, callbacks, until)
 

@@ -63,7 +63,7 @@ class Track(Callback):
         self.images_every = check_integer("images_every", images_every, 1)
         self.samples = check_integer("samples", samples, 1)
         self.config = dict(config or {})
-        self._library = _import(self.tracker)
+        self._library = library_of(self.tracker)
         self._log: _Log | None = None
 
     def begin(self, state: TrainState) -> None:
@@ -179,7 +179,12 @@ def _numbers(source: str, row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _import(tracker: str) -> Any:
+def library_of(tracker: str) -> Any:
+    """The module behind a tracker.
+
+    Raises:
+        TrackerError: if it is missing; the message says what to install.
+    """
     try:
         return importlib.import_module("wandb" if tracker == "wandb" else "torch.utils.tensorboard")
     except ImportError as error:
