@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganprune.cli.options import COUNT, UsageError
+from ganprune.cli.options import COUNT, number, wrong
 from ganprune.cli.output import Shown, say
+from ganprune.cli.tracking import add_tracker
 from ganprune.experiments.claims import ledger
 from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
 from ganprune.experiments.studies import PROFILES, STUDIES, Study, arms_of, study
@@ -26,6 +28,12 @@ EXAMPLES = """examples:
   ganprune experiment table --json
   ganprune experiment compare magnitude --store records"""
 OWN_STORE = Path("records")
+MOST_SEEDS = 1_000
+GPUS = number(
+    float,
+    "a share such as 0.25, or a whole number",
+    lambda value: 0 <= value <= 1 or (value < math.inf and value == int(value) > 1),
+)
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "detectable", "n", "text")
 
 
@@ -71,19 +79,23 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=COUNT, default=1, help="units at a time; a unit is one seed of one arm (default: 1)")
     add("--backend", choices=BACKENDS, default="processes", help="who runs them (default: processes)")
     add("--address", help="of a running Ray cluster (default: one is started on this machine)")
-    add("--gpus", type=float, default=0.0, help="share of a GPU for each unit, with Ray (default: 0)")
+    add("--gpus", type=GPUS, default=0.0, help="share of a GPU for each unit, with Ray (default: 0)")
+    add_tracker(parser)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     found: list[int] = []
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
+            first, dash, last = part.partition("-")
+            some = range(int(first), int(last if dash else first) + 1)
+            found += some[: MOST_SEEDS + 1] or [-1]
     except ValueError:
-        found = []
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be seeds such as 0-4 or 0,2, got {text!r}")
+        found = [-1]
+    if min(found) < 0 or len(found) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(
+            f"must be seeds such as 0-4 or 0,2, at most {MOST_SEEDS:,} of them, got {text!r}"
+        )
     return tuple(dict.fromkeys(found))
 
 
@@ -97,6 +109,8 @@ def _shard(text: str) -> tuple[int, int]:
 def run(options: argparse.Namespace) -> Shown:
     """Does what the action says."""
     store = SHIPPED if options.store == "shipped" else Path(options.store)
+    if store.exists() != store.is_dir() or not (store.is_dir() or options.action in ("plan", "run")):
+        raise wrong("experiment", "--store", f"must be a folder of records, got '{store}'")
     if options.action in ("plan", "run"):
         return _plan_or_run(options, store)
     if options.action == "compare":
@@ -110,15 +124,15 @@ def _studies(names: Iterable[str], profile: str) -> list[Study]:
     names = list(names)
     unknown = [name for name in names if name not in STUDIES and name != "all"]
     if unknown:
-        allowed = ", ".join(STUDIES)
-        raise UsageError(
-            f"ganprune experiment: error: argument NAME: must be all or some of {allowed}, got {unknown[0]!r}"
-        )
+        problem = f"must be all or some of {', '.join(STUDIES)}, got {unknown[0]!r}"
+        raise wrong("experiment", "NAME", problem)
     return [study(name, profile) for name in (STUDIES if "all" in names else names)]
 
 
 def _plan_or_run(options: argparse.Namespace, store: Path) -> Shown:
     chosen = _studies(options.names, options.profile)
+    if options.action == "run":
+        _check_backend(options)
     wanted = [units(one.arms, options.seeds or one.seeds, store) for one in chosen]
     missing = shard(list(dict.fromkeys(unit for some in wanted for unit in some)), *options.shard)
     price = cost(missing, _all_rows(SHIPPED))
@@ -127,11 +141,6 @@ def _plan_or_run(options: argparse.Namespace, store: Path) -> Shown:
     if options.action == "plan":
         value["arms"] = [f"{unit}" for unit in missing]
         return Shown(value, "".join(f"{line}\n" for line in value["arms"]) + f"{words}\n")
-    if options.jobs > 4 * (os.cpu_count() or 1) and options.backend == "processes":
-        raise UsageError(
-            f"ganprune experiment: error: argument --jobs: must be at most {4 * (os.cpu_count() or 1)} here, "
-            f"got {options.jobs}"
-        )
     say(f"{words}; rows go to {store}, and what is finished stays there after a stop")
     value["added"] = run_units(
         missing,
@@ -141,8 +150,21 @@ def _plan_or_run(options: argparse.Namespace, store: Path) -> Shown:
         options.backend,
         options.gpus,
         options.address,
+        options.tracker and (options.tracker, str(options.track_to)),
     )
-    return Shown(value, f"{value['added']} units added to {store}\n")
+    words, others = f"{value['added']} units added to {store}", price.units - value["added"]
+    return Shown(value, f"{words}{f', {others} left to another run' if others else ''}\n")
+
+
+def _check_backend(options: argparse.Namespace) -> None:
+    if options.backend == "ray":
+        return
+    most = 4 * (os.cpu_count() or 1)
+    if options.jobs > most:
+        raise wrong("experiment", "--jobs", f"must be at most {most} here, got {options.jobs}")
+    for name in ("gpus", "address"):
+        if getattr(options, name):
+            raise wrong("experiment", f"--{name}", "needs --backend ray")
 
 
 def _overview(store: Path, profile: str) -> Shown:
