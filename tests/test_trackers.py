@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_data import small_mnist
+from tools.small_book import wait_for
 from tools.small_gans import Ring, config, equal, small_gan, weights
 
 import ganprune as gp
@@ -52,23 +56,38 @@ def tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[
 
 
 def wandb_rows(folder: Path) -> list[dict]:
-    """Return the rows of the one offline run in a folder, read back from its file."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
+    """Return the rows of the one offline run in a folder, once the process that writes it is done."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    store, rows = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = {
-                (item.key or "/".join(item.nested_key)): json.loads(item.value_json)
-                for item in record.history.item
-            }
-            rows.append(items)
-    return rows
+    wait_for(lambda: any(record.WhichOneof("record_type") == "exit" for record in wandb_records(path)))
+    found = [record for record in wandb_records(path) if record.WhichOneof("record_type") == "history"]
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in found
+    ]
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Return what such a file holds: a log as LevelDB's.
+
+    After 7 bytes come blocks of 32 KiB, in which each piece of a record has a checksum, its length and its kind.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    data, place, parts = path.read_bytes(), 7, b""
+    assert data[:4] in (b":W&B", b"")
+    while place + 7 <= len(data):
+        room = 32_768 - place % 32_768
+        if room < 7:  # too little for a head
+            place += room
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + length > len(data):
+            return
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # the whole of a record, or its last part
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
 
 
 def image_gan(seed: int = 0) -> gp.GAN:
