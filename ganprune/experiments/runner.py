@@ -299,7 +299,8 @@ def _with_tasks(
         try:
             outcome: bool | str = append_once(file_of(unit.experiment, job.store), ray.get(ended))
         except Exception as error:
-            outcome = f"{type(error).__name__}: {error}"
+            cause = getattr(error, "cause", None) or error  # of the task, without Ray's account of it
+            outcome = f"{type(cause).__name__}: {cause}"
         yield unit, outcome
 
 
