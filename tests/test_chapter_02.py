@@ -98,6 +98,16 @@ def test_stamps_overlap_evenly_where_the_stride_divides_the_kernel(k: int, strid
     assert set(counts.tolist()) == {k // stride, -(-k // stride)}
 
 
+def test_kernels_5_and_6_give_what_the_box_says(capsys: pytest.CaptureFixture[str]) -> None:
+    stamp = run_cells("scratch-deconv")["transposed_convolution"]
+    exec(SOURCES["overlap-counts"].replace("(4, 3)", "(5, 6)"), {"torch": torch, "transposed_convolution": stamp})
+    assert capsys.readouterr().out.split("stamps")[:2] == [
+        "kernel 5: pixels inside get [4, 6, 9] ",
+        "
+kernel 6: pixels inside get [9] ",
+    ]
+
+
 def test_the_drawing_says_how_many_stamps_there_are() -> None:
     drawing = (ROOT / "book" / "drawings" / "stamps.svg").read_text(encoding="utf-8")
     counts = F.conv_transpose2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 4, 4), stride=2).int()
