@@ -17,6 +17,8 @@ LAB         ?=
 # RECORD=1 lets `make bench` rewrite the figures that the book shows; ONLY=NAME runs one benchmark.
 RECORD      ?=
 ONLY        ?=
+# Another built book for `make accessibility`.
+SITE        ?=
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -58,13 +60,14 @@ export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help settings profile env book test lab serve lint format strip bench student wheelhouse lock clean
+.PHONY: help accessibility settings profile env book test lab serve lint format strip bench student wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
 	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
+	@echo "          SITE=FOLDER (accessibility)"
 
 env: $(READY)  ## create the environment in .venv
 
@@ -106,10 +109,14 @@ lint: $(READY)  ## the static checks alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify $(STRIP) $(NOTEBOOKS)
+	$(BIN)/codespell
 
 format: $(READY)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+accessibility: $(READY)  ## check every page of the built book against WCAG 2.2 AA, two widths and themes
+	$(BIN)/python tools/accessibility.py $(if $(SITE),--site '$(SITE)')
 
 strip: $(READY)  ## take pictures and noise out of the notebooks' stored outputs
 	$(BIN)/nbstripout $(STRIP) $(NOTEBOOKS)

@@ -148,6 +148,15 @@ def test_images_have_alternative_text(page: str) -> None:
         )
 
 
+@every_page
+def test_images_have_a_size_and_wait_until_they_are_near(page: str) -> None:
+    for image in read(file_of(page)).images:
+        assert image.get("width", "").isdigit(), image.get("src")
+        assert image.get("height", "").isdigit(), image.get("src")
+        assert image.get("loading") == "lazy" or "logo" in image.get("class", ""), image.get("src")
+        assert not image["src"].startswith("data:"), "embedded: it cannot wait"
+
+
 @every_chapter
 def test_a_chapter_shows_pictures_with_captions(page: str) -> None:
     text = file_of(page).read_text(encoding="utf-8")

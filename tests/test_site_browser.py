@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import accessibility
 import pytest
 from conftest import BROWSER
-from playwright.sync_api import Browser, Page, sync_playwright
-from test_site import CHAPTERS, PAGES, SITE
+from playwright.sync_api import Browser, Locator, Page, Response, sync_playwright
+from test_site import CHAPTERS, PAGES, SITE, file_of
 
 pytestmark = pytest.mark.site
 
@@ -26,20 +24,11 @@ FLAGS = [
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A file server that says nothing."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     assert (SITE / "index.html").is_file(), f"no site in {SITE}: `make test` builds it"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with accessibility.served(SITE) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +44,11 @@ class Visit:
 
     def __init__(self, browser: Browser, address: str, page: str, viewport: dict[str, int]) -> None:
         self.problems: list[str] = []
+        self.answers: list[Response] = []
         self.context = browser.new_context(viewport=viewport)
         self.page: Page = self.context.new_page()
         self.page.on("request", lambda request: self.note_request(request.url, address))
-        self.page.on("response", lambda answer: self.note_answer(answer.status, answer.url))
+        self.page.on("response", self.note_answer)
         self.page.on("pageerror", lambda error: self.problems.append(f"script error: {error}"))
         self.page.on("console", self.note_console)
         self.page.goto(f"{address}{page}.html")
@@ -69,10 +59,16 @@ class Visit:
         if not url.startswith((address, "data:", "blob:")):
             self.problems.append(f"outside request: {url}")
 
-    def note_answer(self, status: int, url: str) -> None:
-        """Note a file that is not there."""
-        if status >= 400 and not url.endswith("favicon.ico"):
-            self.problems.append(f"{status}: {url}")
+    def note_answer(self, answer: Response) -> None:
+        """Note a file, and whether it is not there."""
+        self.answers.append(answer)
+        if answer.status >= 400 and not answer.url.endswith("favicon.ico"):
+            self.problems.append(f"{answer.status}: {answer.url}")
+
+    def weight(self) -> int:
+        """Return how many bytes were loaded, uncompressed and without pictures."""
+        loaded = [answer for answer in self.answers if answer.request.resource_type != "image"]
+        return sum(len(answer.body()) for answer in loaded if answer.ok)
 
     def note_console(self, message: object) -> None:
         """Note an error on the console."""
@@ -100,6 +96,75 @@ def test_a_page_asks_nobody_else_raises_nothing_and_cuts_nothing_off(
     with Visit(browser, address, page, DESK) as visit:
         assert visit.problems == []
         assert visit.page.evaluate(CUT_OFF) == []
+        assert visit.weight() <= heaviest(page)
+
+
+def heaviest(page: str) -> float:
+    """Return how many bytes a page may load without pictures: 2.5 MB with formulas, 0.8 MB without, diagrams more."""
+    text = file_of(page).read_text(encoding="utf-8")
+    if 'class="mermaid' in text:
+        return 4.5e6
+    return 2.5e6 if 'class="math' in text else 0.8e6
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return accessibility.axe_script()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "search"])
+def test_a_page_is_accessible(browser: Browser, address: str, page: str, axe: str) -> None:
+    with Visit(browser, address, page, DESK) as visit:
+        assert accessibility.violations(visit.page, axe) == []
+
+
+def seen_frame(frames: Locator) -> Locator:
+    """Return the one frame of a slider that is to be seen."""
+    seen = frames.locator(".gp-frame:not([hidden])")
+    assert seen.count() == 1
+    return seen
+
+
+def test_the_keyboard_moves_the_frames(browser: Browser, address: str) -> None:
+    with Visit(browser, address, CHAPTERS[0], PHONE) as visit:
+        frames = visit.page.locator(".gp-frames").first
+        slider = frames.locator("input[type=range]")
+        slider.scroll_into_view_if_needed()
+        before = seen_frame(frames)
+        words, label = before.locator("img").get_attribute("alt"), before.locator("figcaption").inner_text()
+        slider.focus()
+        visit.page.keyboard.press("ArrowRight")
+        after = seen_frame(frames)
+        assert after.locator("img").get_attribute("alt") not in (words, "", None)
+        assert after.locator("figcaption").inner_text() != label
+        assert slider.get_attribute("aria-valuetext") == after.locator("figcaption").inner_text()
+        drawn = "image => image.decode().then(() => image.naturalWidth > 0 && image.offsetWidth > 200)"
+        assert after.locator("img").evaluate(drawn)
+        visit.page.keyboard.press("End")
+        assert seen_frame(frames).evaluate("frame => frame.nextElementSibling === null")
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert visit.problems == []
+        visit.page.emulate_media(media="print")
+        assert not slider.is_visible()
+        assert all(frame.is_visible() for frame in frames.locator(".gp-frame").all())
+
+
+def test_without_scripts_the_frames_stand_side_by_side(browser: Browser, address: str) -> None:
+    with browser.new_context(viewport=DESK, java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{address}{CHAPTERS[0]}.html")
+        frames = page.locator(".gp-frames").first
+        assert not frames.locator("input").is_visible()
+        boxes = [frame.bounding_box() for frame in frames.locator(".gp-frame").all()]
+        assert len(boxes) > 2
+        assert boxes[0]["y"] == boxes[1]["y"]
+        assert boxes[0]["x"] < boxes[1]["x"]
+
+
+def test_only_pages_with_frames_load_their_script() -> None:
+    for page in PAGES:
+        text = file_of(page).read_text(encoding="utf-8")
+        assert ("frames.js" in text) == ('class="gp-frames"' in text), page
 
 
 @pytest.mark.parametrize("page", ["book/notation", *CHAPTERS])
@@ -108,7 +173,7 @@ def test_formulas_render(browser: Browser, address: str, page: str) -> None:
         wanted = visit.page.locator("main .math").count()
         assert wanted > 0
         # Formulas are drawn one after another: the last one is waited for.
-        visit.page.locator("main mjx-container:has(svg)").nth(wanted - 1).wait_for(state="attached")
+        visit.page.locator("main mjx-container:has(mjx-math)").nth(wanted - 1).wait_for(state="attached")
         assert visit.page.locator("[data-mjx-error], mjx-merror").count() == 0
         assert "\\(" not in visit.page.locator("main").inner_text()
 

@@ -36,7 +36,6 @@ INPUTS = (
     "pyproject.toml",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    ".git/config",
 )
 SETTINGS = (
     "GANPRUNE_PROFILE",

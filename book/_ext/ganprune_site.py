@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +19,10 @@ from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import hosted  # noqa: E402
+from light_pages import lighten_site  # noqa: E402
 
 from book import digest  # noqa: E402
 
@@ -28,6 +31,10 @@ BENCHMARKS = ROOT / "benchmarks" / "latest.json"
 INITIAL_MASKS = ROOT / "ganprune" / "assets" / "records" / "initial_masks.jsonl"
 TIMINGS = ROOT / "book" / "timings.jsonl"
 KEEP_CACHES = 4
+MATHJAX = (  # the parts that the course's formulas need; a macro of another part stops the tests
+    *("core", "input/tex-base", "[tex]/ams", "[tex]/boldsymbol", "[tex]/newcommand"),
+    *("output/chtml", "a11y/assistive-mml"),
+)
 
 
 # ---------------------------------------------------------------- configuration
@@ -49,36 +56,17 @@ def set_cache(app: Sphinx, config: Any) -> None:
 def set_javascript(app: Sphinx, config: Any) -> None:
     """Serve MathJax and mermaid from the site itself."""
     config.html_static_path = [*config.html_static_path, str(ROOT / "_build" / "javascript")]
-    config.mathjax_path = "mathjax/tex-svg.js"
+    config.mathjax_path = "mathjax/startup.js"
+    config.mathjax3_config = {
+        "loader": {"load": [*MATHJAX]},
+        "tex": {
+            "packages": [
+                "base",
+                *(name.removeprefix("[tex]/") for name in MATHJAX if name.startswith("[tex]/")),
+            ]
+        },
+    }
     config.mermaid_use_local = "mermaid-module.js"
-
-
-def repository_url() -> str:
-    """Return this repository's web address, from the environment or git's remote `origin`, else ``""``."""
-    url = os.environ.get("GANPRUNE_REPOSITORY_URL", "").strip()
-    if not url:
-        command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        url = done.stdout.strip() if done.returncode == 0 else ""
-    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", url)
-    if ssh:
-        url = f"https://{ssh[1]}/{ssh[2]}"
-    if not re.fullmatch(r"https?://[^/@]+/.+", url):
-        return ""
-    return url.removesuffix("/").removesuffix(".git")
-
-
-def set_repository(app: Sphinx, config: Any) -> None:
-    """Let repository and launch buttons follow the repository's own address; without one there are none."""
-    url = repository_url()
-    options = dict(config.html_theme_options)
-    options["launch_buttons"] = {"notebook_interface": "jupyterlab"}
-    if url:
-        options |= {"repository_url": url, "use_repository_button": True, "use_issues_button": True}
-        options["repository_branch"] = os.environ.get("GANPRUNE_REPOSITORY_BRANCH", "main")
-        if url.startswith("https://github.com/"):
-            options["launch_buttons"] |= {"colab_url": "https://colab.research.google.com"}
-    config.html_theme_options = options
 
 
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None) -> None:
@@ -338,12 +326,6 @@ class BenchmarkFigure(SphinxDirective):
         return [nodes.figure("", image, nodes.caption("", "", *text)), *messages]
 
 
-def address_role(name: str, raw: str, text: str, line: int, inliner: Any, **_: Any) -> tuple[list, list]:
-    """Role: the repository's address in a command; the text itself where no address is known."""
-    url = repository_url()
-    return [nodes.literal("", text.replace("ADDRESS", url) if url else text)], []
-
-
 # ---------------------------------------------------------------- references
 
 
@@ -385,8 +367,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("benchmark-table", BenchmarkTable)
     app.add_directive("benchmark-figure", BenchmarkFigure)
     app.add_directive("initial-masks-table", InitialMasksTable)
-    app.add_role("with-address", address_role)
-    for hook in (set_cache, set_javascript, set_repository):
+    for hook in (set_cache, set_javascript):
         app.connect("config-inited", hook)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("html-page-context", drop_thebe, priority=900)
@@ -395,4 +376,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", fill_chapter_times)
     app.connect("missing-reference", resolve_public_name)
     app.connect("build-finished", write_timings)
+    hosted.connect(app)
+    app.connect("build-finished", lighten_site)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -242,7 +242,7 @@ def _speed(arms: Arms) -> Iterator[Claim]:
 
 def _small(arms: Arms) -> Iterator[Claim]:
     for letter, sparsity in zip("abc", (0.5, 0.8, 0.9), strict=True):
-        compared = (Comparison(recovered(arms.recovery(sparsity)), trained(arms.small(sparsity))),)
+        compared = (Comparison(recovered(arms.recovery(sparsity)), recovered(arms.small(sparsity))),)
         text = f"large and {sparsity:.0%} sparse beats small and dense with as many non-zero weights"
         yield Claim(f"20{letter}", text, "zhu2018agp", "small-and-dense", "lower", compared, _control(arms))
     protected = recovered(arms.recovery(0.9, protect=(OUTPUT_LAYER,)))

@@ -90,7 +90,7 @@ class Recovery(Experiment):
     def label(self) -> str:
         """The arm in a few words."""
         if not self.sparsity:
-            parts = ["dense"]
+            parts = [f"dense, {'-'.join(map(str, self.dense.channels))} channels, trained on"]
         else:
             parts = [f"{self.score} at {self.sparsity:.0%}", self.allocation or "own allocation"]
             parts += ["output layer protected"] if self.protect else []

@@ -98,14 +98,15 @@ class Arms:
         """A shorter training from scratch."""
         return FromScratch(**{"training": self.training(self.sizes.scratch_steps), **self._shape, **changes})
 
-    def small(self, sparsity: float) -> FromScratch:
-        """A dense generator with as many weights as one of this sparsity has non-zeros.
+    def small(self, sparsity: float) -> Recovery:
+        """A dense generator with as many weights as one of this sparsity has non-zeros, trained just as that one is.
 
-        It is trained for as many steps as the sparse one in all: those of the dense run and those of the recovery.
+        Steps, learning-rate cycles and discriminator are those of the sparse generator: a dense run, and then the
+        recovery, which here has nothing to recover from.
         """
-        steps = self.sizes.dense_steps + self.sizes.recovery_steps
         channels = _channels_of(self._shape["channels"], 1 - sparsity)
-        return FromScratch(self.training(steps), **{**self._shape, "channels": channels})
+        start = FromScratch(self.training(self.sizes.dense_steps), **{**self._shape, "channels": channels})
+        return self.recovery(dense=start)
 
     def recovery(self, sparsity: float = 0.0, steps: int | None = None, **changes: Any) -> Recovery:
         """A pruned generator that is trained on; by default for the steps of the profile."""
