@@ -206,13 +206,13 @@ def test_the_repaired_pruner_passes_and_really_prunes(pruners: dict[str, Any]) -
 
 def whole_tensors(self: Any) -> Any:
     for w in self.prunable():
-        w.data *= w.abs().max() >= self.threshold
+        w.data *= w.abs().max() >= self.tau
     return gp.Mask.nonzero(self.G)
 
 
 def wrong_way_round(self: Any) -> Any:
     for w in self.prunable():
-        w.data *= w.abs() < self.threshold
+        w.data *= w.abs() < self.tau
     return gp.Mask.nonzero(self.G)
 
 
