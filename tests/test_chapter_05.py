@@ -145,6 +145,20 @@ def test_a_large_epsilon_shortens_the_drift() -> None:
     assert large == pytest.approx(9, rel=0.1)  # beta one alone
 
 
+def test_updates_grow_at_first_where_adam_forgets_squares_sooner_than_gradients() -> None:
+    cells = run_cells("scratch-drift")
+    path = cells["measure_drift"](lambda w, r: torch.optim.Adam(w, r, betas=(0.95, 0.8)), steps=20)
+    moves = [after - before for before, after in zip(path, path[1:], strict=False)]
+    assert all(after > before for before, after in zip(moves, moves[1:], strict=False))
+
+
+def test_at_half_of_the_arithmetic_channels_leave_more_than_half_of_the_weights() -> None:
+    for seed, width in ((0, 32), (1, 64)):
+        network = gp.dcgan(width=width, seed=seed, device="cpu").generator
+        plan = gp.plan_channels(network, macs_fraction=0.5)
+        assert plan.macs_fraction <= 0.5 < plan.parameters_fraction
+
+
 @pytest.mark.parametrize("betas", [(0.5, 0.999), (0.0, 0.99)])
 def test_the_hand_made_hook_trains_to_the_weights_of_keep_mask(betas: tuple[float, float]) -> None:
     gan = gp.dcgan(width=2, latent_dim=8, seed=0, device="cpu")
