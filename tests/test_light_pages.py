@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import light_pages  # noqa: E402
+from accessible_pages import accessible  # noqa: E402
 
 HEAD = """<head>
 <link rel="stylesheet" href="_static/sphinx-design.min.css?v=1" />
@@ -86,3 +87,19 @@ def test_rules_about_classes_that_do_not_occur_go() -> None:
 def test_the_icons_of_a_sheet_are_found() -> None:
     sheet = '.a:before{content:"\\f001"} .b:before{content:"\uf002"} @font-face{src:url(webfonts/fa-x.woff2)}'
     assert light_pages.icons_of(sheet) == {"fa-x": [0xF001, 0xF002]}
+
+
+def test_what_can_be_pressed_has_one_name() -> None:
+    page = accessible(
+        '<summary aria-label="Toggle hidden content">\n<p class="x">Show code</p></summary>'
+        '<button class="search-button-field" aria-label="Search" data-x="y">\n'
+        ' <i class="fa-solid fa-magnifying-glass"></i>\n <span>Search</span></button>'
+        '<button class="search-button" aria-label="Search"><i class="fa-solid fa-magnifying-glass"></i></button>'
+        '<a class="reference internal" href="api.html">API</a><details><summary><i></i></summary></details>'
+        '<div role="list"><div role="doc-biblioentry">A paper</div></div>'
+    )
+    assert "Toggle" not in page
+    assert page.count('aria-label="Search"') == 1
+    assert '<button class="search-button-field" data-x="y">' in page
+    assert '<summary aria-label="API: list its pages">' in page
+    assert '<div role="listitem">A paper' in page

@@ -104,7 +104,10 @@ def main() -> int:
     arguments = parser.parse_args()
     browser_path = next(filter(None, map(shutil.which, NAMES)), None)
     if browser_path is None:
-        print(f"error: no browser was found; one of {', '.join(NAMES[:-1])} must be on the path", file=sys.stderr)
+        print(
+            f"error: no browser was found; one of {', '.join(NAMES[:-1])} must be on the path",
+            file=sys.stderr,
+        )
         return 1
     if not (arguments.site / "index.html").is_file():
         print(f"error: there is no book in {arguments.site}: run `make book` first", file=sys.stderr)

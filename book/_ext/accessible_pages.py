@@ -1,4 +1,4 @@
-"""Mends what the theme and other extensions leave for those who do not see a page: names of what can be pressed."""
+"""Mends what the theme and other extensions leave for those who do not see a page: names and roles."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ WITHOUT_NAME = re.compile(
 
 
 def accessible(page: str) -> str:
-    """Return a page on which everything that can be pressed has one name."""
+    """Return a page on which everything that can be pressed has one name, and lists hold items."""
     page = SECOND_NAME.sub(r"\1", page)
+    page = page.replace(
+        'role="doc-biblioentry"', 'role="listitem"'
+    )  # deprecated, and not what a list may hold
     return WITHOUT_NAME.sub(r'\1<summary aria-label="\g<title>: list its pages">', page)

@@ -49,17 +49,17 @@ def make(name: str, folder: str | Path | None = None) -> list[Path]:
     data = course_data()
     if name == "mlp-mnist":
         state = _mlp(data)
-        return [_save(pretrained_path(name, folder=folder), state.gan, state, data, {})]
+        return [_save(name, pretrained_path(name, folder=folder), state.gan, state, data, {})]
     dense, paths = arms_of("laptop").dense, []
     remarks = {"key": config_hash(dense)}
     for seed in SEEDS:
         state = dense.trained(seed, data)
-        paths.append(_save(pretrained_path(name, seed, folder=folder), state.gan, state, data, remarks))
+        paths.append(_save(name, pretrained_path(name, seed, folder=folder), state.gan, state, data, remarks))
     for moment, step in (("initial", 0), ("early", round(EARLY * dense.steps))):
         config = dataclasses.replace(dense.training, seed=0)
         state = TrainState(dense.initial(0), config)
         train(state, data.train, until=step)
-        paths.append(_save(pretrained_path(name, 0, moment, folder), state.gan, state, data, {}))
+        paths.append(_save(name, pretrained_path(name, 0, moment, folder), state.gan, state, data, {}))
     return paths
 
 
@@ -74,11 +74,13 @@ def _mlp(data: ImageData) -> TrainState:
     return train(TrainState.resume(path, start, device), data.train, [every(2_000, Checkpoint(path))])
 
 
-def _save(path: Path, gan: GAN, state: TrainState, data: ImageData, remarks: dict[str, Any]) -> Path:
+def _save(
+    name: str, path: Path, gan: GAN, state: TrainState, data: ImageData, remarks: dict[str, Any]
+) -> Path:
     report = evaluate(gan, data.validation, loss=state.config.loss)
     gan.metadata = {
         **remarks,
-        "command": "python -m ganprune.experiments.pretrained",
+        "command": f"python -m ganprune.experiments.pretrained {name}",
         "config": dataclasses.asdict(state.config),
         "step": state.step,
         "validation": report.as_dict(),
