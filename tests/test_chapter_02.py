@@ -100,11 +100,13 @@ def test_stamps_overlap_evenly_where_the_stride_divides_the_kernel(k: int, strid
 
 def test_kernels_5_and_6_give_what_the_box_says(capsys: pytest.CaptureFixture[str]) -> None:
     stamp = run_cells("scratch-deconv")["transposed_convolution"]
-    exec(SOURCES["overlap-counts"].replace("(4, 3)", "(5, 6)"), {"torch": torch, "transposed_convolution": stamp})
+    exec(
+        SOURCES["overlap-counts"].replace("(4, 3)", "(5, 6)"),
+        {"torch": torch, "transposed_convolution": stamp},
+    )
     assert capsys.readouterr().out.split("stamps")[:2] == [
         "kernel 5: pixels inside get [4, 6, 9] ",
-        "
-kernel 6: pixels inside get [9] ",
+        "\nkernel 6: pixels inside get [9] ",
     ]
 
 
