@@ -267,6 +267,7 @@ def test_what_the_text_says_about_the_record_is_so() -> None:
     assert moments[-2:] == [12_000, 16_000]
     assert late["digit_fid"].low < 1 < late["digit_fid"].high
     assert late["coverage"].low > 0
+    assert found["averaged"].interval().high < 1
     steps, generator, judge = found["ranks"]
     assert all(float(rho) <= -0.9 for rho in steps["each seed"].split(", "))
     assert all(float(rho) >= 0.9 for rho in generator["each seed"].split(", "))
