@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -246,6 +247,14 @@ def test_it_is_as_short_as_it_should_be() -> None:
     prose = re.sub(r"\$\$.*?\$\$", " ", prose, flags=re.DOTALL)
     prose = re.sub(r"^(:::|```|:class|:name|:alt|:width|\|).*$", "", prose, flags=re.MULTILINE)
     assert 1_200 <= len(re.sub(r"\$[^$]*\$", "x", prose).split()) <= 2_500
+
+
+def test_the_drawing_describes_itself_and_stands_on_white() -> None:
+    root = ElementTree.parse(NOTEBOOK.parents[1] / "book" / "drawings" / "two_clouds.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findtext(f"{space}title").split()) >= 4
+    assert len(root.findtext(f"{space}desc").split()) >= 20
+    assert root.find(f"{space}rect").get("fill") == "#fff"
 
 
 def test_the_record_has_every_arm_with_five_seeds() -> None:
