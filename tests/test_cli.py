@@ -364,7 +364,7 @@ def test_without_a_home_the_message_names_the_variable(tmp_path):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_to_the_same_bits(capsys, tmp_path, end):
     whole, cut = tmp_path / "run.0", tmp_path / "run.1"
-    arguments = ["train", *TINY, "--steps", 300, "--checkpoint-every", 20, "--out"]
+    arguments = ["train", *TINY, "--steps", 900, "--checkpoint-every", 20, "--out"]
     process = start(*arguments, cut)
     wait_for(unfinished(cut), process)
     process.send_signal(end)

@@ -272,7 +272,7 @@ def test_wrong_options_are_refused(options, error, message):
 
 
 def test_modes_flags_and_layout_come_along():
-    gan = gp.dcgan(width=4, device="cpu")
+    gan = gp.dcgan(width=4, norm="spectral", device="cpu")
     small = shrink_channels(gan.generator_ema)
     assert not small.training
     assert not any(parameter.requires_grad for parameter in small.parameters())
@@ -284,7 +284,7 @@ def test_modes_flags_and_layout_come_along():
 
 
 def test_a_shrunk_gan_is_saved_and_loaded(tmp_path):
-    gan = gp.dcgan(width=4, device="cpu")
+    gan = gp.dcgan(width=4, norm="spectral", device="cpu")
     lively(gan.generator)
     small = gp.GAN(
         shrink_channels(gan.generator, 0.5),

@@ -20,7 +20,7 @@ def course(name: str, width: int = 4, **options: Any) -> Any:
     gan = (
         gp.mlp_gan(hidden=(12, 20), device="cpu", **options)
         if name.startswith("mlp")
-        else gp.dcgan(width=width, latent_dim=6, device="cpu", **options)
+        else gp.dcgan(width=width, latent_dim=6, device="cpu", **{"norm": "spectral", **options})
     )
     network: Any = gan.generator if name.endswith("generator") else gan.discriminator
     spec = network.spec
