@@ -257,10 +257,13 @@ def _with_processes(wave: Sequence[Unit], job: Job, jobs: int) -> Iterator[tuple
                 idle.append(worker)
                 if outcome is not None:
                     yield unit, outcome
-    finally:
-        for worker in [*idle, *(worker for _, _, worker in running.values())]:
+    except BaseException:  # what runs is not waited for
+        for _, _, worker in running.values():
             for process in list((getattr(worker, "_processes", None) or {}).values()):
                 process.terminate()
+        raise
+    finally:
+        for worker in [*idle, *(worker for _, _, worker in running.values())]:
             worker.shutdown(wait=False, cancel_futures=True)
 
 
