@@ -188,7 +188,7 @@ def _criteria(arms: Arms) -> list[Experiment]:
         for sparsity in (0.8, 0.9, 0.95)
     ]
     after = [arms.recovery(0.8, score=score, allocation=_own_allocation(score)) for score in scores]
-    return [*before, arms.recovery(0.8), *after]
+    return [*before, arms.pruned(0.8), arms.control, arms.recovery(0.8), *after]
 
 
 def _own_allocation(score: str) -> str | None:
@@ -207,7 +207,13 @@ def _schedules(arms: Arms) -> list[Experiment]:
 def _discriminators(arms: Arms) -> list[Experiment]:
     changed = [arms.recovery(0.9, discriminator=how) for how in ("slower", "pruned", "balanced", "fresh")]
     changed += [arms.recovery(0.9, imitation=10.0)]
-    return [arms.recovery(0.9), *changed, arms.recovery(0.9, steps=4 * arms.sizes.recovery_steps)]
+    longer = arms.recovery(0.9, steps=4 * arms.sizes.recovery_steps)
+    return [arms.control, arms.recovery(0.9), *changed, longer]
+
+
+def _small_and_dense(arms: Arms) -> list[Experiment]:
+    both = [make(sparsity) for sparsity in (0.5, 0.8, 0.9) for make in (arms.recovery, arms.small)]
+    return [arms.control, *both]
 
 
 def _without_adversary(arms: Arms) -> list[Experiment]:
@@ -269,7 +275,7 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "small-and-dense": (
         "Is a large sparse generator better than a small dense one?",
         6,
-        lambda arms: [arms.small(sparsity) for sparsity in (0.5, 0.8, 0.9)],
+        _small_and_dense,
     ),
     "no-adversary": ("What is lost when no discriminator takes part?", 6, _without_adversary),
     "initial-masks": ("What does pruning before training leave of each layer?", 7, _initial_masks),
