@@ -26,17 +26,12 @@ from ganprune.cli.runs import (
 )
 from ganprune.cli.tracking import add_tracker, tracking
 from ganprune.core.files import owned, replacing
-from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
+from ganprune.lottery.controls import CONTROLS
 from ganprune.lottery.iterative import REWINDINGS, find_tickets
 from ganprune.lottery.tickets import Ticket
 from ganprune.networks.gan import MASKED_NETWORKS
 from ganprune.scores.registry import SCORES, get_score
 
-CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
-    "reinitialised": reinitialise_ticket,
-    "shuffled": shuffle_ticket,
-    "random": draw_random_ticket,
-}
 NETWORKS = {name: (name,) for name in MASKED_NETWORKS} | {"both": MASKED_NETWORKS}
 REQUEST = "request.json"
 """The file in the folder of a run that holds its options."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ganprune.core.modes import eval_mode
 from ganprune.data.sources import mnist
 from ganprune.data.splits import ImageData
 from ganprune.losses import generator_loss
@@ -85,16 +86,11 @@ def gradient_norms(gan: GAN, loss: str, batches: int = 8) -> dict[str, float]:
     """Layer → root mean square of the generator's gradient over its kept weights, averaged over batches first."""
     mask = gan.masks.get("generator")
     total = {key: torch.zeros_like(weight) for key, weight in prunable_weights(gan.generator).items()}
-    modes = {part: part.training for part in gan.generator.modules()}
-    gan.generator.eval()
-    try:
+    with eval_mode(gan.generator):
         for value in generator_loss(gan, batches, loss=loss)(gan.generator):
             gradients = torch.autograd.grad(value, [*prunable_weights(gan.generator).values()])
             for key, gradient in zip(total, gradients, strict=True):
                 total[key] += gradient / batches
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
     kept = {
         key: value[mask[key]] if mask is not None and key in mask else value for key, value in total.items()
     }

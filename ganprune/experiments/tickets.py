@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,19 +12,13 @@ from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
 from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of, trackers
 from ganprune.experiments.training import COURSE_TRAINING, SAVE_EVERY, FromScratch
-from ganprune.lottery.controls import draw_random_ticket, reinitialise_ticket, shuffle_ticket
+from ganprune.lottery.controls import CONTROLS
 from ganprune.lottery.iterative import find_tickets
 from ganprune.lottery.tickets import Ticket
 from ganprune.records.store import config_hash
 from ganprune.training.callbacks import Checkpoint, every
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
-
-CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
-    "reinitialised": reinitialise_ticket,
-    "shuffled": shuffle_ticket,
-    "random": draw_random_ticket,
-}
 
 
 @dataclass(frozen=True)

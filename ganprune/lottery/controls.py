@@ -1,4 +1,4 @@
-"""What a ticket is compared with, and where it can go: fresh weights, shuffled or random masks, other data."""
+"""What a ticket is compared with: fresh weights, and shuffled or random masks."""
 
 from __future__ import annotations
 
@@ -119,3 +119,11 @@ def _check_has_all_weights(ticket: Ticket) -> None:
             "ticket must come from rewinding to init or late for this control: learning-rate rewinding keeps the "
             "trained weights, and those that earlier rounds pruned are gone"
         )
+
+
+CONTROLS: dict[str, Callable[[Ticket, int], Ticket]] = {
+    "reinitialised": reinitialise_ticket,
+    "shuffled": shuffle_ticket,
+    "random": draw_random_ticket,
+}
+"""The controls of a ticket by their names: each takes the ticket and a seed."""
