@@ -248,3 +248,15 @@ def test_the_dark_theme_can_be_chosen(browser: Browser, address: str) -> None:
             visit.page.locator("button.theme-switch-button:visible").first.click()
             seen.add(root.get_attribute("data-theme"))
         assert {"dark", "light"} <= seen
+
+
+@pytest.mark.parametrize("page", ["book/intro", "notebooks/06_magnitude_pruning"])
+def test_pictures_keep_their_proportions(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, PHONE) as visit:
+        visit.page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
+        visit.page.wait_for_load_state("networkidle")
+        ratios = visit.page.evaluate(
+            "[...document.querySelectorAll('main img')].filter(i => i.naturalWidth && i.clientWidth)"
+            ".map(i => i.clientWidth * i.naturalHeight / (i.clientHeight * i.naturalWidth))"
+        )
+        assert ratios and all(abs(ratio - 1) < 0.02 for ratio in ratios)
