@@ -253,10 +253,13 @@ def test_the_dark_theme_can_be_chosen(browser: Browser, address: str) -> None:
 @pytest.mark.parametrize("page", ["book/intro", "notebooks/06_magnitude_pruning"])
 def test_pictures_keep_their_proportions(browser: Browser, address: str, page: str) -> None:
     with Visit(browser, address, page, PHONE) as visit:
-        visit.page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
-        visit.page.wait_for_load_state("networkidle")
+        # a lazy picture that was not asked for yet is not awaited by the page itself: decode() waits for each
         ratios = visit.page.evaluate(
-            "[...document.querySelectorAll('main img')].filter(i => i.naturalWidth && i.clientWidth)"
-            ".map(i => i.clientWidth * i.naturalHeight / (i.clientHeight * i.naturalWidth))"
+            """async () => {
+                 const pictures = [...document.querySelectorAll('main img')].filter(i => i.clientWidth)
+                 pictures.forEach(i => { i.loading = 'eager' })
+                 await Promise.all(pictures.map(i => i.decode()))
+                 return pictures.map(i => i.clientWidth * i.naturalHeight / (i.clientHeight * i.naturalWidth))
+               }"""
         )
         assert ratios and all(abs(ratio - 1) < 0.02 for ratio in ratios)

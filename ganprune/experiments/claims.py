@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ganprune.experiments.base import Experiment
-from ganprune.experiments.recovery import OUTPUT_LAYER
 from ganprune.experiments.studies import RECOVERED, SPARSITIES, Arms, losses_of
 from ganprune.experiments.verdicts import Arm, Claim, Comparison, Rows, Verdict, judge
 
@@ -245,7 +244,7 @@ def _small(arms: Arms) -> Iterator[Claim]:
         compared = (Comparison(recovered(arms.recovery(sparsity)), recovered(arms.small(sparsity))),)
         text = f"large and {sparsity:.0%} sparse beats small and dense with as many non-zero weights"
         yield Claim(f"20{letter}", text, "zhu2018agp", "small-and-dense", "lower", compared, _control(arms))
-    protected = recovered(arms.recovery(0.9, protect=(OUTPUT_LAYER,)))
+    protected = recovered(arms.protected(0.9))
     for letter, allocation in zip("abc", ("global", "lamp", "erk"), strict=True):
         compared = (Comparison(protected, recovered(arms.recovery(0.9, allocation=allocation))),)
         name = "global pruning without it" if allocation == "global" else allocation.upper()

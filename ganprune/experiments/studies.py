@@ -120,6 +120,11 @@ class Arms:
         """A pruned generator that is not trained on."""
         return self.recovery(sparsity, training=None, **changes)
 
+    def protected(self, sparsity: float) -> Recovery:
+        """A generator with a dense output layer and as many non-zeros in all as one of this sparsity without it."""
+        each = _weights_of(self._shape["channels"])
+        return self.recovery(sparsity * sum(each) / sum(each[:-1]), protect=(OUTPUT_LAYER,))
+
     def spoilt(self, noise: float = 0.0, dropped: int = 0, share: float = 1.0) -> SpoiltImages:
         """Spoilt images, as many as the profile measures, or a share of them."""
         return SpoiltImages(noise, dropped, max(16, round(share * self.sizes.samples)))
@@ -132,14 +137,15 @@ class Arms:
 @lru_cache
 def _channels_of(channels: tuple[int, ...], share: float) -> tuple[int, ...]:
     """Channels in the same proportions, of a generator with that share of the weights, as nearly as there is one."""
-
-    def weights(chosen: tuple[int, ...]) -> int:
-        one, two, three = chosen
-        return 64 * one * 16 + one * two * 9 + two * three * 16 + three * 16
-
-    wanted = share * weights(channels)
+    wanted = share * sum(_weights_of(channels))
     sizes = [tuple(max(1, round(part * scale / 1_000)) for part in channels) for scale in range(1, 1_001)]
-    return min(sizes, key=lambda chosen: abs(weights(chosen) - wanted))
+    return min(sizes, key=lambda chosen: abs(sum(_weights_of(chosen)) - wanted))
+
+
+def _weights_of(channels: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Weights of the four layers of the course's generator, from the latent vector to the image."""
+    one, two, three = channels
+    return 64 * one * 16, one * two * 9, two * three * 16, three * 16
 
 
 def _measures(arms: Arms) -> list[Experiment]:
@@ -168,7 +174,7 @@ def _magnitude(arms: Arms) -> list[Experiment]:
     found = [arms.control]
     found += [arms.recovery(sparsity) for sparsity in RECOVERED]
     found += [arms.recovery(0.9, allocation=allocation) for allocation in ("lamp", "erk", "uniform")]
-    found += [arms.recovery(0.9, protect=(OUTPUT_LAYER,))]
+    found += [arms.protected(0.9)]
     found += [arms.recovery(sparsity, score="random") for sparsity in (0.5, 0.7)]
     found += [arms.recovery(0.5, allocation=allocation) for allocation in ("lamp", "erk", "uniform")]
     return list(found)
