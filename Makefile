@@ -19,6 +19,8 @@ RECORD      ?=
 ONLY        ?=
 # Another built book for `make accessibility`.
 SITE        ?=
+# CHAPTERS="01 05" makes the slides of these chapters alone.
+CHAPTERS    ?=
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -60,14 +62,14 @@ export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help accessibility settings profile env book test lab serve lint format strip bench student wheelhouse lock clean
+.PHONY: help accessibility settings profile env book test lab serve lint format strip bench student slides wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
 	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
-	@echo "          SITE=FOLDER (accessibility)"
+	@echo "          SITE=FOLDER (accessibility)  CHAPTERS=\"01 05\" (slides)"
 
 env: $(READY)  ## create the environment in .venv
 
@@ -94,7 +96,7 @@ book: profile $(READY)  ## build the book to _build/html
 # The tests see the book in the smoke profile: every cell runs, in seconds. It is built while the other tests run, and
 # then looked at; tests that build books of their own wait for it, as only one build runs at a time. The copies for students run in a folder of their own, far from the repository, as at a student's.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml --rootdir . -n $(JOBS) --dist loadfile
-SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_build.py tests/test_serve.py
+SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_build.py tests/test_serve.py tests/test_slides_browser.py
 
 test: lint  ## run every test: package, notebooks, copies for students, built site
 	@echo "Building a book and running every test: about 10 minutes on two cores (JOBS=$(JOBS))."
@@ -132,6 +134,9 @@ bench: $(READY)  ## measure what the book claims about speed, to _build/bench
 
 student: $(READY)  ## write copies of the chapters without solutions to _build/student
 	$(BIN)/python tools/students.py
+
+slides: profile $(READY)  ## make slides, handouts and teacher's plans in _build/slides, from the chapters' notebooks
+	@GANPRUNE_PROFILE=$(PROFILE) $(BIN)/python tools/slides.py $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
 wheelhouse: $(READY)  ## fill wheelhouse/ with everything an installation downloads
 	@echo "Downloading to wheelhouse/ (on Linux some gigabytes): 2 to 10 minutes, as your network allows."
