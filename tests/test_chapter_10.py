@@ -315,7 +315,7 @@ def test_the_recorded_part_reads_well_without_records(
     texts, tables = recorded_part(monkeypatch)
     assert texts["chapter-10-cut"] == "from 11 to 700 (measured on this page with 1,000 images)"
     assert texts["chapter-10-7"] == "not measured yet"
-    assert {row["seeds"] for row in tables["arms"]} == {"not measured yet"}
+    assert {row["seeds"] for row in tables["arms"]} == {0}
     assert {row["verdict"] for row in tables["claims"]} == {"not measured yet"}
 
 
@@ -329,7 +329,7 @@ def test_the_recorded_part_follows_the_records(tmp_path: Path, monkeypatch: pyte
     assert rows["one-shot"]["seeds"] == 5
     assert rows["one-shot"]["digit-FID"] == pytest.approx(61.2, rel=1e-3)
     verdicts = {row["claim"]: row["verdict"] for row in tables["claims"]}
-    assert verdicts["7"] == "supported"
+    assert verdicts["7"] == "supported (5 seeds)"
     assert verdicts["23a"] == "not measured yet"
 
 
