@@ -4,10 +4,11 @@
     python tools/assignments.py grade DIR                   points, feedback and leaderboard of submissions
     python tools/assignments.py thresholds --seeds 50       how far right solutions are from every threshold
 
-The sources are `assignments/*.ipynb`, in nbgrader's cell format. `release` writes to _build/assignments: `release/` to hand out, and
-`teacher/` with solutions, autograders, a rubric, and a course folder for nbgrader itself. `grade` takes DIR/STUDENT/ASSIGNMENT.ipynb, or
-DIR/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, with the files that belong to it, and writes points.csv, feedback/ and leaderboard.html to _build/grading. The
-seed of its tests is the environment variable GANPRUNE_GRADING_SEED.
+The sources are `assignments/*.ipynb`, in nbgrader's cell format. `release` writes to _build/assignments: `release/` to
+hand out, and `teacher/` with solutions, autograders, a rubric, and a course folder for nbgrader itself. `grade` takes
+DIR/STUDENT/ASSIGNMENT.ipynb, or DIR/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, with the files that belong to it, and writes
+points.csv, feedback/ and leaderboard.html to _build/grading. The seed of its tests is the environment variable
+GANPRUNE_GRADING_SEED.
 """
 
 from __future__ import annotations
@@ -152,15 +153,17 @@ def rubric(name: str, source: Notebook) -> str:
 HANDOUT = """\
 # Assignments
 
-Open a notebook in JupyterLab, write your id into its first code cell, and answer from top to bottom. What needs doing is a cell with
-`{stub}`. Run everything once from the beginning before you hand in (Kernel, Restart and run all), and hand in the notebook under the name that it has now,
-with the files that it wrote beside it.
+Open a notebook in JupyterLab, write your id into its first code cell, and answer from top to bottom. What needs doing
+is a cell with `{stub}`. Run everything once from the beginning before you hand in
+(Kernel, Restart and run all), and hand in the notebook under the name that it has now, with the files that it wrote
+beside it.
 
 How your work is judged, and which help is allowed, stands on the course's page "Handing in".
 """
 
 NBGRADER = """\
-# For nbgrader itself: copy this folder, and run `nbgrader generate_assignment NAME` inside it. It needs the environment's programs on PATH.
+# For nbgrader itself: copy this folder, and run `nbgrader generate_assignment NAME` inside it.
+# It needs the environment's programs on PATH.
 c = get_config()
 c.CourseDirectory.course_id = "ganprune"
 c.ClearSolutions.code_stub = {{"python": {stub!r}}}
@@ -260,7 +263,8 @@ def rows_of(item: Submission, source: Notebook, marked: Marked) -> list[dict[str
         got, of = sum(mark.points for mark in marks), sum(mark.of for mark in marks)
         rows.append({**base, "exercise": number, "points": f"{got:g}", "of": f"{of:g}", "note": notes})
     got, of = sum(mark.points for mark in marked.marks), sum(mark.of for mark in marked.marks)
-    rows.append({**base, "exercise": "total", "points": f"{got:g}", "of": f"{of:g}", "note": marked.note})
+    told = "; ".join(filter(None, [marked.note, marked.aside]))
+    rows.append({**base, "exercise": "total", "points": f"{got:g}", "of": f"{of:g}", "note": told})
     for cell in source.cells:
         if "rubric" in ours(cell):
             rows.append({**base, "exercise": "words", "points": "", "of": f"{nbgrader_of(cell)['points']:g}"})
@@ -318,11 +322,8 @@ def grade(submitted: Path, output: Path, isolation: str, memory: int, only: str 
             feedback_page(item.assignment, item.student, source, marked, titles(source)), encoding="utf-8"
         )
         total = rows_of(item, source, marked)[len(exercises(source))]
-        spent = time.monotonic() - started
-        print(
-            f"{number}/{len(found)} {item.student} {item.assignment}: {total['points']} of {total['of']} ({spent:.0f} s)",
-            flush=True,
-        )
+        told = f"{item.student} {item.assignment}: {total['points']} of {total['of']}"
+        print(f"{number}/{len(found)} {told} ({time.monotonic() - started:.0f} s)", flush=True)
         write_points(rows, staged / "points.csv")
     if any(row["exercise"] == "digit_fid" for row in rows):
         (staged / "leaderboard.html").write_text(leaderboard_page(staged / "points.csv"), encoding="utf-8")
@@ -338,7 +339,7 @@ def name_copied_numbers(item: Submission, source: Notebook, marked: Marked, othe
             cell = next(cell for cell in source.cells if nbgrader_of(cell).get("grade_id") == mark.name)
             owner = fits_another(cell, source, marked.answers[mark.name], others)
             if owner:
-                marked.note = "; ".join(filter(None, [marked.note, f"{mark.name}: the number of {owner}"]))
+                marked.aside = "; ".join(filter(None, [marked.aside, f"{mark.name}: the number of {owner}"]))
 
 
 # ---------------------------------------------------------------- thresholds

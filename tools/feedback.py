@@ -1,4 +1,4 @@
-"""The pages that grading writes: feedback for one student, and the leaderboard of the capstone. Plain HTML, nothing is loaded."""
+"""The pages that grading writes, feedback and the capstone's leaderboard: plain HTML that loads nothing."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def leaderboard_page(table: Path) -> str:
     images = {int(found["images"]) for found in judged.values() if "images" in found}
     count = " or ".join(f"{n:,}" for n in sorted(images))
     parts = [
-        f"<p>Generators that keep at most a tenth of their weights, judged with {count} images each against a split on which "
-        "nothing was chosen. Lower digit-FID is better; recall says how much of the variety of real digits is there. One "
-        "generator is one seed, so neighbours on this list may owe their places to luck.</p>",
+        f"<p>Generators that keep at most a tenth of their weights, judged with {count} images each against a split on "
+        "which nothing was chosen. Lower digit-FID is better; recall says how much of the variety of real digits is "
+        "there. One generator is one seed, so neighbours on this list may owe their places to luck.</p>",
         '<table><thead><tr><th scope="col" class="number">place</th><th scope="col">student</th>',
     ]
     columns = {"digit_fid": "digit-FID", "precision": "precision", "recall": "recall", "kept": "weights kept"}

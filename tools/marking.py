@@ -269,6 +269,7 @@ class Marked:
         measures: numbers that a test reported, such as a digit-FID.
         answers: values of the student's numbers, by test.
         note: about the whole submission.
+        aside: what the teacher alone should know.
     """
 
     marks: list[Mark] = field(default_factory=list)
@@ -277,6 +278,7 @@ class Marked:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     written: str = ""
     note: str = ""
+    aside: str = ""
 
 
 @contextmanager

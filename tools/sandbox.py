@@ -13,6 +13,7 @@ All three limit memory, the size of files and the environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -234,17 +235,13 @@ class Box:
     def stop(self) -> None:
         """End the process with all that it started, and remove its folder."""
         if self.process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
             for stream in (self.process.stdin, self.process.stdout):
                 if stream:
-                    try:
+                    with contextlib.suppress(OSError):
                         stream.close()
-                    except OSError:
-                        pass
             self.process = None
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)

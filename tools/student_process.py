@@ -1,9 +1,9 @@
 """The process that runs a student's code while it is graded: it knows the notebook's cells and no test.
 
-It is started by :mod:`sandbox`, speaks over its standard input and output, and obeys four requests: run a cell, say what
-a name is, call a function, hand out a file. Requests are pickled, because they come from the grader; answers are JSON
-with plain numbers, texts and tensors, because they come from a process that nobody trusts. A message is eight bytes of
-length and its body.
+It is started by :mod:`sandbox`, speaks over its standard input and output, and obeys four requests: run a cell, say
+what a name is, call a function, hand out a file. Requests are pickled, because they come from the grader; answers are
+JSON with plain numbers, texts and tensors, because they come from a process that nobody trusts. A message is eight
+bytes of length and its body.
 """
 
 from __future__ import annotations
