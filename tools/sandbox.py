@@ -165,6 +165,11 @@ def why_not(way: str, secrets: Iterable[Path] = ()) -> str | None:
     if way == "user":
         if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
             return "only root can become another user"
+        tried = subprocess.run(
+            as_user(["env", sys.executable, "-c", "import numpy"]), capture_output=True, cwd="/", env=environment("/")
+        )
+        if tried.returncode:
+            return f"{student_user()} cannot run {sys.executable}"
         open_to_all = readable_sources(secrets)
         names = ", ".join(map(str, open_to_all))
         return f"{student_user()} can read {names}: chmod -R go-rwx them" if open_to_all else None
