@@ -141,7 +141,7 @@ assignments: $(READY)  ## write the assignments to hand out, and the teacher's p
 	$(BIN)/python tools/assignments.py release
 
 # The seed goes through the environment, where other users of this machine do not see it.
-grade: export GANPRUNE_GRADING_SEED = $(or $(SEED),$(shell $(BIN)/python -c 'import secrets; print(secrets.token_hex(8))'))
+grade: export GANPRUNE_GRADING_SEED = $(SEED)
 grade: profile $(READY)  ## grade the submissions in SUBMITTED=FOLDER, to _build/grading
 	@test -n '$(SUBMITTED)' || { echo "say where the submissions are: make grade SUBMITTED=FOLDER SEED=YOUR-SECRET" >&2; exit 1; }
 	@GANPRUNE_PROFILE=$(PROFILE) ISOLATION='$(ISOLATION)' $(BIN)/python tools/assignments.py grade '$(SUBMITTED)'

@@ -18,6 +18,7 @@ import copy
 import csv
 import math
 import os
+import secrets
 import shutil
 import statistics
 import sys
@@ -310,6 +311,10 @@ def grade(submitted: Path, output: Path, isolation: str, memory: int, only: str 
     staged = output.with_name(output.name + ".new")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True, mode=0o700)
+    seed = os.environ["GANPRUNE_GRADING_SEED"] = os.environ.get("GANPRUNE_GRADING_SEED") or secrets.token_hex(
+        8
+    )
+    (staged / "seed.txt").write_text(seed + "\n", encoding="utf-8")  # to grade again with the same numbers
     rows: list[dict[str, Any]] = []
     for number, item in enumerate(found, 1):
         started, source = time.monotonic(), notebooks[item.assignment]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import io
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -327,7 +328,8 @@ def run_test(source: str, namespace: dict[str, Any], measures: dict[str, float])
         Exception: whatever the test raises.
     """
     scope = {**namespace, "record_measure": lambda name, value: measures.update({name: float(value)})}
-    exec(compile(source, "<test>", "exec"), scope)
+    with redirect_stdout(io.StringIO()):
+        exec(compile(source, "<test>", "exec"), scope)
 
 
 def told(error: BaseException) -> str:

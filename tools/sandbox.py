@@ -166,7 +166,10 @@ def why_not(way: str, secrets: Iterable[Path] = ()) -> str | None:
         if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
             return "only root can become another user"
         tried = subprocess.run(
-            as_user(["env", sys.executable, "-c", "import numpy"]), capture_output=True, cwd="/", env=environment("/")
+            as_user(["env", sys.executable, "-c", "import numpy"]),
+            capture_output=True,
+            cwd="/",
+            env=environment("/"),
         )
         if tried.returncode:
             return f"{student_user()} cannot run {sys.executable}"
