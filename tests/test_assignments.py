@@ -124,6 +124,91 @@ def test_right_solutions_stay_away_from_every_threshold(
     assert not near
 
 
+# ---------------------------------------------------------------- wrong answers
+
+WRONG = {
+    "03_criteria_and_controls": [
+        ("synflow-mask", "density ** (k / rounds)", "density"),
+        ("synflow-mask", "w *= mask[name]", "pass"),
+        ("taylor-scores", "(g * w.detach()) ** 2", "g * w.detach()"),
+        ("shuffle-mask", "torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)"),
+        (
+            "shuffle-mask",
+            "torch.randperm(flags.numel(), generator=random)",
+            "torch.randperm(flags.numel(), generator=torch.Generator().manual_seed(seed))",
+        ),
+        ("decide-words", "0.90", "0.95"),
+        ("repaired-price", "(2 * torch", "(1 * torch"),
+        ("removal-price", "0.5 * delta @ H @ delta", "0.5 * (H.diag() * delta**2).sum()"),
+    ],
+    "02_masks_that_hold": [
+        (
+            "prune-further",
+            "round(sparsity * len(flat))",
+            "int((~alive).sum()) + round(sparsity * int(alive.sum()))",
+        ),
+        ("prune-further", "stable=True", "descending=False"),
+        ("prune-further", "torch.where(alive, flat, -1.0)", "flat"),
+        ("train-pruned", "step >= before", "step == before"),
+        ("train-pruned", "    project()\n    ### END", "    ### END"),
+        (
+            "needed",
+            '"transposed":\n            kept *= layer["input"][0] * layer["input"][1]',
+            '"transposed":\n            kept *= layer["output"][0] * layer["output"][1]',
+        ),
+        ("remove-channels", "norm.bias.detach()[left]", "torch.zeros(len(left)).double()"),
+    ],
+    "01_the_game": [
+        ("best-logit", " + math.log(share / (1 - share))", " + (share - 0.5)"),
+        ("r1", ".sum(1).mean()", ".sum(1).sum() / 5"),
+        ("play", "d_step.zero_grad()", "pass"),
+        (
+            "play",
+            "        d_step.step()\n        g_step.zero_grad()\n        F.softplus(-discriminator(generator(new_z))).mean().backward()",
+            "        g_step.zero_grad()\n        F.softplus(-discriminator(generator(new_z))).mean().backward()\n        d_step.step()",
+        ),
+        ("frechet", ".clamp(min=0)", ""),
+        ("divergence", "share * log_p.exp() * (log_p - log_m)", "log_p.exp() * (log_p - log_m)"),
+    ],
+    "04_schedules_and_tickets": [
+        (
+            "find-ticket",
+            "trained = copy.deepcopy(network)",
+            "trained = copy.deepcopy(network) if _ == 0 else trained",
+        ),
+        ("find-ticket", "weights[n] *= mask[n]", "pass"),
+        ("sparse-weights", "mask.sum(1, keepdim=True).clamp(min=1)", "torch.tensor(float(mask.shape[1]))"),
+        ("sparse-weights", "mask.sum(1, keepdim=True).clamp(min=1)", "mask.float().sum(1).mean()"),
+        ("live", " & read[i + 1][:, None]", ""),
+        ("mean-density", "(power + 1)", "2"),
+        ("sparsity-at", "left**power", "left**3"),
+    ],
+}
+"""Typical wrong answers, by assignment: the cell, what is right in it, what somebody writes instead."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_typical_wrong_answers_are_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANPRUNE_GRADING_SEED", SEED)
+    for place, right, wrong in WRONG[name]:
+        namespace: dict[str, Any] = {"__name__": "wrong", "STUDENT": "ada"}
+        failed = []
+        for cell in source_of(name).cells:
+            found = nbgrader_of(cell)
+            if cell.cell_type != "code" or not found:
+                continue
+            assert found["grade_id"] != place or right in cell.source, (place, right)
+            text = cell.source.replace(right, wrong) if found["grade_id"] == place else cell.source
+            try:
+                exec(compile(text, found["grade_id"], "exec"), namespace)
+            except AssertionError as error:
+                failed.append(str(error))
+            except Exception:
+                failed.append("")
+        assert any(failed), f"nobody notices {wrong!r} in {place}"
+
+
 # ---------------------------------------------------------------- releases
 
 
