@@ -13,7 +13,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #8886; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-pre { overflow-x: auto; padding: .6rem; background: #8882; }
+main { overflow-x: auto; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .6rem; background: #8882; }
 pre.error { border-left: 4px solid #c60; }
 """
 
