@@ -162,11 +162,7 @@ WRONG = {
         ("best-logit", " + math.log(share / (1 - share))", " + (share - 0.5)"),
         ("r1", ".sum(1).mean()", ".sum(1).sum() / 5"),
         ("play", "d_step.zero_grad()", "pass"),
-        (
-            "play",
-            ("play", "generator(new_z)", "generator(z)"),
-            ("play", "generator(new_z)", "generator(z)"),
-        ),
+        ("play", "generator(new_z)", "generator(z)"),
         ("frechet", ".clamp(min=0)", ""),
         ("divergence", "share * log_p.exp() * (log_p - log_m)", "log_p.exp() * (log_p - log_m)"),
     ],
