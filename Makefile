@@ -21,6 +21,10 @@ ONLY        ?=
 SITE        ?=
 # CHAPTERS="01 05" makes the slides of these chapters alone.
 CHAPTERS    ?=
+# For `make grade`: the folder of submissions, the seed of the tests, and how students' code is kept apart (book/handing-in.md).
+SUBMITTED   ?=
+SEED        ?=
+ISOLATION   ?=
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -62,14 +66,15 @@ export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help accessibility settings profile env book test lab serve lint format strip bench student slides wheelhouse lock clean
+.PHONY: help accessibility assignments grade settings profile env book test lab serve lint format strip bench student slides wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
 	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
-	@echo "          SITE=FOLDER (accessibility)  CHAPTERS=\"01 05\" (slides)"
+	@echo "          SITE=FOLDER (accessibility)  SUBMITTED=FOLDER SEED=SECRET ISOLATION=unshare|user|none (grade)"
+	@echo "          CHAPTERS=\"01 05\" (slides)"
 
 env: $(READY)  ## create the environment in .venv
 
@@ -84,7 +89,7 @@ $(READY): pyproject.toml constraints.txt | settings
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { '$(PYTHON)' -m venv $(if $(EXISTS),--clear) '$(VENV)' && \
 	  '$(PYTHON)' tools/environment.py '$(VENV)' remember 'TORCH_INDEX=$(TORCH_INDEX)' 'WHEELHOUSE=$(WHEELHOUSE)'; }
 	$(if $(TORCH_INDEX),$(PIP) install --quiet -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision)
-	$(PIP) install --quiet $(OFFLINE) -c constraints.txt -e '.[book,test]'
+	$(PIP) install --quiet $(OFFLINE) -c constraints.txt -e '.[book,test,grading]'
 	@touch $@
 
 profile:
@@ -138,9 +143,18 @@ student: $(READY)  ## write copies of the chapters without solutions to _build/s
 slides: profile $(READY)  ## make slides, handouts and teacher's plans in _build/slides, from the chapters' notebooks
 	@GANPRUNE_PROFILE=$(PROFILE) $(BIN)/python tools/slides.py $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
+assignments: $(READY)  ## write the assignments to hand out, and the teacher's part, to _build/assignments
+	$(BIN)/python tools/assignments.py release
+
+# The seed goes through the environment, where other users of this machine do not see it.
+grade: export GANPRUNE_GRADING_SEED = $(SEED)
+grade: profile $(READY)  ## grade the submissions in SUBMITTED=FOLDER, to _build/grading
+	@test -n '$(SUBMITTED)' || { echo "say where the submissions are: make grade SUBMITTED=FOLDER SEED=YOUR-SECRET" >&2; exit 1; }
+	@GANPRUNE_PROFILE=$(PROFILE) ISOLATION='$(ISOLATION)' $(BIN)/python tools/assignments.py grade '$(SUBMITTED)'
+
 wheelhouse: $(READY)  ## fill wheelhouse/ with everything an installation downloads
 	@echo "Downloading to wheelhouse/ (on Linux some gigabytes): 2 to 10 minutes, as your network allows."
-	$(PIP) download --quiet -d wheelhouse -c constraints.txt '.[book,test]' 'setuptools>=77'
+	$(PIP) download --quiet -d wheelhouse -c constraints.txt '.[book,test,grading]' 'setuptools>=77'
 	$(BIN)/python tools/javascript.py --download wheelhouse
 
 lock: pyproject.toml  ## resolve all dependencies anew and write constraints.txt
@@ -148,7 +162,7 @@ lock: pyproject.toml  ## resolve all dependencies anew and write constraints.txt
 	@echo "Installing the newest versions that pyproject.toml allows into a fresh environment: 2 to 10 minutes."
 	rm -rf _build/lock
 	'$(PYTHON)' -m venv _build/lock
-	_build/lock/bin/python -m pip install --quiet --upgrade -e '.[book,test]'
+	_build/lock/bin/python -m pip install --quiet --upgrade -e '.[book,test,grading]'
 	_build/lock/bin/python tools/freeze.py
 	rm -rf _build/lock
 

@@ -40,7 +40,7 @@ def by_name(lines: list[str]) -> dict[str, Requirement]:
 def declared() -> dict[str, Requirement]:
     """Return what pyproject.toml asks for, extras included."""
     extras = PROJECT["optional-dependencies"]
-    return by_name(PROJECT["dependencies"] + extras["book"] + extras["test"])
+    return by_name(PROJECT["dependencies"] + extras["book"] + extras["grading"] + extras["test"])
 
 
 def pins() -> dict[str, str]:

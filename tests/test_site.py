@@ -219,3 +219,19 @@ def test_the_benchmarks_page_shows_every_recorded_row() -> None:
     assert rows
     for row in rows:
         assert row["name"] in text
+
+
+def test_no_assignment_is_given_away() -> None:
+    telling = set()
+    for source in sorted((ROOT / "assignments").glob("[0-9]*.ipynb")):
+        for cell in json.loads(source.read_text(encoding="utf-8"))["cells"]:
+            hidden = "".join(cell["source"]).partition("### BEGIN HIDDEN TESTS")[2]
+            telling |= {
+                line.strip() for line in hidden.splitlines() if "draws(" in line or "at_most(" in line
+            }
+    assert len(telling) > 20
+    for path in SITE.rglob("*"):
+        if path.suffix in (".html", ".ipynb", ".js", ".txt", ".md"):
+            text = html.unescape(re.sub(r"<[^>]+>", "", path.read_text(encoding="utf-8")))
+            assert not [line for line in telling if len(line) > 30 and line in text], path
+            assert "BEGIN HIDDEN TESTS" not in text, path

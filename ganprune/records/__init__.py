@@ -7,7 +7,6 @@ from ganprune.records.statistics import (
     holm,
     interval,
     paired_ratio,
-    verdict,
 )
 from ganprune.records.store import (
     Experiment,
@@ -41,5 +40,4 @@ __all__ = [
     "recorded",
     "rows_of",
     "run",
-    "verdict",
 ]

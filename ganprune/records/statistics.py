@@ -74,23 +74,6 @@ def paired_ratio(treated: Sequence[float], control: Sequence[float], confidence:
     return interval(ratios.tolist(), confidence, log=True)
 
 
-def verdict(ratio: Interval, margin: float = 0.10, seeds_needed: int = 5) -> str:
-    """What an interval of digit-FID ratios says: "matches", "better", "worse" or "inconclusive (n)".
-
-    It *matches* when the whole interval lies within ±margin of 1. Below ``seeds_needed`` seeds the verdict can only be
-    inconclusive.
-    """
-    if ratio.n < seeds_needed:
-        return f"inconclusive ({ratio.n})"
-    if 1 - margin < ratio.low and ratio.high < 1 + margin:
-        return "matches"
-    if ratio.high < 1:
-        return "better"
-    if ratio.low > 1:
-        return "worse"
-    return f"inconclusive ({ratio.n})"
-
-
 MARGIN = math.log(1.1)
 """Two distances match if the whole 90% interval of their log ratio lies within this margin of zero."""
 SEEDS_NEEDED = 5

@@ -1,0 +1,381 @@
+"""Chapter 3: what it writes by hand equals torch, scipy and the package; bounds hold; checks explain mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment, linprog
+from scipy.stats import wasserstein_distance
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+import ganprune as gp
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "03_wasserstein.ipynb"
+TOOLS = {
+    "math": math,
+    "torch": torch,
+    "nn": nn,
+    "F": F,
+    "gp": gp,
+    "linear_sum_assignment": linear_sum_assignment,
+    "linprog": linprog,
+    "wasserstein_distance": wasserstein_distance,
+    "spectral_norm": spectral_norm,
+}
+
+
+@cache
+def notebook() -> dict[str, Any]:
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+
+
+def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
+    """Runs cells of the chapter, by their ids, in a namespace of their own."""
+    sources = {
+        cell["id"]: "".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code"
+    }
+    namespace = {**TOOLS, **namespace}
+    for name in names:
+        exec(sources[name], namespace)
+    return namespace
+
+
+BASE = ("scratch-sort", "scratch-penalty", "fit-critic", "fit-critic-2")
+by_hand = run_cells(*BASE, "scratch-operator")
+
+
+# --- The distance -------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(1, 60), seed=st.integers(0, 999))
+def test_sorting_equals_scipy_and_every_matching_costs_as_much_or_more(n: int, seed: int) -> None:
+    x, y = torch.randn(2, n, generator=gp.seeded(seed), dtype=torch.float64)
+    found = by_hand["earth_mover"](x, 3 * y + 1)
+    assert found == pytest.approx(wasserstein_distance(x.numpy(), (3 * y + 1).numpy()), abs=1e-9)
+    shuffled = torch.randperm(n, generator=gp.seeded(seed))
+    assert found <= float((x - (3 * y + 1)[shuffled]).abs().mean()) + 1e-12
+
+
+@pytest.mark.parametrize("theta", [0.0, 0.25, 1.0, 1.5, 4.0])
+def test_the_divergence_of_the_pair_is_that_of_chapter_1(theta: float) -> None:
+    assert by_hand["jensen_shannon"](theta) == pytest.approx(min(theta, 1.0) * math.log(2), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(n=st.integers(2, 7), seed=st.integers(0, 999))
+def test_the_function_built_from_prices_reaches_the_cheapest_plan(n: int, seed: int) -> None:
+    real, fake = torch.randn(2, n, 3, generator=gp.seeded(seed)).double()
+    cost = torch.cdist(real, fake)
+    cheapest = float(cost[linear_sum_assignment(cost)].mean())
+    eye, one = torch.eye(n), torch.ones(n, 1)
+    sums = torch.cat([torch.kron(eye, one), torch.kron(one, eye)], dim=1)
+    limits = {"A_ub": sums.numpy(), "b_ub": cost.flatten().numpy(), "bounds": (None, None)}
+    prices = linprog([-1 / n] * (2 * n), **limits)
+    unloading = torch.tensor(prices.x[n:])
+
+    def critic(x: Tensor) -> Tensor:
+        return (torch.cdist(x, fake) - unloading).min(dim=1).values
+
+    assert -prices.fun == pytest.approx(cheapest, rel=1e-6)
+    assert float(critic(real).mean() - critic(fake).mean()) == pytest.approx(cheapest, rel=1e-6)
+    a, b = 3 * torch.randn(2, 200, 3, generator=gp.seeded(seed + 1)).double()
+    assert bool(((critic(a) - critic(b)).abs() <= (a - b).norm(dim=1) + 1e-9).all())
+
+
+# --- Three approximations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4, 4)])
+def test_the_penalty_by_hand_is_the_packages(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 8), nn.Tanh(), nn.Linear(8, 1))
+    real, fake = torch.randn(2, 9, *shape)
+    draws = gp.seeded(gp.step_seed(5, 0, "mix"))
+    mix = torch.rand(9, generator=draws).view(-1, *[1] * len(shape))
+    ours = by_hand["penalise"](critic, real, fake, mix)
+    assert float(ours.detach()) == pytest.approx(
+        float(gp.losses.gradient_penalty(critic, real, fake, seed=5).detach()), rel=1e-5
+    )
+    assert float(by_hand["slopes"](critic, real).detach().square().mean()) == pytest.approx(
+        float(gp.losses.r1_penalty(critic, real).detach()), rel=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=st.integers(1, 12), columns=st.integers(1, 12), seed=st.integers(0, 999))
+def test_power_iteration_finds_the_largest_singular_value(rows: int, columns: int, seed: int) -> None:
+    matrix = torch.randn(rows, columns, generator=gp.seeded(seed))
+    found = float(by_hand["largest_singular"](matrix, turns=2_000))
+    assert found == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=2e-3)
+
+
+def test_power_iteration_fails_from_a_start_without_a_share_in_the_first_direction() -> None:
+    start = torch.randn(2, generator=gp.seeded(0))
+    across = F.normalize(torch.stack([-start[1], start[0]]), dim=0)
+    matrix = 5 * torch.outer(across, across) + torch.outer(start, start) / start.square().sum()
+    assert float(by_hand["largest_singular"](matrix, turns=3)) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("theta", [0.5, 2.0])
+def test_a_straight_critic_under_the_penalty_is_too_steep_by_the_formula(theta: float) -> None:
+    slopes = torch.linspace(-3, 3, 600_001, dtype=torch.float64)  # b > 0 points the right way
+    gain = slopes * theta - 10 * (slopes.abs() - 1) ** 2
+    assert float(slopes[gain.argmax()]) == pytest.approx(1 + theta / 20, abs=1e-4)
+    wrong = torch.where(slopes < 0, gain, -torch.inf)
+    trapped = int(wrong.argmax())
+    assert float(slopes[trapped]) == pytest.approx(-(1 - theta / 20), abs=1e-4)
+    assert gain[trapped] > gain[trapped - 1]
+    assert gain[trapped] > gain[trapped + 1]
+
+
+def test_the_wrong_sign_stays_on_a_line_and_turns_in_a_plane() -> None:
+    unit = by_hand["unit"]
+    for dimensions, wrong_ways in ((1, True), (2, False)):
+        real = torch.cat([unit, 0 * unit], dim=1)[:, :dimensions]
+        fake = real + torch.eye(dimensions)[0] * 2.0
+        critic = by_hand["fit_critic"]("penalty", real, fake, 150, seed=0, free=0)
+        with torch.no_grad():
+            found = float(critic(real).mean() - critic(fake).mean())
+        assert (found < 0) == wrong_ways
+
+
+def test_clipped_weights_allow_the_slope_that_the_text_says() -> None:
+    network = by_hand["network"](1)
+    for part in network.parameters():
+        part.data.fill_(0.1)
+    slope = float(by_hand["slopes"](network, torch.ones(1, 1)).detach())
+    assert slope == pytest.approx(1024 * 0.1**3, rel=1e-4)
+
+
+# --- The operator -------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    k=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 1),  # not more than half of the kernel
+    side=st.integers(4, 8),
+    seed=st.integers(0, 99),
+)
+def test_the_operator_is_the_whole_matrix_and_keeps_the_bound(
+    k: int, stride: int, padding: int, side: int, seed: int
+) -> None:
+    padding = min(padding, k // 2)
+    weight = torch.randn(3, 2, k, k, generator=gp.seeded(seed))
+    pixels = torch.eye(2 * side * side).view(-1, 2, side, side)
+    matrix = F.conv2d(pixels, weight, stride=stride, padding=padding).flatten(1).T
+    true = float(torch.linalg.matrix_norm(matrix, 2))
+    found = by_hand["operator_norm"](weight, side, stride, padding, turns=400)
+    assert found == pytest.approx(true, rel=2e-2)
+    assert true <= -(-k // stride) * by_hand["kernel_norm"](weight) * (1 + 1e-5)
+
+
+def test_r1_bounds_slopes_by_what_is_left_of_log_4() -> None:
+    """At a discriminator that is no worse than zero; here one on a line, found by search over its scale."""
+    real, fake = torch.randn(2, 4_000, 1, generator=gp.seeded(0))
+    fake = fake + 1
+    best = min((scale / 100 for scale in range(200)), key=lambda a: objective(a, real, fake)[0])
+    total, loss, square = objective(best, real, fake)
+    assert total <= math.log(4)
+    assert square <= math.log(4) - loss
+
+
+def objective(scale: float, real: Tensor, fake: Tensor) -> tuple[float, float, float]:
+    """Loss with R1 of weight 1, loss alone, mean squared slope, of D(x) = scale (1/2 - x)."""
+    logits = (scale * (0.5 - cloud) for cloud in (real, fake))
+    loss = float(F.softplus(-next(logits)).mean() + F.softplus(next(logits)).mean())
+    return loss + scale**2, loss, scale**2
+
+
+# --- The exercises ------------------------------------------------------------------------------------------
+
+CHECKED = ("tried", "exercise-1-check", "exercise-3-check", "exercise-4-check")
+
+
+@pytest.fixture(scope="module")
+def checks() -> dict[str, Any]:
+    return run_cells(*BASE, *CHECKED)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((6, 10, 1, 0.798), "only half of the mass"),
+        ((3, 1, 1, 0.798), "every way becomes longer"),
+        ((3, 10, 10, 0.798), "cancel in a ratio"),
+        ((3, 10, 1, 0), "earth must move outwards"),
+        ((3, 10, 1, 1), "root of the squared cost"),
+    ],
+)
+def test_wrong_numbers_are_told_why(checks: dict[str, Any], numbers: tuple[float, ...], message: str) -> None:
+    checks["check_earth"]((3, 10, 1, math.sqrt(2 / math.pi)))
+    with pytest.raises(AssertionError, match=message):
+        checks["check_earth"](numbers)
+
+
+def cut_to_the_smaller(x: Tensor, y: Tensor) -> float:
+    n = min(len(x), len(y))
+    return float((x.sort().values[:n] - y.sort().values[:n]).abs().mean())
+
+
+def unweighted(x: Tensor, y: Tensor) -> float:
+    places = torch.cat([x, y]).sort().values
+    one, other = (torch.searchsorted(c.sort().values, places, right=True) / len(c) for c in (x, y))
+    return float((one - other).abs().mean())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x, y: float((x.mean() - y.mean()).abs()), "equal means"),
+        (cut_to_the_smaller, "may be left out"),
+        (unweighted, "weigh each difference"),
+    ],
+)
+def test_wrong_clouds_are_told_why(
+    checks: dict[str, Any], answer: Callable[..., float], message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks["check_clouds"](answer)
+
+
+def without_graph(critic: nn.Module, points: Tensor) -> Tensor:
+    points = points.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(points).sum(), points)
+    return F.relu(gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def one_norm_of_all(critic: nn.Module, points: Tensor) -> Tensor:
+    points = points.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return F.relu(gradient.norm() - 1).square()
+
+
+def two_sided(critic: nn.Module, points: Tensor) -> Tensor:
+    return (by_hand["slopes"](critic, points) - 1).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(without_graph, "no graph"), (two_sided, "both sides"), (one_norm_of_all, "one norm per point")],
+)
+def test_wrong_penalties_are_told_why(checks: dict[str, Any], answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks["check_one_sided"](answer)
+
+
+@pytest.mark.parametrize(("number", "stub"), [(3, "earth_mover_any"), (4, "one_sided")])
+def test_stubs_fail_and_solutions_pass(checks: dict[str, Any], number: int, stub: str) -> None:
+    with pytest.raises(NotImplementedError):
+        checks[stub](torch.ones(2), torch.ones(2))
+    run_cells(*BASE, "tried", f"exercise-{number}-check", f"solution-{number}-code")
+
+
+@settings(deadline=None, max_examples=30)
+@given(width=st.integers(1, 40), seed=st.integers(0, 999))
+def test_a_bend_costs_what_exercise_2_says(width: int, seed: int) -> None:
+    random = gp.seeded(seed)
+    v, w = F.normalize(torch.randn(2, width, generator=random), dim=1)
+    bias = torch.randn(width, generator=random)
+    places = torch.linspace(-4, 4, 801)[:, None]
+    slopes = (v * w * torch.where(places * w + bias > 0, 1.0, 0.2)).sum(1)
+    assert float(slopes.max() - slopes.min()) <= 0.8 + 1e-5
+
+
+# --- The record ---------------------------------------------------------------------------------------------
+
+
+def glued(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], str]:
+    import myst_nb
+
+    texts: dict[str, str] = {}
+    monkeypatch.setattr(myst_nb, "glue", lambda name, text, display: texts.__setitem__(name, text))
+    cells = run_cells("claims", "arms-code", "arms-table", "arms-glue", glue=myst_nb.glue)
+    return texts, "\n".join(str(gp.plots.Table(rows)) for rows in [cells["rows"]])
+
+
+def invented(seeds: int, path: Path) -> None:
+    """Rows as the study writes them, with figures that nobody measured."""
+    from ganprune.experiments.studies import arms_of, losses_of
+    from ganprune.records.store import config_hash
+
+    distances = {"non-saturating": 8.0, "wasserstein": 8.1, "hinge": 9.5}
+    for name, arm in losses_of(arms_of("laptop")).items():
+        for seed in range(seeds):
+            shared = {"stage": "trained", "network": "generator_ema", "digit_fid_floor": 1.77}
+            shared |= {"digit_fid": distances[name] * (1 + 0.005 * seed), "precision": 0.7, "recall": 0.8}
+            rows = [shared | {"split": split, "processor_seconds": 50.0} for split in ("test", "validation")]
+            gp.records.append(path, {"key": config_hash(arm), "seed": seed, "rows": rows})
+
+
+def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
+    texts, table = glued(monkeypatch)
+    assert {texts[f"03-2{letter}"] for letter in "abc"} == {"not measured yet"}
+    assert "–" in table
+    invented(5, tmp_path / "from_scratch.jsonl")
+    texts, table = glued(monkeypatch)
+    assert texts["03-2a"].startswith("supported, ratio 1.01 [")
+    assert texts["03-2b"].startswith("not supported, ratio 1.19 [")
+    assert "8.1 [" in table
+    assert texts["03-budget"] == "4,000"
+
+
+# --- The page -----------------------------------------------------------------------------------------------
+
+
+def before_the_exercises() -> list[dict[str, Any]]:
+    cells = notebook()["cells"]
+    return cells[: next(number for number, cell in enumerate(cells) if cell["id"] == "exercises")]
+
+
+def test_the_chapter_is_as_long_as_a_chapter() -> None:
+    cells = before_the_exercises()
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(r"^(?:`{3}|:).*$", " ", text, flags=re.MULTILINE)  # directives and their options
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL)
+    assert len(cells) <= 60
+    assert 1_200 <= len(re.findall(r"[A-Za-z][\w’'-]*", text)) <= 2_500
+
+
+def test_every_objective_is_measured_exercised_and_asked_for() -> None:
+    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+    ids = {cell["id"] for cell in notebook()["cells"] if cell["cell_type"] == "code"}
+    rows = notebook()["metadata"]["ganprune"]["objectives"]
+    listed = re.search(r"^## Objectives\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    points = [point.rstrip(";.") for point in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE)]
+    assert [row["text"] for row in rows] == points
+    for row in rows:
+        assert row["measured_in"] in ids
+        assert f":label: {row['exercise']}\n" in text
+        assert f"**{row['question']}. " in text
+
+
+def test_the_symbols_of_the_chapter_are_explained_on_the_page() -> None:
+    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+    box = text.split("Symbols of this chapter")[1].split(":::")[0]
+    assert all(f"${symbol}$" in box for symbol in notebook()["metadata"]["ganprune"]["symbols"])
+
+
+def test_the_drawing_describes_itself_and_stands_on_white() -> None:
+    root = ElementTree.parse(ROOT / "book" / "drawings" / "cliff_and_ramp.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findtext(f"{space}title").split()) >= 4
+    assert len(root.findtext(f"{space}desc").split()) >= 20
+    assert root.find(f"{space}rect").get("fill") == "#fff"

@@ -1,0 +1,423 @@
+"""Chapter 7: its derivations hold, its handwork equals the package, and typical wrong answers are told why."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.autograd.functional import hessian, jacobian
+from torch.nn.functional import softplus
+
+import ganprune as gp
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "07_gradient_criteria.ipynb"
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+TOOLS = {
+    "copy": copy,
+    "math": math,
+    "torch": torch,
+    "nn": nn,
+    "hessian": hessian,
+    "jacobian": jacobian,
+    "softplus": softplus,
+    "gp": gp,
+    "flat": flat,
+}
+
+
+@cache
+def notebook() -> dict[str, Any]:
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+
+
+def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
+    """Runs cells of the chapter, by their ids, in a namespace of their own."""
+    sources = {
+        cell["id"]: "".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code"
+    }
+    namespace = {**TOOLS, **namespace}
+    for name in names:
+        exec(sources[name], namespace)
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def small() -> gp.GAN:
+    return gp.dcgan(width=4, latent_dim=8, seed=0, device="cpu")
+
+
+# --- The price of a weight ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    return run_cells("scratch-tiny", "scratch-obd")
+
+
+def test_gradients_of_samples_and_the_hessian_are_autograds(tiny: dict[str, Any]) -> None:
+    w = tiny["w"]
+    for i in (0, 7):
+        point = w.clone().requires_grad_()
+        loss = tiny["tiny_loss"](point, tiny["x"][i : i + 1], tiny["y"][i : i + 1])
+        assert torch.autograd.grad(loss, point)[0].allclose(tiny["singly"][i])
+    assert tiny["g"].abs().max() < 1e-9
+    gauss_newton = tiny["J"].T @ tiny["J"] / len(tiny["x"]) / 0.01
+    assert (tiny["H"] - gauss_newton).norm() < 0.05 * gauss_newton.norm()
+
+
+def test_the_rest_of_the_expansion_is_of_third_order(tiny: dict[str, Any]) -> None:
+    cells = run_cells("obd-check", **tiny)
+    assert cells["error"](0.02) / cells["error"](0.01) == pytest.approx(8, rel=0.05)
+
+
+def test_with_its_pairs_the_expansion_holds_for_several_weights(tiny: dict[str, Any]) -> None:
+    step = 0.01 * tiny["removals"][:6].sum(0)
+    exact, pairs = tiny["change"](step), float(step @ tiny["H"] @ step) / 2
+    alone = float((tiny["H"].diagonal() * step**2).sum()) / 2
+    assert abs(exact - pairs) < 0.1 * abs(exact - alone)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True))
+def test_rank_correlation_is_spearmans(values: list[int]) -> None:
+    from scipy.stats import spearmanr
+
+    cells = run_cells("scratch-tiny", "scratch-obd")
+    one = torch.tensor(values).double()
+    other = one.sin()
+    expected = spearmanr(one, other).statistic
+    assert cells["rank_correlation"](one, other) == pytest.approx(expected, abs=1e-9)
+
+
+# --- Scores by hand -----------------------------------------------------------------------------------------
+
+
+def test_two_sums_of_gradients_give_three_scores(small: gp.GAN) -> None:
+    network = small.generator.eval()
+    for name, size in (("snip", 8), ("taylor", 8), ("squared-gradient", 1)):
+        loss_fn = gp.generator_loss(small, batches=5, batch_size=size)
+        ours = run_cells("scratch-scores")["score_by_hand"](network, loss_fn)[name]
+        theirs = flat(gp.score(network, name, loss_fn).values())
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-6 * float(theirs.max()))
+
+
+def test_grasp_by_hand_is_the_packages(small: gp.GAN) -> None:
+    network, loss_fn = small.generator.eval(), gp.generator_loss(small, batches=3, batch_size=8)
+    ours = run_cells("scratch-grasp")["grasp_by_hand"](network, loss_fn)
+    theirs = flat(gp.score(network, "grasp", loss_fn).values())
+    assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+    assert bool((ours < 0).any())
+
+
+def test_single_removals_are_those_of_the_loss(small: gp.GAN) -> None:
+    gan = copy.deepcopy(small)
+    for network in (gan.generator, gan.discriminator):
+        network.double().eval()
+    before = copy.deepcopy(gan.generator.state_dict())
+    loss_fn = gp.generator_loss(gan, batches=1, batch_size=8)
+    places, changes = run_cells("scratch-single")["try_singly"](gan.generator, loss_fn, each=2)
+    assert all(value.equal(before[name]) for name, value in gan.generator.state_dict().items())
+    weights = gp.prunable_weights(gan.generator)
+    loss = next(iter(loss_fn(gan.generator)))
+    slopes = flat(torch.autograd.grad(loss, list(weights.values()))) * flat(weights.values())
+    foretold = -slopes[places]
+    assert torch.allclose((changes[0] - changes[1]) / 2, foretold, rtol=0.05, atol=1e-7)
+    assert changes.shape == (2, 8)
+
+
+# --- Conservation and SynFlow -------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=15)
+@given(widths=st.lists(st.integers(1, 6), min_size=3, max_size=6), seed=st.integers(0, 100))
+def test_saliency_is_conserved_for_any_loss_of_a_homogeneous_chain(widths: list[int], seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    weights = [
+        torch.randn(after, before, generator=draws, dtype=torch.float64, requires_grad=True)
+        for before, after in zip(widths, widths[1:], strict=False)
+    ]
+    y = torch.randn(5, widths[0], generator=draws, dtype=torch.float64)
+    for number, w in enumerate(weights):
+        y = y @ w.T
+        y = nn.functional.leaky_relu(y, 0.2) if number < len(weights) - 1 else y
+    slopes = torch.autograd.grad((y.sin() + y**2).mean(), weights)
+    sums = torch.stack([(w * s).sum() for w, s in zip(weights, slopes, strict=True)])
+    assert torch.allclose(sums, sums[0].expand_as(sums), atol=1e-9, rtol=1e-6)
+
+
+def test_a_bias_breaks_conservation() -> None:
+    draws = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(4, 4, generator=draws).requires_grad_() for _ in range(2))
+    y = (torch.ones(4) @ one + 1).relu() @ two
+    slopes = torch.autograd.grad(y.sum(), (one, two))
+    sums = [float((w * s).detach().sum()) for w, s in zip((one, two), slopes, strict=True)]
+    assert abs(sums[0] - sums[1]) > 0.1
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9])
+def test_synflow_by_hand_is_the_packages(small: gp.GAN, sparsity: float) -> None:
+    cells = run_cells("scratch-twin", "scratch-synflow")
+    before = copy.deepcopy(small.generator.state_dict())
+    mask, sums = cells["synflow_by_hand"](small.generator, sparsity, rounds=20)
+    assert all(value.equal(before[name]) for name, value in small.generator.state_dict().items())
+    scores = gp.score(small.generator, "synflow", sparsity=sparsity, rounds=20)
+    assert mask == gp.allocate(scores, sparsity)
+    assert torch.allclose(sums, sums[:, :1].expand_as(sums), rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(widths=st.lists(st.integers(1, 7), min_size=3, max_size=6), seed=st.integers(0, 1000))
+def test_a_round_below_a_share_of_one_in_layers_keeps_the_flow(widths: list[int], seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    weights = [
+        torch.rand(after, before, generator=draws, dtype=torch.float64) ** 8 + 1e-9
+        for before, after in zip(widths, widths[1:], strict=False)
+    ]
+    layers, left = len(weights), sum(w.numel() for w in weights)
+    while pruned := (left - 1) // layers:  # the most that is fewer than N / K
+        assert pruned < left / layers
+        leaves = [w.clone().requires_grad_() for w in weights]
+        flow = torch.ones(widths[0], dtype=torch.float64)
+        for leaf in leaves:
+            flow = leaf @ flow
+        slopes = torch.autograd.grad(flow.sum(), leaves)
+        q = torch.cat([(w * s).flatten() for w, s in zip(weights, slopes, strict=True)])
+        alive = torch.cat([w.flatten() for w in weights]) > 0
+        order = torch.where(alive, q, math.inf).argsort()[:pruned]
+        gone = torch.zeros(len(q), dtype=torch.bool).index_fill(0, order, True)
+        parts = gone.split([w.numel() for w in weights])
+        for w, part in zip(weights, parts, strict=True):
+            w.masked_fill_(part.view(w.shape), 0)
+        left -= pruned
+        flow = torch.ones(widths[0], dtype=torch.float64)
+        for w in weights:
+            flow = w @ flow
+        assert float(flow.sum()) > 0
+        assert all(bool(w.any()) for w in weights)
+
+
+def test_the_branch_beside_a_skip_is_emptied(capsys: pytest.CaptureFixture[str]) -> None:
+    run_cells("skip-check")
+    said = capsys.readouterr().out
+    assert re.search(r"first\.weight +keeps 0 of 64", said)
+    assert re.search(r"second\.weight +keeps 0 of 64", said)
+
+
+@pytest.mark.parametrize(("rounds", "certified"), [(16, False), (17, True), (100, True)])
+def test_the_shares_that_the_text_names(rounds: int, certified: bool) -> None:
+    assert (1 - 0.01 ** (1 / rounds) < 1 / 4) == certified
+    share = 1 - 0.01 ** (1 / 100)
+    assert round(100 * share, 1) == 4.5
+
+
+# --- Swapping and shuffling ---------------------------------------------------------------------------------
+
+
+def test_a_swap_takes_counts_from_one_and_order_from_the_other(small: gp.GAN) -> None:
+    source = "".join(next(c for c in notebook()["cells"] if c["id"] == "predict-swap-code")["source"])
+    namespace = {**TOOLS}
+    exec(source[source.index("def swap") : source.index("found, _")], namespace)
+    magnitude = gp.score(small.generator, "magnitude")
+    other = gp.allocate(gp.score(small.generator, "random", seed=3), 0.7)
+    swapped = namespace["swap"](magnitude, other)
+    for name, kept in swapped.items():
+        assert int(kept.sum()) == int(other[name].sum())
+        if 0 < int(kept.sum()) < kept.numel():
+            assert magnitude[name][kept].min() >= magnitude[name][~kept].max()
+    assert namespace["swap"](magnitude, gp.allocate(magnitude, 0.7)) == gp.allocate(magnitude, 0.7)
+
+
+# --- The exercises ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((2, 0.2, 2, 0.02), "add the gradients first"),
+        ((0, 0.2, 0, 0.04), "inside the sum"),
+        ((0, 0.2, 2, 0.2), "not 0.2"),
+    ],
+)
+def test_wrong_numbers_of_two_batches_are_told_why(numbers: tuple[float, ...], message: str) -> None:
+    check = run_cells("tried", "exercise-1-check")["check_two_batches"]
+    check((0, 0.2, 2, 0.02))
+    with pytest.raises(AssertionError, match=message):
+        check(numbers)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda layers, sparsity: math.ceil(sparsity * layers), "what is \\*left\\*"),
+        (lambda layers, sparsity: int(math.log(1 - sparsity) / math.log(1 - 1 / layers)), "16 rounds"),
+        (lambda layers, sparsity: math.ceil(math.log(1 - sparsity) / math.log(1 - 1 / layers)), "strictly"),
+        (lambda layers, sparsity: {4: 17, 2: 3}.get(layers, 0), "other numbers"),
+    ],
+)
+def test_wrong_rounds_are_told_why(answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_cells("tried", "exercise-3-check")["check_rounds"](answer)
+
+
+def two_alone(w: Tensor, H: Tensor) -> tuple[int, ...]:
+    return tuple(sorted((H.diagonal() * w**2).argsort()[:2].tolist()))
+
+
+@pytest.mark.parametrize("wrong", ["alone", "half", "backwards"])
+def test_wrong_pairs_are_told_why(wrong: str) -> None:
+    cells = run_cells("tried", "exercise-4-check", "exercise-4-run")
+    answers = {
+        "alone": (two_alone, "H_ij"),
+        "half": (lambda w, H: cells["best_by"](w, H, 0.5), "occurs twice"),
+        "backwards": (lambda w, H: (0, 1), "not the cheapest pair"),
+    }
+    answer, message = answers[wrong]
+    with pytest.raises(AssertionError, match=message):
+        cells["check_pair"](answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda path: (path[-1] ** 2 - path[0] ** 2) / 2, "approximation"),
+        (lambda path: -(path[:-1] * path.diff()).sum(), "sign"),
+        (lambda path: (path[1:] * path.diff()).sum(), "is not"),
+    ],
+)
+def test_wrong_movements_are_told_why(answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_cells("tried", "exercise-5-check")["check_movement"](answer)
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "check", "stub"),
+    [
+        (3, ("exercise-3-check",), "check_rounds", "rounds_needed"),
+        (4, ("exercise-4-check", "exercise-4-run"), "check_pair", "cheapest_pair"),
+        (5, ("exercise-5-check",), "check_movement", "movement_of_path"),
+    ],
+)
+def test_stubs_fail_and_solutions_pass(number: int, before: tuple[str, ...], check: str, stub: str) -> None:
+    cells = run_cells("tried", *before)
+    with pytest.raises(NotImplementedError):
+        cells[check](cells[stub])
+    run_cells("tried", *before, f"solution-{number}-code")
+
+
+# --- The record ---------------------------------------------------------------------------------------------
+
+
+def glued(monkeypatch: pytest.MonkeyPatch, *names: str) -> tuple[dict[str, str], dict[str, Any]]:
+    import myst_nb
+
+    texts: dict[str, str] = {}
+    monkeypatch.setattr(myst_nb, "glue", lambda name, text, display: texts.__setitem__(name, text))
+    return texts, run_cells(*names)
+
+
+def test_the_opening_says_what_the_record_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, cells = glued(monkeypatch, "records", "records-masks")
+    kept = cells["recorded_masks"]["snip"]["deconv1"]
+    assert texts["chapter-07-snip-kept"].startswith(f"{min(kept)} to {max(kept)} ")
+    assert all(number < 128 for number in kept)
+    assert all(min(layer) > 0 for layer in cells["recorded_masks"]["synflow"].values())
+
+
+def invented(path: Path) -> None:
+    """Rows as the study writes them, with distances that nothing had."""
+    from ganprune.experiments.studies import arms_of
+    from ganprune.records.store import config_hash
+
+    arms = arms_of("laptop")
+    for score, distance in (("magnitude", 100.0), ("taylor", 50.0)):
+        for seed in range(5):
+            figures = {
+                "digit_fid": distance + seed,
+                "precision": 0.5,
+                "recall": 0.25,
+                "density": 0.5,
+                "split": "test",
+            }
+            row = {"stage": "pruned", "network": "generator_ema", "digit_fid_floor": 2.0, **figures}
+            key = config_hash(arms.pruned(0.8, score=score))
+            gp.records.append(path, {"key": key, "seed": seed, "rows": [row]})
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_table_of_criteria_follows_the_record(
+    measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("initial_masks",):
+        source = ROOT / "ganprune" / "assets" / "records" / f"{name}.jsonl"
+        (tmp_path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    if measured:
+        invented(tmp_path / "recovery.jsonl")
+    monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
+    texts, cells = glued(monkeypatch, "records", "records-masks", "recorded-criteria")
+    line = cells["recorded"]("taylor")
+    assert line["seeds"] == (5 if measured else 0)
+    assert line["digit-FID"].startswith("52 (" if measured else "not measured yet")
+    assert line["recall"].startswith("0.25" if measured else "–")
+    expected = "not decided, 5 seeds" if measured else "not measured yet"  # no dense arm, no verdict
+    assert texts["chapter-07-6a"] == expected
+
+
+# --- The page -----------------------------------------------------------------------------------------------
+
+
+def before_the_exercises() -> list[dict[str, Any]]:
+    cells = notebook()["cells"]
+    return cells[: next(number for number, cell in enumerate(cells) if cell["id"] == "exercises")]
+
+
+def test_the_chapter_is_as_long_as_a_chapter() -> None:
+    cells = before_the_exercises()
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(r"^(?:`{3}|:).*$", " ", text, flags=re.MULTILINE)  # directives and their options
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL)
+    assert len(cells) <= 60
+    assert 1_200 <= len(re.findall(r"[A-Za-z][\w’'-]*", text)) <= 2_500
+
+
+def test_every_objective_is_measured_exercised_and_asked_for() -> None:
+    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+    ids = {cell["id"] for cell in notebook()["cells"] if cell["cell_type"] == "code"}
+    rows = notebook()["metadata"]["ganprune"]["objectives"]
+    listed = re.search(r"^## Objectives\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    points = [point.rstrip(";.") for point in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE)]
+    assert [row["text"] for row in rows] == points
+    for row in rows:
+        assert row["measured_in"] in ids
+        assert f":label: {row['exercise']}\n" in text
+        assert f"**{row['question']}. " in text
+
+
+def test_the_symbols_of_the_chapter_are_explained_on_the_page() -> None:
+    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+    box = text.split("Symbols of this chapter")[1].split(":::")[0]
+    assert all(f"${symbol}$" in box for symbol in notebook()["metadata"]["ganprune"]["symbols"])
+
+
+def test_the_drawing_describes_itself_and_stands_on_white() -> None:
+    root = ElementTree.parse(ROOT / "book" / "drawings" / "where_criteria_look.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findtext(f"{space}title").split()) >= 4
+    assert len(root.findtext(f"{space}desc").split()) >= 20
+    assert root.find(f"{space}rect").get("fill") == "#fff"

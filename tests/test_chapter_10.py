@@ -1,0 +1,381 @@
+"""Chapter 10: what it writes by hand equals the package and the derivations; its checks explain wrong answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import ganprune as gp
+from ganprune.experiments.claims import claims
+from ganprune.experiments.studies import arms_of
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "10_when_and_how_fast.ipynb"
+
+
+@cache
+def notebook() -> dict[str, Any]:
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+
+
+def prose() -> str:
+    return "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+
+
+def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
+    """Runs cells of the chapter, by their ids, in a namespace of their own."""
+    sources = {c["id"]: "".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "code"}
+    tools = {"copy": copy, "math": math, "torch": torch, "nn": nn, "gp": gp}
+    namespace = {**tools, "OneShot": gp.dynamic.OneShot, "Geometric": gp.dynamic.Geometric, **namespace}
+    for name in names:
+        exec(sources[name], namespace)
+    return namespace
+
+
+class Noise:
+    """A split of random images, for trainings that only have to be equal."""
+
+    def batch(self, batch_size: int, seed: int, step: int) -> Tensor:
+        return torch.rand(batch_size, 1, 28, 28, generator=gp.seeded(seed % 1000 + step)) * 2 - 1
+
+
+# --- Schedules --------------------------------------------------------------------------------------------------
+
+shares = st.floats(0.01, 0.99)
+
+
+@settings(deadline=None, max_examples=40)
+@given(final=shares, part=st.floats(0, 1), p=st.floats(0, 1))
+def test_the_cubic_is_the_packages_and_meets_its_four_conditions(final: float, part: float, p: float) -> None:
+    cubic, initial = run_cells("scratch-schedules")["cubic"], part * final
+    package = gp.Cubic(final, start=100, end=1_100, initial=initial)
+    step = round(1_000 * p)
+    assert cubic(step / 1_000, final, initial) == pytest.approx(package(100 + step), abs=1e-9)
+    x = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(cubic(x, final, initial), x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope, x)
+    assert float(cubic(x, final, initial).detach()) == final
+    assert slope.item() == bend.item() == 0
+    assert cubic(0, final, initial) == pytest.approx(initial)
+
+
+@settings(deadline=None, max_examples=30)
+@given(final=shares, rounds=st.integers(1, 12))
+def test_geometric_rounds_are_the_packages(final: float, rounds: int) -> None:
+    geometric = run_cells("scratch-schedules")["geometric"]
+    package = gp.dynamic.Geometric(final, every=10, keep=(1 - final) ** (1 / rounds))
+    assert package.end == 10 * rounds
+    for step in range(package.end + 1):
+        assert geometric(step / package.end, final, rounds) == pytest.approx(package(step), abs=1e-9)
+
+
+def test_the_mean_density_of_the_rise_is_as_integrated() -> None:
+    cubic = run_cells("scratch-schedules")["cubic"]
+    for final in (0.5, 0.9):
+        mean = sum(1 - cubic((i + 0.5) / 1000, final) for i in range(1000)) / 1000
+        assert mean == pytest.approx(1 - 0.75 * final, abs=1e-5)
+
+
+# --- The pruner -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("betas", "every"), [((0.0, 0.99), 2), ((0.5, 0.999), 3)])
+def test_the_hand_made_pruner_holds_its_zeros(betas: tuple[float, float], every: int) -> None:
+    cells = run_cells("scratch-largest", "scratch-pruner")
+    schedule, found = gp.Cubic(0.8, end=6), []
+    for pruning in (cells["OurPruning"](schedule, every), gp.GradualPruning(schedule, every=every)):
+        gan = gp.dcgan(width=2, latent_dim=8, seed=0, device="cpu")
+        config = gp.TrainConfig(steps=8, batch_size=4, betas=betas, precision="float32")
+        gp.train(gp.TrainState(gan, config), Noise(), [pruning], show_progress=False)
+        mask = gp.Mask.nonzero(gan.generator)
+        assert mask.pruned == round(0.8 * mask.total)
+        assert mask.covers(gp.Mask.nonzero(gan.generator_ema))
+        found.append(gan)
+    if (
+        betas[0] == 0
+    ):  # with momentum, the package's masked gradients have another memory in none of the kept weights
+        assert all(a.equal(b) for a, b in zip(*(g.generator.parameters() for g in found), strict=True))
+
+
+def test_masks_count_exactly_and_are_nested() -> None:
+    keep = run_cells("scratch-largest")["keep_largest"]
+    weights = {"a": torch.randn(5, 7, generator=gp.seeded(0)), "b": torch.ones(13)}
+    before = keep(weights, 0.3)
+    thinned = {name: w * before[name] for name, w in weights.items()}
+    after = keep(thinned, 0.7)
+    for sparsity, masks in ((0.3, before), (0.7, after)):
+        assert sum(int((~kept).sum()) for kept in masks.values()) == round(sparsity * 48)
+    assert not any(bool((after[name] & ~before[name]).any()) for name in weights)
+
+
+# --- Gradients --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("density", [0.5, 0.2])
+@pytest.mark.parametrize(
+    ("how", "power"),
+    [({}, 2.5), ({"rescale": True}, 0.0), ({"norm": True}, -0.5)],
+    ids=["plain", "rescaled", "norm"],
+)
+def test_gradients_shrink_as_derived(density: float, how: dict[str, Any], power: float) -> None:
+    shrinkage = run_cells("scratch-stack", "scratch-sizes")["shrinkage"]
+    options = {**how, "rescale": density**-0.5 if how.get("rescale") else 1.0}
+    for ratio in shrinkage(density=density, draws=4, **options):
+        assert ratio == pytest.approx(density**power, rel=0.3)
+
+
+def test_gradients_of_the_generator_are_those_of_the_records() -> None:
+    from ganprune.experiments.base import gradient_norms
+
+    gan = gp.dcgan(width=4, latent_dim=8, seed=0, device="cpu")
+    gp.prune(gan, 0.5)
+    ours = run_cells("generator-sizes", pretrained=gan)["generator_sizes"](gan, False)
+    theirs = gradient_norms(gan, "non-saturating", batches=4)
+    assert ours == pytest.approx(list(theirs.values()), rel=1e-3)
+
+
+# --- Balance ----------------------------------------------------------------------------------------------------
+
+
+def small_pair() -> tuple[gp.GAN, gp.GAN, Tensor, Tensor]:
+    one, other = (gp.dcgan(width=4, latent_dim=8, seed=seed, device="cpu") for seed in (0, 1))
+    real = Noise().batch(32, 0, 0)
+    return one, other, real, torch.randn(32, 8, generator=gp.seeded(3))
+
+
+def test_the_balance_is_the_packages_and_changes_nothing() -> None:
+    one, other, real, z = small_pair()
+    kept = copy.deepcopy(one.generator.state_dict())
+    balance = run_cells("scratch-balance")["balance"]
+    gain, lead = balance(one.generator, other.generator, one.discriminator, real, z)
+    before = {**dict(one.generator.named_parameters()), **dict(one.generator.named_buffers())}
+    ratio, theirs = gp.dynamic.balance_ratio(other.generator, one.discriminator, before, real, z)
+    assert lead == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+    if ratio is not None:
+        assert gain / lead == pytest.approx(ratio, rel=1e-3)
+    assert all(value.equal(kept[name]) for name, value in one.generator.state_dict().items())
+
+
+def test_the_gain_is_proportional_to_the_learning_rate_to_first_order() -> None:
+    balance, gains = run_cells("scratch-balance")["balance"], []
+    for rate in (1e-4, 2e-4):
+        gan, _, real, z = small_pair()
+        before = copy.deepcopy(gan.generator)
+        loss = -gan.discriminator(gan.generator(z)).mean()
+        loss.backward()
+        with torch.no_grad():
+            for p in gan.generator.parameters():
+                p -= rate * p.grad.sign()
+        gains.append(balance(before, gan.generator, gan.discriminator, real, z)[0])
+    assert gains[0] > 0
+    assert gains[1] / gains[0] == pytest.approx(2, rel=0.1)
+
+
+# --- The exercises ----------------------------------------------------------------------------------------------
+
+
+def relative(w: Tensor, kept: Tensor, sparsity: float) -> Tensor:
+    new, left = kept.clone(), int(kept.sum())
+    order = w.abs().masked_fill(~kept, math.inf).argsort()
+    new[order[: round(sparsity * left)]] = False
+    return new
+
+
+def forgetful(w: Tensor, kept: Tensor, sparsity: float) -> Tensor:
+    new = torch.ones_like(kept)
+    new[w.abs().argsort()[: round(sparsity * len(w))]] = False
+    return new
+
+
+def largest_first(w: Tensor, kept: Tensor, sparsity: float) -> Tensor:
+    new = torch.ones_like(kept)
+    new[w.abs().masked_fill(~kept, 99).argsort(descending=True)[: round(sparsity * len(w))]] = False
+    return new
+
+
+WRONG: list[tuple[str, str, Callable[..., Any], str]] = [
+    ("exercise-1-check", "check_deepest", lambda s: 0.0, "not of those left"),
+    ("exercise-1-check", "check_deepest", lambda s: (2 * (1 - s) / s) ** (1 / 3), "that is u"),
+    ("exercise-1-check", "check_deepest", lambda s: 0.5, "it is 0.2"),
+    ("exercise-2-check", "check_length", lambda d, tau, phi: d, "a random mask"),
+    ("exercise-2-check", "check_length", lambda d, tau, phi: d + tau * phi, "both tails"),
+    ("exercise-2-check", "check_length", lambda d, tau, phi: 1.0, "it is 0.9"),
+    ("exercise-3-check", "check_next", relative, "not of those that are left"),
+    ("exercise-3-check", "check_next", forgetful, "came back"),
+    ("exercise-3-check", "check_next", largest_first, "the smallest go first"),
+    ("exercise-4-check", "check_rescale", lambda w, m: w * m / m.float().mean(), "take the root"),
+    ("exercise-4-check", "check_rescale", lambda w, m: w * m / m.float().mean().sqrt(), "not its density"),
+    ("exercise-4-check", "check_rescale", lambda w, m: w, "stay zero"),
+]
+
+
+@pytest.mark.parametrize(("cell", "check", "answer", "message"), WRONG)
+def test_wrong_answers_are_told_why(cell: str, check: str, answer: Callable[..., Any], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_cells(cell)[check](answer)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0.75, 0.25, "fewer"), "minus D"),
+        ((1.0, 0.25, "fewer"), "before the update"),
+        ((0.5, 0.5, "fewer"), "the lead is not"),
+        ((0.5, 0.25, "more"), "too strong"),
+    ],
+)
+def test_wrong_balances_are_told_why(numbers: tuple[Any, ...], message: str) -> None:
+    check = run_cells("exercise-5-check")["check_balance"]
+    check(0.5, 0.25, "fewer")
+    with pytest.raises(AssertionError, match=message):
+        check(*numbers)
+
+
+@pytest.mark.parametrize(
+    ("number", "check", "stub"),
+    [
+        (1, "check_deepest", "deepest_cut"),
+        (2, "check_length", "kept_length"),
+        (3, "check_next", "next_mask"),
+        (4, "check_rescale", "rescale"),
+    ],
+)
+def test_stubs_fail_and_solutions_pass(number: int, check: str, stub: str) -> None:
+    cells = run_cells(f"exercise-{number}-check")
+    with pytest.raises(NotImplementedError):
+        cells[check](cells[stub])
+    run_cells(f"exercise-{number}-check", f"solution-{number}-code")
+
+
+def test_the_cut_is_deepest_at_the_start_below_two_thirds() -> None:
+    p = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    for final, inside in ((0.6, False), (0.7, True)):
+        speed = 3 * final * (1 - p) ** 2 / (1 - final + final * (1 - p) ** 3)
+        assert bool(speed.argmax() > 0) == inside
+
+
+# --- The record -------------------------------------------------------------------------------------------------
+
+
+def invented(path: Path, seeds: int = 5) -> None:
+    """Rows as the studies write them, of networks that nobody has trained."""
+    arms = arms_of("laptop")
+    found = {arms.dense: 10.0, arms.control: 9.0, arms.recovery(0.9): 60.0}
+    found[arms.recovery(0.9, schedule="cubic")] = 50.0
+    for experiment, fid in found.items():
+        for seed in range(seeds):
+            rows = [
+                {
+                    "stage": stage,
+                    "network": network,
+                    "split": split,
+                    "digit_fid": fid * factor * (1 + 0.01 * seed),
+                    "digit_fid_floor": 2.0,
+                    **dict.fromkeys(("precision", "recall", "coverage", "density"), 0.5),
+                    "processor_seconds": 100.0,
+                    "gradients_at_end": {"a": 1e-4, "b": 1e-3},
+                }
+                for stage, factor in (("trained", 1), ("pruned", 10), ("recovered", 1))
+                for network in ("generator_ema", "generator")
+                for split in ("validation", "test")
+            ]
+            key = gp.records.config_hash(experiment)
+            gp.records.append(path, {"key": key, "seed": seed, "rows": rows})
+
+
+def recorded_part(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], dict[str, Any]]:
+    import myst_nb
+
+    texts: dict[str, str] = {}
+    monkeypatch.setattr(myst_nb, "glue", lambda name, text, display: texts.__setitem__(name, text))
+    live = {"curves": {"dense": [11.0], "one-shot": [700.0]}, "samples": 1_000}
+    cells = run_cells("records", "recorded-glue", "recorded-arms", **live)
+    arm_rows = cells["lines"]
+    exec("".join(next(c for c in notebook()["cells"] if c["id"] == "recorded-claims")["source"]), cells)
+    return texts, {"arms": arm_rows, "claims": cells["lines"]}
+
+
+def test_the_recorded_part_reads_well_without_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
+    texts, tables = recorded_part(monkeypatch)
+    assert texts["chapter-10-cut"] == "from 11 to 700 (measured on this page with 1,000 images)"
+    assert texts["chapter-10-7"] == "not measured yet"
+    assert {row["seeds"] for row in tables["arms"]} == {0}
+    assert {row["verdict"] for row in tables["claims"]} == {"not measured yet"}
+
+
+def test_the_recorded_part_follows_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
+    invented(tmp_path / "recovery.jsonl")
+    texts, tables = recorded_part(monkeypatch)
+    assert texts["chapter-10-cut"] == "from 10 to 612 (recorded, means of 5 networks)"
+    assert texts["chapter-10-7"].startswith("supported, ratio 0.833 [")
+    rows = {row["arm at 90%"]: row for row in tables["arms"]}
+    assert rows["one-shot"]["seeds"] == 5
+    assert rows["one-shot"]["digit-FID"] == pytest.approx(61.2, rel=1e-3)
+    verdicts = {row["claim"]: row["verdict"] for row in tables["claims"]}
+    assert verdicts["7"] == "supported (5 seeds)"
+    assert verdicts["23a"] == "not measured yet"
+
+
+def test_every_claim_of_the_chapter_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tables = recorded_part(monkeypatch)
+    known = {claim.claim: claim.text for claim in claims(arms_of("laptop"))}
+    expected = {name for name in known if re.match(r"(3|7|19|23)[a-h]?$", name)}
+    assert {row["claim"]: row["in words"] for row in tables["claims"]} == {
+        name: known[name] for name in expected
+    }
+
+
+# --- The page ---------------------------------------------------------------------------------------------------
+
+
+def test_the_chapter_is_as_long_as_a_chapter() -> None:
+    cells = notebook()["cells"]
+    cells = cells[: next(number for number, cell in enumerate(cells) if cell["id"] == "exercises")]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(r"^(?:`{3}|:).*$", " ", text, flags=re.MULTILINE)  # directives and their options
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL)
+    assert len(cells) <= 60
+    assert 1_200 <= len(re.findall(r"[A-Za-z][\w’'-]*", text)) <= 2_500
+
+
+def test_every_objective_is_measured_exercised_and_asked_for() -> None:
+    text = prose()
+    ids = {cell["id"] for cell in notebook()["cells"] if cell["cell_type"] == "code"}
+    rows = notebook()["metadata"]["ganprune"]["objectives"]
+    listed = re.search(r"^## Objectives\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    points = [point.rstrip(";.") for point in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE)]
+    assert [row["text"] for row in rows] == points
+    for row in rows:
+        assert row["measured_in"] in ids
+        assert f":label: {row['exercise']}\n" in text
+        assert f"**{row['question']}. " in text
+
+
+def test_the_symbols_of_the_chapter_are_explained_on_the_page() -> None:
+    box = prose().split("Symbols of this chapter")[1].split(":::")[0]
+    assert all(f"${symbol}$" in box for symbol in notebook()["metadata"]["ganprune"]["symbols"])
+
+
+def test_the_drawing_describes_itself_and_stands_on_white() -> None:
+    root = ElementTree.parse(ROOT / "book" / "drawings" / "when_to_prune.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findtext(f"{space}title").split()) >= 4
+    assert len(root.findtext(f"{space}desc").split()) >= 20
+    assert root.find(f"{space}rect").get("fill") == "#fff"

@@ -1,0 +1,435 @@
+"""Chapter 13: what it writes by hand equals the package, its derivations hold, wrong answers are told why."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ganprune as gp
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "13_lottery_tickets.ipynb"
+TOOLS = {"copy": copy, "dataclasses": dataclasses, "itertools": itertools, "math": math, "torch": torch, "gp": gp}
+IMP = ("scratch-largest", "scratch-rewind", "scratch-imp")
+
+
+@cache
+def notebook() -> dict[str, Any]:
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+
+
+def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
+    """Runs cells of the chapter, by their ids, in a namespace of their own."""
+    sources = {
+        cell["id"]: "".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code"
+    }
+    namespace = {**TOOLS, **namespace}
+    for name in names:
+        exec(sources[name], namespace)
+    return namespace
+
+
+class Noise:
+    """Images that follow from seed and step."""
+
+    def batch(self, batch_size: int, seed: int, step: int) -> torch.Tensor:
+        draws = gp.seeded(gp.step_seed(seed, step))
+        return torch.rand(batch_size, 1, 28, 28, generator=draws) * 2 - 1
+
+
+@cache
+def searched() -> dict[str, Any]:
+    """The chapter's own search and the package's, on noise."""
+    cells = run_cells(*IMP, "scratch-parts")
+    tiny, few, quiet = gp.dcgan(width=2, latent_dim=4, device="cpu"), Noise(), {"show_progress": False}
+    short = gp.TrainConfig(steps=4, batch_size=8, learning_rate=2e-3)
+    cells |= {"tiny": tiny, "few": few, "quiet": quiet, "short": short}
+    cells["mine"] = cells["imp"](tiny, few, short, 2, 0.631)
+    late = {"rewind": "late", "rewind_step": 2}
+    cells["late_mine"] = cells["imp"](tiny, few, short, 2, 0.631, rewind_step=2)
+    cells["theirs"] = [*gp.find_tickets(tiny, few, short, 2, keep=0.631, **quiet)]
+    cells["late_theirs"] = [*gp.find_tickets(tiny, few, short, 2, keep=0.631, **late, **quiet)]
+    return run_cells("scratch-compare", **cells)
+
+
+# --- The toy lottery ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_toy_is_a_lottery_for_other_draws_too(seed: int) -> None:
+    cells = run_cells("lottery-toy")
+    starts = torch.randn(40, 6, generator=gp.seeded(seed), dtype=torch.float64)
+    starts = starts[cells["train_toy"](starts, torch.ones_like(starts[0])) < 1e-3]
+    losses = cells["train_toy"](starts[:, None], cells["masks"])
+    wins = losses < 1e-3
+    assert wins.any(1).all() and not wins.all(0).any()
+    assert losses[wins].max() < 1e-12 and losses[~wins].min() > 0.1  # no win is a matter of rounding
+
+
+# --- Iterative magnitude pruning ----------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), shares=st.lists(st.floats(0.1, 0.9), min_size=1, max_size=3))
+def test_without_training_iterative_pruning_is_one_shot(seed: int, shares: list[float]) -> None:
+    cells = run_cells("scratch-largest")
+    network = gp.dcgan(width=2, latent_dim=4, seed=seed, device="cpu").generator
+    dense = dict(gp.Mask.dense(network))
+    kept, count = dense, sum(flags.numel() for flags in dense.values())
+    for share in shares:
+        count = max(1, round(share * count))
+        kept = cells["largest"](network, kept, count)
+    assert gp.Mask(kept) == gp.Mask(cells["largest"](network, dense, count))
+    assert gp.Mask(kept).kept == count
+
+
+@pytest.mark.parametrize("late", ["", "late_"])
+def test_the_hand_made_search_is_the_packages(late: str) -> None:
+    found = searched()
+    for (kept, state), theirs in zip(found[f"{late}mine"], found[f"{late}theirs"], strict=True):
+        assert gp.Mask(kept) == theirs.ticket.masks["generator"]
+        assert all(found["equal_parts"](state, theirs.state).values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(keep=st.floats(0.05, 0.95), density=st.floats(0.01, 0.9))
+def test_the_number_of_rounds_is_the_least_that_reaches_the_density(keep: float, density: float) -> None:
+    number = math.ceil(math.log(density) / math.log(keep) - 1e-12)
+    assert keep**number <= density * (1 + 1e-9)
+    assert number == 0 or keep ** (number - 1) > density * (1 - 1e-9)
+
+
+def test_the_recorded_study_takes_five_rounds_to_a_tenth() -> None:
+    from ganprune.experiments.studies import arms_of
+
+    study = arms_of("laptop").tickets
+    assert study.keep == 0.631 and study.rounds == 5 and study.controlled == (4, 5)
+    assert round(study.keep**study.rounds, 3) == 0.1
+    assert study.start.steps == 4_000 and study.samples == 10_000
+
+
+def test_each_part_left_as_trained_is_found() -> None:
+    found = searched()
+    (_, trained), (kept, _) = found["late_mine"][:2]
+    right = found["start_again"](found["origin"], kept)
+    assert all(found["equal_parts"](right, found["late_theirs"][1].ticket.start()).values())
+    naive = found["equal_parts"](found["naive"], right)
+    assert [part for part, same in naive.items() if same] == ["prunable weights"]
+    for part in ("discriminator", "generator_ema"):
+        wrong = copy.deepcopy(right)
+        wrong.gan.networks()[part].load_state_dict(trained.gan.networks()[part].state_dict())
+        different = [name for name, same in found["equal_parts"](wrong, right).items() if not same]
+        assert different == ["D" if part == "discriminator" else "EMA"]
+
+
+def test_the_hand_made_controls_change_one_thing_each() -> None:
+    found = searched()
+    cells = run_cells("scratch-controls", **found)
+    ticket = found["theirs"][2].ticket
+    kept = dict(ticket.masks["generator"])
+    shuffled = cells["shuffle"](kept, 1)
+    assert {name: int(flags.sum()) for name, flags in shuffled.items()} == {
+        name: int(flags.sum()) for name, flags in kept.items()
+    }
+    assert gp.Mask(shuffled) != gp.Mask(kept)
+    fresh = cells["draw_anew"](ticket.rewound, kept, 7)
+    assert fresh.gan.masks["generator"] == ticket.masks["generator"] and fresh.step == 0
+    same = found["equal_parts"](fresh, ticket.start())
+    assert not same["prunable weights"] and not same["D"]
+
+
+# --- The barrier --------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.floats(-3, 3), min_size=3, max_size=3),
+    st.floats(0, 5),
+    st.integers(2, 12),
+)
+def test_a_convex_quality_has_no_barrier(point: list[float], curvature: float, steps: int) -> None:
+    barrier = run_cells("scratch-barrier")["barrier"]
+    slope, shift, floor = point
+    values = [curvature * (i / steps - shift) ** 2 + slope * i / steps + floor for i in range(steps + 1)]
+    assert barrier(values) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_barrier_is_the_greatest_rise_above_the_line() -> None:
+    barrier = run_cells("scratch-barrier")["barrier"]
+    assert barrier([1.0, 5.0, 3.0]) == 3.0
+    assert barrier([1.0, 2.0, 3.0]) == 0.0
+
+
+@pytest.mark.parametrize(("u", "v"), [(2.0, 1.0), (0.5, -3.0)])
+def test_the_twins_are_one_function_and_far_apart(u: float, v: float) -> None:
+    cells = run_cells("lottery-toy", "scratch-barrier", "barrier-check")
+    values = [cells["twin_loss"](a, u, v) for a in (0.0, 0.5, 1.0)]
+    assert values[0] == values[2] == 0 < values[1]
+
+
+def test_a_blend_ends_at_its_ends_and_leaves_them_alone() -> None:
+    one, other = (gp.dcgan(width=2, latent_dim=4, seed=seed, device="cpu").generator for seed in (0, 1))
+    blend = run_cells("scratch-barrier", batches=2)["blend"]
+    before = copy.deepcopy(one.state_dict())
+    for a, end in ((0.0, one), (1.0, other)):
+        mixed = blend(one, other, a)
+        assert all(p.allclose(q) for p, q in zip(mixed.parameters(), end.parameters(), strict=True))
+    assert all(value.equal(before[name]) for name, value in one.state_dict().items())
+
+
+# --- The exercises ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ((None, True, False, True), "answer all four"),
+        ((False, False, False, True), "may depend on the start"),
+        ((True, True, False, True), "no mask is at most"),
+        ((True, False, True, True), "says nothing about others"),
+        ((True, False, False, False), "15 from the fresh one"),
+    ],
+)
+def test_wrong_winners_are_told_why(answers: tuple[Any, ...], message: str) -> None:
+    check = run_cells("exercise-1-check")["check_winners"]
+    check(True, False, False, True)
+    with pytest.raises(AssertionError, match=message):
+        check(*answers)
+
+
+def test_the_table_of_the_first_exercise_says_what_the_check_says() -> None:
+    dense, masks = (10, 12), {1: (9, 15), 2: (14, 11), 3: (13, 13)}
+    wins = {mask: [q <= bar for q, bar in zip(found, dense, strict=True)] for mask, found in masks.items()}
+    assert all(any(won[start] for won in wins.values()) for start in (0, 1))
+    assert not any(all(won) for won in wins.values())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((5, 24_000, 21_500), "not of all"),
+        ((13, 56_000, 49_500), "round up"),
+        ((14, 56_000, 49_000), "round 0 is a training too"),
+        ((14, 60_000, 52_500), "begins at step 0"),
+        ((0, 0, 0), "solve"),
+    ],
+)
+def test_wrong_prices_are_told_why(numbers: tuple[int, ...], message: str) -> None:
+    check = run_cells("exercise-2-check")["check_price"]
+    check(14, 60_000, 53_000)
+    with pytest.raises(AssertionError, match=message):
+        check(*numbers)
+
+
+def exercise_3() -> dict[str, Any]:
+    found = searched()
+    namespace = {name: value for name, value in found.items() if name != "__builtins__"}
+    return run_cells("exercise-3-check", **namespace)
+
+
+def start_of_all(cells: dict[str, Any]) -> Any:
+    origin = gp.TrainState(copy.deepcopy(cells["tiny"]), cells["short"])
+    return lambda state, kept: cells["start_again"](origin, kept)
+
+
+def empty_optimisers(cells: dict[str, Any]) -> Any:
+    def answer(state: Any, kept: Any) -> Any:
+        gan = copy.deepcopy(state.gan)
+        gan.masks["generator"] = gp.Mask(kept)
+        return gp.TrainState(gan, state.config)
+
+    return answer
+
+
+def in_place(cells: dict[str, Any]) -> Any:
+    def answer(state: Any, kept: Any) -> Any:
+        state.step = 0
+        return cells["start_again"](state, kept)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (start_of_all, "not the trained weights"),
+        (lambda cells: cells["start_again"], "the step is not 0"),
+        (empty_optimisers, "not as training left it: moments"),
+        (in_place, "copy it"),
+    ],
+    ids=["rewound", "step forgotten", "empty optimisers", "in place"],
+)
+def test_wrong_replays_are_told_why(wrong: Any, message: str) -> None:
+    cells = exercise_3()
+    kept_safe = copy.deepcopy(cells["mine"])
+    cells["mine"] = kept_safe
+    with pytest.raises(AssertionError, match=message):
+        cells["check_replay"](wrong(cells))
+
+
+def one_permutation(flags: torch.Tensor, seed: int) -> torch.Tensor:
+    rows = flags.movedim(1, 0).flatten(1)
+    order = torch.randperm(rows.shape[1], generator=gp.seeded(seed))
+    inputs, outputs, *kernel = flags.shape
+    return rows[:, order].view(outputs, inputs, *kernel).movedim(0, 1)
+
+
+def along_inputs(flags: torch.Tensor, seed: int) -> torch.Tensor:
+    draws, rows = gp.seeded(seed), flags.flatten(1)
+    return torch.stack([row[torch.randperm(len(row), generator=draws)] for row in rows]).view_as(flags)
+
+
+def unseeded(flags: torch.Tensor, seed: int) -> torch.Tensor:
+    rows = flags.movedim(1, 0).flatten(1)
+    moved = torch.stack([row[torch.rand(len(row)).argsort()] for row in rows])
+    return moved.view(5, 8, 3, 3).movedim(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (along_inputs, "another number than before"),
+        (one_permutation, "draw one for each"),
+        (lambda flags, seed: flags, "nothing has moved"),
+        (unseeded, "the seed fixes nothing"),
+    ],
+)
+def test_wrong_shuffles_are_told_why(wrong: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_cells("exercise-4-check")["check_shuffle"](wrong)
+
+
+def test_stubs_fail_and_solutions_pass() -> None:
+    for cells, check, stub, solution in (
+        (exercise_3(), "check_replay", "replay", "solution-3-code"),
+        (run_cells("exercise-4-check"), "check_shuffle", "shuffle_outputs", "solution-4-code"),
+    ):
+        with pytest.raises(NotImplementedError):
+            cells[check](cells[stub])
+        run_cells(solution, **cells)
+    run_cells("exercise-1-check", "solution-1-code")
+    run_cells("exercise-2-check", "solution-2-code")
+
+
+# --- The record ---------------------------------------------------------------------------------------------
+
+
+def glued(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    import myst_nb
+
+    texts: dict[str, str] = {}
+
+    def glue(name: str, text: str, display: bool) -> None:
+        texts[name] = text
+
+    monkeypatch.setattr(myst_nb, "glue", glue)
+    run_cells("recorded", "recorded-table", "winners", "recorded-glue", glue=glue)
+    return texts
+
+
+def invented(seeds: int, path: Path, gain: float = 0.7) -> None:
+    """Rows as the study writes them, with figures that nobody measured; later rounds are worse."""
+    from ganprune.experiments.studies import arms_of
+    from ganprune.records.store import config_hash
+
+    study = arms_of("laptop").tickets
+    shares = dict.fromkeys(("precision", "recall", "density", "coverage"), 0.7)
+    for seed in range(seeds):
+        rows = []
+        for number, split in itertools.product(range(study.rounds + 1), ("validation", "test")):
+            controls = ("reinitialised", "shuffled", "random") if number in study.controlled else ()
+            for arm in ("ticket", *controls):
+                fid = (5.0 + 0.01 * seed) * (1 + 0.03 * number) * (1 if arm == "ticket" else 1 / gain)
+                row = {"stage": "trained", "network": "generator_ema", "split": split, "round": number}
+                rows.append({**row, **shares, "arm": arm, "digit_fid": fid, "digit_fid_floor": 1.77})
+        gp.records.append(path, {"key": config_hash(study), "seed": seed, "rows": rows})
+
+
+@pytest.mark.parametrize(
+    ("seeds", "winners", "first"),
+    [
+        (0, "not measured yet", "not measured yet"),
+        (1, "none", "not decided, one seed alone"),
+        (3, "none", "not decided, ratio 0.70 [0.70, 0.70], 3 seeds"),
+        (5, "1, 2, 3", "supported, ratio 0.70 [0.70, 0.70], 5 seeds"),
+    ],
+)
+def test_sentences_follow_the_record(
+    seeds: int, winners: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
+    invented(seeds, tmp_path / "tickets.jsonl")
+    texts = glued(monkeypatch)
+    assert texts["chapter-13-winners"] == winners
+    assert [texts[f"chapter-13-8{letter}"] for letter in "abcd"] == [first] * 4
+    assert texts["chapter-13-setting"].startswith("5 rounds that keep 63.1%")
+
+
+def test_the_recorded_figure_is_drawn_with_and_without_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
+    for seeds, texts in ((0, ["not measured yet"]), (5, [])):
+        invented(seeds, tmp_path / "tickets.jsonl")
+        cells = run_cells("recorded", "recorded-table", "recorded-figure", plt=plt)
+        assert [text.get_text() for text in cells["ax"].texts] == texts
+        plt.close("all")
+
+
+# --- The page -----------------------------------------------------------------------------------------------
+
+
+def before_the_exercises() -> list[dict[str, Any]]:
+    cells = notebook()["cells"]
+    return cells[: next(number for number, cell in enumerate(cells) if cell["id"] == "exercises")]
+
+
+def test_the_chapter_is_as_long_as_a_chapter() -> None:
+    cells = before_the_exercises()
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(r"^(?:`{3}|:).*$", " ", text, flags=re.MULTILINE)  # directives and their options
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL)
+    assert len(cells) <= 60
+    assert 1_200 <= len(re.findall(r"[A-Za-z][\w’'-]*", text)) <= 2_500
+
+
+def test_every_objective_is_measured_exercised_and_asked_for() -> None:
+    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+    ids = {cell["id"] for cell in notebook()["cells"] if cell["cell_type"] == "code"}
+    rows = notebook()["metadata"]["ganprune"]["objectives"]
+    listed = re.search(r"^## Objectives\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
+    points = [point.rstrip(";.") for point in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE)]
+    assert [row["text"] for row in rows] == points
+    for row in rows:
+        assert row["measured_in"] in ids
+        assert f":label: {row['exercise']}\n" in text
+        assert f"**{row['question']}. " in text
+
+
+def test_the_symbols_of_the_chapter_are_explained_on_the_page() -> None:
+    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
+    box = text.split("Symbols of this chapter")[1].split(":::")[0]
+    assert all(f"${symbol}$" in box for symbol in notebook()["metadata"]["ganprune"]["symbols"])
+
+
+def test_the_drawing_describes_itself_and_stands_on_white() -> None:
+    root = ElementTree.parse(ROOT / "book" / "drawings" / "lottery_rounds.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findtext(f"{space}title").split()) >= 4
+    assert len(root.findtext(f"{space}desc").split()) >= 20
+    assert root.find(f"{space}rect").get("fill") == "#fff"
