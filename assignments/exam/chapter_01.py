@@ -97,8 +97,8 @@ $$+ {" + ".join(terms[4:])} \bigr] = {num(jsd)} .$$
 @question("Two intervals of different width", chapter=1, difficulty=3, minutes=9)
 def two_intervals(draw: random.Random) -> Draft:
     """Uniform densities that overlap → best logit, divergence, and where its slope vanishes."""
-    a, b = Fraction(draw.randint(10, 40), 10), Fraction(draw.randint(10, 40), 10)
-    start = Fraction(draw.randint(2, int(10 * a) - 2), 10)
+    a, b = Fraction(draw.randint(20, 80), 20), Fraction(draw.randint(20, 80), 20)
+    start = Fraction(draw.randint(4, int(20 * a) - 4), 20)
     overlap = min(a, start + b) - start
     ratio_p, ratio_q = 2 * b / (a + b), 2 * a / (a + b)  # p / m and q / m on the overlap
     inside = float(overlap / a) * math.log(ratio_p) + float(overlap / b) * math.log(ratio_q)

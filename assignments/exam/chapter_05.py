@@ -14,8 +14,8 @@ def draw_generator(draw: random.Random) -> tuple[list[int], list[int]]:
     """Draw channels and kernels of a generator with three transposed convolutions and norms between them."""
     channels = [
         draw.randint(32, 128),
-        draw.choice([48, 64, 96, 128]),
-        draw.choice([24, 32, 40, 64]),
+        draw.randint(40, 128),
+        draw.randint(16, 64),
         1,
     ]
     return channels, [4, draw.choice([3, 4, 5]), draw.choice([4, 5, 6])]
