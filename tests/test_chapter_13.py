@@ -22,7 +22,14 @@ import ganprune as gp
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "13_lottery_tickets.ipynb"
-TOOLS = {"copy": copy, "dataclasses": dataclasses, "itertools": itertools, "math": math, "torch": torch, "gp": gp}
+TOOLS = {
+    "copy": copy,
+    "dataclasses": dataclasses,
+    "itertools": itertools,
+    "math": math,
+    "torch": torch,
+    "gp": gp,
+}
 IMP = ("scratch-largest", "scratch-rewind", "scratch-imp")
 
 
