@@ -19,8 +19,9 @@ RECORD      ?=
 ONLY        ?=
 # Another built book for `make accessibility`.
 SITE        ?=
-# CHAPTERS="01 05" makes the slides of these chapters alone.
+# CHAPTERS="01 05" makes the slides, or the exam, of these chapters alone; MINUTES=60 or MINUTES=all an exam of another length.
 CHAPTERS    ?=
+MINUTES     ?=
 # For `make grade`: the folder of submissions, the seed of the tests, and how students' code is kept apart (book/handing-in.md).
 SUBMITTED   ?=
 SEED        ?=
@@ -66,7 +67,7 @@ export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help accessibility assignments grade settings profile env book test lab serve lint format strip bench student slides wheelhouse lock clean
+.PHONY: help accessibility assignments grade settings profile env book test lab serve lint format strip bench student slides exam wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
@@ -74,7 +75,7 @@ help:  ## show this list
 	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
 	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
 	@echo "          SITE=FOLDER (accessibility)  SUBMITTED=FOLDER SEED=SECRET ISOLATION=unshare|user|none (grade)"
-	@echo "          CHAPTERS=\"01 05\" (slides)"
+	@echo "          CHAPTERS=\"01 05\" (slides, exam)  SEED=SECRET MINUTES=$(or $(MINUTES),90)|all (exam)"
 
 env: $(READY)  ## create the environment in .venv
 
@@ -146,7 +147,11 @@ slides: profile $(READY)  ## make slides, handouts and teacher's plans in _build
 assignments: $(READY)  ## write the assignments to hand out, and the teacher's part, to _build/assignments
 	$(BIN)/python tools/assignments.py release
 
-# The seed goes through the environment, where other users of this machine do not see it.
+# Seeds go through the environment, where other users of this machine do not see them.
+exam: export GANPRUNE_EXAM_SEED = $(SEED)
+exam: $(READY)  ## make an exam and, apart, its solutions in _build/exam; SEED=YOUR-SECRET decides all numbers
+	@$(BIN)/python tools/exam_sheets.py $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(MINUTES),--minutes $(MINUTES))
+
 grade: export GANPRUNE_GRADING_SEED = $(SEED)
 grade: profile $(READY)  ## grade the submissions in SUBMITTED=FOLDER, to _build/grading
 	@test -n '$(SUBMITTED)' || { echo "say where the submissions are: make grade SUBMITTED=FOLDER SEED=YOUR-SECRET" >&2; exit 1; }

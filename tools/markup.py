@@ -45,7 +45,7 @@ def _formula(text: str, options: dict) -> str:
 def _parser() -> MarkdownIt:
     """The Markdown of slides and sheets: CommonMark with tables and dollar formulas, and no raw HTML."""
     parser = MarkdownIt("commonmark", {"html": False, "typographer": True})
-    parser.enable(["table", "replacements", "smartquotes"])
+    parser.enable(["table", "smartquotes"])
     return parser.use(dollarmath_plugin, renderer=_formula, allow_space=True, double_inline=True)
 
 
