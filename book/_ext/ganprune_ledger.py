@@ -43,7 +43,7 @@ def verdicts() -> dict[str, Verdict]:
 
 def effect(verdict: Verdict) -> str:
     """The effect with its interval, as a sentence would give it."""
-    if verdict.effect is None:
+    if verdict.effect is None or not verdict.n:
         return "–"
     sign = "× " if verdict.scale == "ratio" else ""
     return (

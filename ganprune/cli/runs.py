@@ -59,7 +59,7 @@ class Estimate:
         self._seen += 1
         if self._said or self._seen < 5:
             return
-        if self._begun is None or state.step < self._begun[0]:
+        if self._begun is None or state.step <= self._begun[0]:  # the first, or another training's
             self._begun = state.step, time.perf_counter()
             return
         seconds = time.perf_counter() - self._begun[1]
