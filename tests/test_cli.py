@@ -512,6 +512,15 @@ def test_the_first_steps_tell_how_long_it_takes(capsys, monkeypatch, trainings, 
     assert said in capsys.readouterr().err
 
 
+def test_a_second_training_that_starts_where_the_clock_began_starts_it_anew(capsys, monkeypatch):
+    now = iter(range(0, 1_000, 10))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))
+    estimate = Estimate(3, 4)
+    for step in (1, 2, 3, 1, 1, 1, 2):  # three trainings of few steps: the fifth call begins at step 1
+        estimate(SimpleNamespace(step=step))
+    assert "a training takes about 30 seconds" in capsys.readouterr().err
+
+
 # --- Networks of one's own --------------------------------------------------------------------------------
 
 OWN = """
