@@ -10,6 +10,7 @@ from pathlib import Path
 import decks
 import markup
 import nbformat
+import outputs
 import pytest
 import slide_parts
 import slides
@@ -207,3 +208,17 @@ def test_the_index_says_what_is_lacking(deck: Deck) -> None:
     page = slides.index_page([deck], ["99_not_yet"], with_pdf=True)
     assert f'href="{deck.chapter}-handout.pdf"' in page
     assert "Without a deck so far: 99_not_yet" in page
+
+
+def test_a_run_has_figures_whatever_backend_is_set_and_its_key_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import matplotlib.pyplot as plt\n_ = plt.plot([0, 1])"
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(outputs, "cache_folder", lambda: tmp_path / "cache")
+    first = outputs.with_outputs(path)
+    assert any("image/png" in output.get("data", {}) for output in first.cells[0].outputs)
+    monkeypatch.setattr(outputs, "NotebookClient", None)  # a second run would fail
+    assert outputs.with_outputs(path).cells[0].outputs == first.cells[0].outputs

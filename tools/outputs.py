@@ -44,16 +44,18 @@ def with_outputs(path: Path) -> nbformat.NotebookNode:
         return merged
     except KeyError:
         print(f"running {path.name}", flush=True)
-    os.environ |= {
+    environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "GANPRUNE_PROGRESS": "0",
         "PYTHONWARNINGS": "ignore",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+    environment.pop("MPLBACKEND", None)  # a kernel has its own, which puts figures into the notebook
     start = time.monotonic()
     folder = {"metadata": {"path": str(path.parent)}}
     # times written into cells would change the notebook's key in the cache
-    NotebookClient(notebook, timeout=TIMEOUT, resources=folder, record_timing=False).execute()
+    client = NotebookClient(notebook, timeout=TIMEOUT, resources=folder, record_timing=False)
+    client.execute(env=environment)
     seconds = {"execution_seconds": time.monotonic() - start}
     bundle = CacheBundleIn(notebook, str(path), data=seconds)
     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
