@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,26 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tools.chapters import Chapter
 from torch import nn
 
 import ganprune as gp
 from ganprune.experiments.studies import arms_of
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = json.loads((ROOT / "notebooks" / "02_dcgan.ipynb").read_text(encoding="utf-8"))
-SOURCES = {cell["id"]: "".join(cell["source"]) for cell in NOTEBOOK["cells"]}
 matplotlib.use("Agg")
-
-
-def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
-    """Runs cells of the chapter, by their ids, in a namespace of their own."""
-    namespace = {"math": math, "torch": torch, "nn": nn, "F": F, "gp": gp, "stats": stats, **namespace}
-    namespace |= {"latent_dim": 64, "arms_of": arms_of}
-    for name in names:
-        exec(SOURCES[name], namespace)
-    return namespace
+CHAPTER = Chapter(
+    "02_dcgan",
+    math=math,
+    torch=torch,
+    nn=nn,
+    F=F,
+    gp=gp,
+    stats=stats,
+    latent_dim=64,
+    arms_of=arms_of,
+)
+run_cells = CHAPTER.run
 
 
 def noise(*size: int, seed: int = 0) -> torch.Tensor:
@@ -41,28 +42,6 @@ def noise(*size: int, seed: int = 0) -> torch.Tensor:
 geometry = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2)).filter(
     lambda g: g[0] > 2 * g[2]
 )
-
-
-# --- Form -----------------------------------------------------------------------------------------------------
-
-
-def test_the_chapter_is_short_and_so_are_its_cells() -> None:
-    names = [cell["id"] for cell in NOTEBOOK["cells"]]
-    assert names.index("exercises") <= 60
-    for cell in NOTEBOOK["cells"]:
-        if cell["cell_type"] == "code":
-            assert len("".join(cell["source"]).splitlines()) <= 20, cell["id"]
-
-
-def test_every_objective_has_its_measurement_exercise_and_question() -> None:
-    objectives = NOTEBOOK["metadata"]["ganprune"]["objectives"]
-    listed = SOURCES["objectives"]
-    for objective in objectives:
-        assert f"- {objective['text']}" in listed
-        assert objective["measured_in"] in SOURCES
-        assert f":label: {objective['exercise']}\n" in "".join(SOURCES.values())
-        assert f"**{objective['question']}. " in SOURCES["check"]
-    assert listed.count("\n- ") == len(objectives)
 
 
 # --- Transposed convolutions ----------------------------------------------------------------------------------
@@ -101,7 +80,7 @@ def test_stamps_overlap_evenly_where_the_stride_divides_the_kernel(k: int, strid
 def test_kernels_5_and_6_give_what_the_box_says(capsys: pytest.CaptureFixture[str]) -> None:
     stamp = run_cells("scratch-deconv")["transposed_convolution"]
     exec(
-        SOURCES["overlap-counts"].replace("(4, 3)", "(5, 6)"),
+        CHAPTER.sources["overlap-counts"].replace("(4, 3)", "(5, 6)"),
         {"torch": torch, "transposed_convolution": stamp},
     )
     assert capsys.readouterr().out.split("stamps")[:2] == [

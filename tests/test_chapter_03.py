@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -17,14 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.stats import wasserstein_distance
+from tools.chapters import Chapter
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 import ganprune as gp
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "notebooks" / "03_wasserstein.ipynb"
 TOOLS = {
     "math": math,
     "torch": torch,
@@ -38,20 +33,8 @@ TOOLS = {
 }
 
 
-@cache
-def notebook() -> dict[str, Any]:
-    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-
-
-def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
-    """Runs cells of the chapter, by their ids, in a namespace of their own."""
-    sources = {
-        cell["id"]: "".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code"
-    }
-    namespace = {**TOOLS, **namespace}
-    for name in names:
-        exec(sources[name], namespace)
-    return namespace
+CHAPTER = Chapter("03_wasserstein", **TOOLS)
+run_cells = CHAPTER.run
 
 
 BASE = ("scratch-sort", "scratch-penalty", "fit-critic", "fit-critic-2")
@@ -335,47 +318,3 @@ def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert texts["03-2b"].startswith("not supported, ratio 1.19 [")
     assert "8.1 [" in table
     assert texts["03-budget"] == "4,000"
-
-
-# --- The page -----------------------------------------------------------------------------------------------
-
-
-def before_the_exercises() -> list[dict[str, Any]]:
-    cells = notebook()["cells"]
-    return cells[: next(number for number, cell in enumerate(cells) if cell["id"] == "exercises")]
-
-
-def test_the_chapter_is_as_long_as_a_chapter() -> None:
-    cells = before_the_exercises()
-    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    text = re.sub(r"^(?:`{3}|:).*$", " ", text, flags=re.MULTILINE)  # directives and their options
-    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL)
-    assert len(cells) <= 60
-    assert 1_200 <= len(re.findall(r"[A-Za-z][\w’'-]*", text)) <= 2_500
-
-
-def test_every_objective_is_measured_exercised_and_asked_for() -> None:
-    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
-    ids = {cell["id"] for cell in notebook()["cells"] if cell["cell_type"] == "code"}
-    rows = notebook()["metadata"]["ganprune"]["objectives"]
-    listed = re.search(r"^## Objectives\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
-    points = [point.rstrip(";.") for point in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE)]
-    assert [row["text"] for row in rows] == points
-    for row in rows:
-        assert row["measured_in"] in ids
-        assert f":label: {row['exercise']}\n" in text
-        assert f"**{row['question']}. " in text
-
-
-def test_the_symbols_of_the_chapter_are_explained_on_the_page() -> None:
-    text = "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
-    box = text.split("Symbols of this chapter")[1].split(":::")[0]
-    assert all(f"${symbol}$" in box for symbol in notebook()["metadata"]["ganprune"]["symbols"])
-
-
-def test_the_drawing_describes_itself_and_stands_on_white() -> None:
-    root = ElementTree.parse(ROOT / "book" / "drawings" / "cliff_and_ramp.svg").getroot()
-    space = "{http://www.w3.org/2000/svg}"
-    assert len(root.findtext(f"{space}title").split()) >= 4
-    assert len(root.findtext(f"{space}desc").split()) >= 20
-    assert root.find(f"{space}rect").get("fill") == "#fff"

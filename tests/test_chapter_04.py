@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from tools.chapters import Chapter
 from torch import Tensor
 
 import ganprune as gp
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_is_it_any_good.ipynb"
-CHAPTER = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-SOURCES = {cell["id"]: "".join(cell["source"]) for cell in CHAPTER["cells"]}
-PROSE = "\n\n".join(SOURCES[cell["id"]] for cell in CHAPTER["cells"] if cell["cell_type"] == "markdown")
-
-
-def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
-    """Run cells of the chapter, by their ids, in a namespace of their own."""
-    namespace = {"torch": torch, "math": math, "gp": gp, **namespace}
-    for name in names:
-        exec(SOURCES[name], namespace)
-    return namespace
+CHAPTER = Chapter("04_is_it_any_good", torch=torch, math=math, gp=gp)
+run_cells = CHAPTER.run
 
 
 def cloud(n: int, features: int, seed: int = 0) -> Tensor:
@@ -106,7 +94,7 @@ def test_the_root_term_is_concave() -> None:
 
 
 def test_a_line_is_found() -> None:
-    code = SOURCES["line"].split("\n\n\n")[0]
+    code = CHAPTER.sources["line"].split("\n\n\n")[0]
     namespace: dict[str, Any] = {"torch": torch}
     exec(code, namespace)
     limit, slope = namespace["line_through"]({n: [2 + 300 / n - 1, 2 + 300 / n + 1] for n in (10, 50, 200)})
@@ -209,52 +197,11 @@ def test_wrong_shares_are_explained(check: str, answer: Callable[..., Any], help
 def test_stubs_fail_and_solutions_pass() -> None:
     for check, stub in (("images_needed", "images_needed"), ("copies", "share_nearer_to_train")):
         assert checks["tried"](checks[f"check_{check}"], checks[stub]).startswith("not yet")
-    assert "solved" in SOURCES["solution-3-code"]
-    assert "solved" in SOURCES["solution-4-code"]
+    assert "solved" in CHAPTER.sources["solution-3-code"]
+    assert "solved" in CHAPTER.sources["solution-4-code"]
 
 
 # --- The chapter as a whole -----------------------------------------------------------------------------------
-
-
-def test_every_objective_has_its_measurement_exercise_and_question() -> None:
-    listed = re.findall(r"^- (.+?)[;.]$", SOURCES["objectives"], flags=re.MULTILINE)
-    objectives = CHAPTER["metadata"]["ganprune"]["objectives"]
-    assert [one["text"] for one in objectives] == listed
-    code = {cell["id"] for cell in CHAPTER["cells"] if cell["cell_type"] == "code"}
-    questions = {int(number) for number in re.findall(r"^\*\*(\d+)\.", SOURCES["check"], flags=re.MULTILINE)}
-    for one in objectives:
-        assert one["measured_in"] in code
-        assert f":label: {one['exercise']}\n" in PROSE
-    assert {one["question"] for one in objectives} == questions
-    assert len(questions) == 5
-
-
-def test_the_symbols_are_listed() -> None:
-    rows = re.findall(r"^\| \$(.+?)\$.* \| ", SOURCES["symbols"], flags=re.MULTILINE)
-    symbols = CHAPTER["metadata"]["ganprune"]["symbols"]
-    assert symbols
-    for symbol in symbols:
-        assert any(row.startswith(symbol) for row in rows), symbol
-
-
-def test_it_is_as_short_as_it_should_be() -> None:
-    before = [cell["id"] for cell in CHAPTER["cells"]].index("exercises")
-    assert before <= 60
-    for cell in CHAPTER["cells"]:
-        if cell["cell_type"] == "code":
-            assert len("".join(cell["source"]).splitlines()) <= 20, cell["id"]
-    prose = PROSE.split("\n## Exercises")[0]
-    prose = re.sub(r"\$\$.*?\$\$", " ", prose, flags=re.DOTALL)
-    prose = re.sub(r"^(:::|```|:class|:name|:alt|:width|\|).*$", "", prose, flags=re.MULTILINE)
-    assert 1_200 <= len(re.sub(r"\$[^$]*\$", "x", prose).split()) <= 2_500
-
-
-def test_the_drawing_describes_itself_and_stands_on_white() -> None:
-    root = ElementTree.parse(NOTEBOOK.parents[1] / "book" / "drawings" / "two_clouds.svg").getroot()
-    space = "{http://www.w3.org/2000/svg}"
-    assert len(root.findtext(f"{space}title").split()) >= 4
-    assert len(root.findtext(f"{space}desc").split()) >= 20
-    assert root.find(f"{space}rect").get("fill") == "#fff"
 
 
 def test_the_record_has_every_arm_with_five_seeds() -> None:

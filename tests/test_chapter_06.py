@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tools.chapters import Chapter
 from torch import nn
 
 import ganprune as gp
 from ganprune.plots import Table
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "notebooks" / "06_magnitude_pruning.ipynb"
-
-
-def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
-    """Runs cells of the chapter, by their ids, in a namespace of their own."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    sources = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
-    namespace = {"copy": copy, "torch": torch, "nn": nn, "gp": gp, **namespace}
-    for name in names:
-        exec(sources[name], namespace)
-    return namespace
+CHAPTER = Chapter("06_magnitude_pruning", copy=copy, torch=torch, nn=nn, gp=gp)
+run_cells = CHAPTER.run
 
 
 def small_generator(seed: int = 0) -> nn.Module:

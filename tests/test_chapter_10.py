@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tools.chapters import Chapter
 from torch import Tensor, nn
 
 import ganprune as gp
 from ganprune.experiments.claims import claims
 from ganprune.experiments.studies import arms_of
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "notebooks" / "10_when_and_how_fast.ipynb"
-
-
-@cache
-def notebook() -> dict[str, Any]:
-    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-
-
-def prose() -> str:
-    return "\n\n".join("".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "markdown")
-
-
-def run_cells(*names: str, **namespace: Any) -> dict[str, Any]:
-    """Runs cells of the chapter, by their ids, in a namespace of their own."""
-    sources = {c["id"]: "".join(c["source"]) for c in notebook()["cells"] if c["cell_type"] == "code"}
-    tools = {"copy": copy, "math": math, "torch": torch, "nn": nn, "gp": gp}
-    namespace = {**tools, "OneShot": gp.dynamic.OneShot, "Geometric": gp.dynamic.Geometric, **namespace}
-    for name in names:
-        exec(sources[name], namespace)
-    return namespace
+CHAPTER = Chapter(
+    "10_when_and_how_fast",
+    copy=copy,
+    math=math,
+    torch=torch,
+    nn=nn,
+    gp=gp,
+    OneShot=gp.dynamic.OneShot,
+    Geometric=gp.dynamic.Geometric,
+)
+run_cells = CHAPTER.run
 
 
 class Noise:
@@ -304,7 +292,7 @@ def recorded_part(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], dict
     live = {"curves": {"dense": [11.0], "one-shot": [700.0]}, "samples": 1_000}
     cells = run_cells("records", "recorded-glue", "recorded-arms", **live)
     arm_rows = cells["lines"]
-    exec("".join(next(c for c in notebook()["cells"] if c["id"] == "recorded-claims")["source"]), cells)
+    exec("".join(next(c for c in CHAPTER.notebook["cells"] if c["id"] == "recorded-claims")["source"]), cells)
     return texts, {"arms": arm_rows, "claims": cells["lines"]}
 
 
@@ -340,42 +328,3 @@ def test_every_claim_of_the_chapter_is_in_its_table(monkeypatch: pytest.MonkeyPa
     assert {row["claim"]: row["in words"] for row in tables["claims"]} == {
         name: known[name] for name in expected
     }
-
-
-# --- The page ---------------------------------------------------------------------------------------------------
-
-
-def test_the_chapter_is_as_long_as_a_chapter() -> None:
-    cells = notebook()["cells"]
-    cells = cells[: next(number for number, cell in enumerate(cells) if cell["id"] == "exercises")]
-    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    text = re.sub(r"^(?:`{3}|:).*$", " ", text, flags=re.MULTILINE)  # directives and their options
-    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", " formula ", text, flags=re.DOTALL)
-    assert len(cells) <= 60
-    assert 1_200 <= len(re.findall(r"[A-Za-z][\w’'-]*", text)) <= 2_500
-
-
-def test_every_objective_is_measured_exercised_and_asked_for() -> None:
-    text = prose()
-    ids = {cell["id"] for cell in notebook()["cells"] if cell["cell_type"] == "code"}
-    rows = notebook()["metadata"]["ganprune"]["objectives"]
-    listed = re.search(r"^## Objectives\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)[1]
-    points = [point.rstrip(";.") for point in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE)]
-    assert [row["text"] for row in rows] == points
-    for row in rows:
-        assert row["measured_in"] in ids
-        assert f":label: {row['exercise']}\n" in text
-        assert f"**{row['question']}. " in text
-
-
-def test_the_symbols_of_the_chapter_are_explained_on_the_page() -> None:
-    box = prose().split("Symbols of this chapter")[1].split(":::")[0]
-    assert all(f"${symbol}$" in box for symbol in notebook()["metadata"]["ganprune"]["symbols"])
-
-
-def test_the_drawing_describes_itself_and_stands_on_white() -> None:
-    root = ElementTree.parse(ROOT / "book" / "drawings" / "when_to_prune.svg").getroot()
-    space = "{http://www.w3.org/2000/svg}"
-    assert len(root.findtext(f"{space}title").split()) >= 4
-    assert len(root.findtext(f"{space}desc").split()) >= 20
-    assert root.find(f"{space}rect").get("fill") == "#fff"
