@@ -379,8 +379,8 @@ def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     invented(5, tmp_path / "latency.jsonl")
     texts, _ = glued("records", monkeypatch)
     assert texts["chapter-05-16a"].startswith("supported, ratio 1.00 [")
-    assert texts["chapter-05-16b"].startswith("supported, ratio 0.40 [")
-    assert texts["chapter-05-16a"].endswith("5 networks")
+    assert texts["chapter-05-16b"].startswith("supported, ratio 0.402 [")
+    assert texts["chapter-05-16a"].endswith("5 seeds")
 
 
 @pytest.mark.parametrize("seeds", [0, 5])

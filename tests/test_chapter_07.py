@@ -360,5 +360,5 @@ def test_the_table_of_criteria_follows_the_record(
     assert line["seeds"] == (5 if measured else 0)
     assert line["digit-FID"].startswith("52 (" if measured else "not measured yet")
     assert line["recall"].startswith("0.25" if measured else "–")
-    expected = "not decided, 5 seeds" if measured else "not measured yet"  # no dense arm, no verdict
-    assert texts["chapter-07-6a"] == expected
+    expected = "not decided, ratio 0.5" if measured else "not measured yet"  # no dense arm, no verdict
+    assert texts["chapter-07-6a"].startswith(expected)

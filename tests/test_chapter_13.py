@@ -353,9 +353,9 @@ def invented(seeds: int, path: Path, gain: float = 0.7) -> None:
     ("seeds", "winners", "first"),
     [
         (0, "not measured yet", "not measured yet"),
-        (1, "none", "not decided, one seed alone"),
-        (3, "none", "not decided, ratio 0.70 [0.70, 0.70], 3 seeds"),
-        (5, "1, 2, 3", "supported, ratio 0.70 [0.70, 0.70], 5 seeds"),
+        (1, "none", "not decided, 1 seed"),
+        (3, "none", "not decided, ratio 0.700 [0.700, 0.700], 3 seeds"),
+        (5, "1, 2, 3", "supported, ratio 0.700 [0.700, 0.700], 5 seeds"),
     ],
 )
 def test_sentences_follow_the_record(

@@ -46,7 +46,9 @@ def test_the_symbols_of_the_chapter_are_explained_on_the_page(chapter: Chapter) 
 
 @every_chapter
 def test_where_time_or_sparsity_is_the_subject_a_picture_moves(chapter: Chapter) -> None:
-    assert chapter.path.stem[:2] == "05" or any("show_frames" in text for text in chapter.cells("code").values())
+    assert chapter.path.stem[:2] == "05" or any(
+        "show_frames" in text for text in chapter.cells("code").values()
+    )
 
 
 @every_chapter

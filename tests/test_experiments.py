@@ -17,7 +17,7 @@ import ganprune as gp
 from ganprune import records
 from ganprune.experiments import images, recovery, tickets, training
 from ganprune.experiments.base import Experiment, Seconds
-from ganprune.experiments.claims import claims, ledger
+from ganprune.experiments.claims import claims, ledger, shipped_verdicts
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
@@ -25,7 +25,7 @@ from ganprune.experiments.speed import Latency
 from ganprune.experiments.studies import PROFILES, STUDIES, arms_of, study
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import FromScratch
-from ganprune.experiments.verdicts import Arm
+from ganprune.experiments.verdicts import Arm, judge
 from ganprune.masks.weights import prunable_weights
 from ganprune.networks.checkpoints import pretrained_path
 from ganprune.records import check_record, config_hash, measure
@@ -357,6 +357,18 @@ def test_small_and_dense_has_the_non_zeros_of_its_sparse_twin(profile, sparsity)
     assert small_one.dense.judge_channels == sparse.dense.judge_channels and small_one.sparsity == 0
 
 
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu"])
+def test_a_protected_arm_keeps_as_many_weights_as_its_control(profile) -> None:
+    arms = arms_of(profile)
+    protected, control = arms.protected(0.9), arms.recovery(0.9)
+    gan = protected.dense.initial(0)
+    gp.prune(gan, protected.sparsity, protect=protected.protect)
+    weights = prunable_weights(gan.generator)
+    kept = sum(int(weight.count_nonzero()) for weight in weights.values())
+    assert weights[f"{OUTPUT_LAYER}.weight"].count_nonzero() == weights[f"{OUTPUT_LAYER}.weight"].numel()
+    assert abs(kept - gp.prune(control.dense.initial(0), 0.9).kept) <= 1
+
+
 def test_an_unknown_study_or_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="name must be one of"):
         study("magnitud")
@@ -461,3 +473,34 @@ class Simulated:
         row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
         row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}
         return row | dict.fromkeys(names, value) | {"gradients_at_end": {"a": value}} | dict(self.arm.where)
+
+
+def test_a_claim_with_an_arm_that_has_no_record_shows_no_effect() -> None:
+    arms = arms_of("laptop")
+    claim = next(claim for claim in claims(arms) if claim.claim == "4b")
+    one = claim.comparisons[0]
+    rows = [
+        {
+            "key": config_hash(arm.experiment),
+            "seed": seed,
+            "stage": arm.stage,
+            "split": "test",
+            "digit_fid": 8.0 + seed,
+        }
+        for arm in (one.treated, one.control)
+        for seed in range(5)
+    ]
+    found = judge(claim, rows)
+    assert found.n == 0 and found.in_words() == "not measured yet"
+    assert found.line()["verdict"] == "not measured yet" and found.line()["effect"] is None
+
+
+def test_the_shipped_verdicts_are_those_of_the_shipped_records() -> None:
+    known = shipped_verdicts()
+    rows = gp.records.read_store()
+    assert [*known.values()] == ledger(rows, arms_of("laptop"))
+    assert known[
+        "16a"
+    ].in_words() == "{verdict}, ratio {effect:#.3g} [{low:#.3g}, {high:#.3g}], {n} seeds".format(
+        **known["16a"].as_dict()
+    )

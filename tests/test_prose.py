@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import ganprune as gp
-from ganprune.experiments.claims import ledger
-from ganprune.experiments.studies import arms_of
-from ganprune.records.store import SHIPPED
+from ganprune.experiments.claims import shipped_verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -67,8 +64,7 @@ def test_the_lint_sees_what_it_should() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda page: page.name)
 def test_verdict_words_agree_with_the_records(path: Path) -> None:
-    rows = [row for store in sorted(SHIPPED.glob("*.jsonl")) for row in gp.records.read(store)]
-    known = {verdict.claim: verdict.verdict for verdict in ledger(rows, arms_of("laptop"))}
+    known = {claim: found.verdict for claim, found in shipped_verdicts().items()}
     said = re.findall(r"\{says\}`(\S+) ([^`]+)`", path.read_text(encoding="utf-8"))
     wrong = [(claim, word, known.get(claim)) for claim, word in said if known.get(claim) != word]
     assert not wrong, f"claim, said, recorded: {wrong}"

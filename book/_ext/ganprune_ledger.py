@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from ganprune.experiments.claims import ledger
+from ganprune.experiments.claims import shipped_verdicts
 from ganprune.experiments.studies import STUDIES, arms_of, recipe_arms
 from ganprune.experiments.verdicts import Verdict
 from ganprune.records.store import SHIPPED, read, rows_of
@@ -34,11 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = {path.name[:2]: path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")}
 
 
-@lru_cache
-def verdicts() -> dict[str, Verdict]:
-    """The verdicts that the shipped records give, by the numbers of the claims."""
-    rows = [row for path in sorted(SHIPPED.glob("*.jsonl")) for row in read(path)]
-    return {verdict.claim: verdict for verdict in ledger(rows, arms_of("laptop"))}
+verdicts = lru_cache(shipped_verdicts)
 
 
 def effect(verdict: Verdict) -> str:

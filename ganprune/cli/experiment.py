@@ -16,7 +16,7 @@ from ganprune.experiments.claims import ledger
 from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
 from ganprune.experiments.studies import PROFILES, STUDIES, Study, arms_of, study
 from ganprune.records.statistics import interval
-from ganprune.records.store import SHIPPED, read, rows_of
+from ganprune.records.store import SHIPPED, read_store, rows_of
 
 EXAMPLES = """examples:
   ganprune experiment list
@@ -135,7 +135,7 @@ def _plan_or_run(options: argparse.Namespace, store: Path) -> Shown:
         _check_backend(options)
     wanted = [units(one.arms, options.seeds or one.seeds, store) for one in chosen]
     missing = shard(list(dict.fromkeys(unit for some in wanted for unit in some)), *options.shard)
-    price = cost(missing, _all_rows(SHIPPED))
+    price = cost(missing, read_store())
     words = f"{price.units} units, {price.steps:,} steps, about {price.core_hours:.1f} core-hours"
     value: dict[str, Any] = {"units": price.units, "steps": price.steps, "core_hours": price.core_hours}
     if options.action == "plan":
@@ -168,7 +168,7 @@ def _check_backend(options: argparse.Namespace) -> None:
 
 
 def _overview(store: Path, profile: str) -> Shown:
-    rows, found = _all_rows(store), []
+    rows, found = read_store(store), []
     for name in STUDIES:
         one = study(name, profile)
         seeds = [len({row["seed"] for row in rows_of(rows, arm)}) for arm in one.arms]
@@ -187,13 +187,13 @@ def _overview(store: Path, profile: str) -> Shown:
 
 
 def _table(store: Path, profile: str) -> Shown:
-    rows = [verdict.as_dict() for verdict in ledger(_all_rows(store), arms_of(profile))]
+    rows = [verdict.as_dict() for verdict in ledger(read_store(store), arms_of(profile))]
     return Shown(rows, _columns(rows, COLUMNS))
 
 
 def _compare(chosen: Sequence[Study], store: Path) -> Shown:
     """The digit-FID of each arm in both stores: geometric means with 95% intervals, at the last stage, on test."""
-    sides, found = {"course": _all_rows(SHIPPED), "own": _all_rows(store)}, []
+    sides, found = {"course": read_store(), "own": read_store(store)}, []
     for arm in dict.fromkeys(arm for one in chosen for arm in one.arms):
         row: dict[str, Any] = {"arm": arm.label}
         for side, rows in sides.items():
@@ -210,10 +210,6 @@ def _last_distances(rows: Sequence[dict[str, Any]]) -> list[float]:
         if row.get("split") == "test" and row.get("network", "generator_ema") == "generator_ema":
             last[row["seed"]] = row["digit_fid"]
     return [last[seed] for seed in sorted(last)]
-
-
-def _all_rows(store: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(store.glob("*.jsonl")) for row in read(path)]
 
 
 def _columns(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:

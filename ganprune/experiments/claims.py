@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ganprune.experiments.base import Experiment
-from ganprune.experiments.studies import RECOVERED, SPARSITIES, Arms, losses_of
+from ganprune.experiments.studies import RECOVERED, SPARSITIES, Arms, arms_of, losses_of
 from ganprune.experiments.verdicts import Arm, Claim, Comparison, Rows, Verdict, judge
+from ganprune.records.store import read_store
 
 
 def ledger(rows: Rows, arms: Arms) -> list[Verdict]:
@@ -21,6 +22,11 @@ def ledger(rows: Rows, arms: Arms) -> list[Verdict]:
         arms: the configurations of the profile that the rows were measured in.
     """
     return [judge(claim, rows) for claim in claims(arms)]
+
+
+def shipped_verdicts() -> dict[str, Verdict]:
+    """The verdicts that the shipped records give, by the numbers of the claims."""
+    return {verdict.claim: verdict for verdict in ledger(read_store(), arms_of("laptop"))}
 
 
 def claims(arms: Arms) -> list[Claim]:

@@ -33,6 +33,8 @@ Rows = Sequence[Mapping[str, Any]]
 Measure = str | Callable[[Mapping[str, Any]], float]
 SHARES = ("precision", "recall", "density", "coverage")
 """Measures that are compared by differences; all others by ratios."""
+NOT_MEASURED = "not measured yet"
+"""What stands in the place of a verdict where an arm has no record."""
 WORST_DENSE = 6.0
 """Floors beyond which a dense arm decides nothing."""
 
@@ -141,6 +143,21 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    def in_words(self) -> str:
+        """The end of a sentence: "supported, ratio 0.898 [0.885, 0.911], 5 seeds", or "not measured yet"."""
+        if not self.n:
+            return NOT_MEASURED
+        seeds = f"{self.n} seed{'s' if self.n > 1 else ''}"
+        if self.effect is None or self.low is None or not math.isfinite(self.low):
+            return f"{self.verdict}, {seeds}"
+        return f"{self.verdict}, {self.scale} {self.effect:#.3g} [{self.low:#.3g}, {self.high:#.3g}], {seeds}"
+
+    def line(self) -> dict[str, Any]:
+        """A line of a table: claim, in words, seeds, verdict, effect, low, high; no effect while an arm has no record."""
+        shown = {"claim": self.claim, "in words": self.text, "seeds": self.n}
+        shown["verdict"] = self.verdict if self.n else NOT_MEASURED
+        return shown | {name: getattr(self, name) if self.n else None for name in ("effect", "low", "high")}
 
 
 def judge(claim: Claim, rows: Rows) -> Verdict:

@@ -67,6 +67,11 @@ def read(record: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_store(store: str | Path | None = None) -> list[dict[str, Any]]:
+    """The rows of all records in a folder; None for those that ship with the package."""
+    return [row for path in sorted(Path(store or SHIPPED).glob("*.jsonl")) for row in read(path)]
+
+
 def _lines_of(path: Path) -> list[dict[str, Any]]:
     found = []
     if path.is_file():
