@@ -154,7 +154,7 @@ class Verdict:
         return f"{self.verdict}, {self.scale} {self.effect:#.3g} [{self.low:#.3g}, {self.high:#.3g}], {seeds}"
 
     def line(self) -> dict[str, Any]:
-        """A line of a table: claim, in words, seeds, verdict, effect, low, high; no effect where an arm lacks a record."""
+        """A line of a table: claim, in words, seeds, verdict, effect, low, high; no effect without all arms."""
         shown = {"claim": self.claim, "in words": self.text, "seeds": self.n}
         shown["verdict"] = self.verdict if self.n else NOT_MEASURED
         return shown | {name: getattr(self, name) if self.n else None for name in ("effect", "low", "high")}
