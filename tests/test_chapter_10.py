@@ -98,6 +98,17 @@ def test_the_hand_made_pruner_holds_its_zeros(betas: tuple[float, float], every:
         assert all(a.equal(b) for a, b in zip(*(g.generator.parameters() for g in found), strict=True))
 
 
+def test_the_hand_made_pruner_prunes_before_the_first_step() -> None:
+    pruner = run_cells("scratch-largest", "scratch-pruner")["OurPruning"]
+    gan = gp.dcgan(width=2, latent_dim=8, seed=0, device="cpu")
+    state = gp.TrainState(gan, gp.TrainConfig(steps=2, batch_size=4, precision="float32"))
+    pruning = pruner(gp.dynamic.OneShot(0.9), 1)
+    gp.train(state, Noise(), [pruning], show_progress=False)
+    for network in (gan.generator, gan.generator_ema):
+        mask = gp.Mask.nonzero(network)
+        assert mask.pruned == round(0.9 * mask.total)
+
+
 def test_masks_count_exactly_and_are_nested() -> None:
     keep = run_cells("scratch-largest")["keep_largest"]
     weights = {"a": torch.randn(5, 7, generator=gp.seeded(0)), "b": torch.ones(13)}
@@ -133,6 +144,29 @@ def test_gradients_of_the_generator_are_those_of_the_records() -> None:
     ours = run_cells("generator-sizes", pretrained=gan)["generator_sizes"](gan, False)
     theirs = gradient_norms(gan, "non-saturating", batches=4)
     assert ours == pytest.approx(list(theirs.values()), rel=1e-3)
+
+
+def test_random_signs_measure_single_images() -> None:
+    gan = gp.dcgan(width=4, latent_dim=64, seed=0, device="cpu")
+    gp.prune(gan, 0.5)
+    sizes = run_cells("generator-single", profile=gp.profile())["single_sizes"]
+    network = copy.deepcopy(gan.generator).eval()
+    weights = list(gp.prunable_weights(network).values())
+    squares = [torch.zeros_like(w) for w in weights]
+    for draw in range(4):
+        for z in gp.sample_latents(64, 64, seed=draw, device="cpu").split(1):
+            loss = nn.functional.softplus(-gan.discriminator(network(z))).sum()
+            found = torch.autograd.grad(loss, weights)
+            squares = [s + g.square() / 256 for s, g in zip(squares, found, strict=True)]
+    wanted = [float(s[w != 0].mean()) ** 0.5 for w, s in zip(weights, squares, strict=True)]
+    assert sizes(gan, False) == pytest.approx(wanted, rel=0.35)
+
+
+@pytest.mark.parametrize("densities", [[0.2, 0.2, 0.2, 0.2, 0.2, 0.8], [0.9, 0.5, 0.3, 0.3, 0.5, 0.9]])
+def test_a_layers_own_density_is_missing_from_its_product(densities: list[float]) -> None:
+    shrinkage = run_cells("scratch-stack", "scratch-sizes")["shrinkage"]
+    for ratio, own in zip(shrinkage(density=densities, draws=4), densities, strict=True):
+        assert ratio == pytest.approx((math.prod(densities) / own) ** 0.5, rel=0.3)
 
 
 # --- Balance ----------------------------------------------------------------------------------------------------
@@ -258,6 +292,12 @@ def test_the_cut_is_deepest_at_the_start_below_two_thirds() -> None:
 # --- The record -------------------------------------------------------------------------------------------------
 
 
+def gradients(sparsity: float) -> dict[str, float]:
+    """Layers whose smallest gradients are in different places; layer by layer, they grow by 4 to 40."""
+    sizes = (4e-4, 2e-3, 2e-3, 3e-2) if sparsity else (1e-4, 1e-3 / 3, 5e-5, 1e-2 / 3)
+    return {f"layers.deconv{number}.weight": size for number, size in enumerate(sizes, start=1)}
+
+
 def invented(path: Path, seeds: int = 5) -> None:
     """Rows as the studies write them, of networks that nobody has trained."""
     arms = arms_of("laptop")
@@ -274,7 +314,7 @@ def invented(path: Path, seeds: int = 5) -> None:
                     "digit_fid_floor": 2.0,
                     **dict.fromkeys(("precision", "recall", "coverage", "density"), 0.5),
                     "processor_seconds": 100.0,
-                    "gradients_at_end": {"a": 1e-4, "b": 1e-3},
+                    "gradients_at_end": gradients(experiment.sparsity if experiment != arms.dense else 0),
                 }
                 for stage, factor in (("trained", 1), ("pruned", 10), ("recovered", 1))
                 for network in ("generator_ema", "generator")
@@ -290,7 +330,8 @@ def recorded_part(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], dict
     texts: dict[str, str] = {}
     monkeypatch.setattr(myst_nb, "glue", lambda name, text, display: texts.__setitem__(name, text))
     live = {"curves": {"dense": [11.0], "one-shot": [700.0]}, "samples": 1_000}
-    cells = run_cells("records", "recorded-glue", "recorded-arms", **live)
+    hidden = ("records", "recorded-glue", "recorded-cut", "recorded-price", "recorded-gradients")
+    cells = run_cells(*hidden, "recorded-arms", **live)
     arm_rows = cells["lines"]
     exec("".join(next(c for c in CHAPTER.notebook["cells"] if c["id"] == "recorded-claims")["source"]), cells)
     return texts, {"arms": arm_rows, "claims": cells["lines"]}
@@ -302,7 +343,8 @@ def test_the_recorded_part_reads_well_without_records(
     monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
     texts, tables = recorded_part(monkeypatch)
     assert texts["chapter-10-cut"] == "from 11 to 700 (measured on this page with 1,000 images)"
-    assert texts["chapter-10-7"] == "not measured yet"
+    for name in ("7", "price", "layerwise"):
+        assert texts[f"chapter-10-{name}"] == "not measured yet"
     assert {row["seeds"] for row in tables["arms"]} == {0}
     assert {row["verdict"] for row in tables["claims"]} == {"not measured yet"}
 
@@ -311,7 +353,11 @@ def test_the_recorded_part_follows_the_records(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
     invented(tmp_path / "recovery.jsonl")
     texts, tables = recorded_part(monkeypatch)
-    assert texts["chapter-10-cut"] == "from 10 to 612 (recorded, means of 5 networks)"
+    source = "recorded, geometric means of 5 networks; ranges 10 to 10.4 and 600 to 624"
+    assert texts["chapter-10-cut"] == f"from 10.2 to 612 ({source})"
+    assert texts["chapter-10-price"] == "digit-FID 61.2 against 9.18, recall +0.000, precision +0.000"
+    assert texts["chapter-10-layerwise"] == "4.0 [4.0, 4.0], 5 seeds"
+    assert re.fullmatch(r"1\.000 \[1\.000, 1\.000\]", texts["chapter-10-3a-ratio"])
     assert texts["chapter-10-7"].startswith("supported, ratio 0.833 [")
     rows = {row["arm at 90%"]: row for row in tables["arms"]}
     assert rows["one-shot"]["seeds"] == 5
