@@ -145,6 +145,26 @@ def test_clipped_weights_allow_the_slope_that_the_text_says() -> None:
     assert slope == pytest.approx(1024 * 0.1**3, rel=1e-4)
 
 
+@pytest.mark.parametrize("pair", ["shifted", "torn"])
+def test_clipping_errs_in_both_directions(pair: str) -> None:
+    cells = run_cells(*BASE, "critics")
+    clouds = cells["pairs"][pair]
+    distance = by_hand["earth_mover"](*clouds)
+    low, high = (
+        cells["estimate"](by_hand["fit_critic"]("clipping", *clouds, c=c), *clouds) for c in (0.05, 0.2)
+    )
+    assert low < 0.1 * distance
+    assert high > 1.5 * distance
+
+
+def test_only_the_pairs_between_two_counts_cross_a_place() -> None:
+    x, y = torch.randn(2, 40, generator=gp.seeded(3)).sort(dim=1).values
+    for place in torch.linspace(-2, 2, 41):
+        ends = sorted((int((x <= place).sum()), int((y <= place).sum())))
+        crossing = torch.nonzero((x <= place) != (y <= place)).flatten().tolist()
+        assert crossing == list(range(*ends))
+
+
 # --- The operator -------------------------------------------------------------------------------------------
 
 
@@ -188,7 +208,14 @@ def objective(scale: float, real: Tensor, fake: Tensor) -> tuple[float, float, f
 
 # --- The exercises ------------------------------------------------------------------------------------------
 
-CHECKED = ("tried", "exercise-1-check", "exercise-3-check", "exercise-4-check")
+CHECKED = (
+    "tried",
+    "exercise-1-check",
+    "exercise-3-check",
+    "exercise-4-check",
+    "exercise-4-plot-check",
+    "exercise-5-check",
+)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +227,7 @@ def checks() -> dict[str, Any]:
     ("numbers", "message"),
     [
         ((6, 10, 1, 0.798), "only half of the mass"),
-        ((3, 1, 1, 0.798), "every way becomes longer"),
+        ((3, 1, 1, 0.798), "every move becomes longer"),
         ((3, 10, 10, 0.798), "cancel in a ratio"),
         ((3, 10, 1, 0), "earth must move outwards"),
         ((3, 10, 1, 1), "root of the squared cost"),
@@ -263,11 +290,73 @@ def test_wrong_penalties_are_told_why(checks: dict[str, Any], answer: Any, messa
         checks["check_one_sided"](answer)
 
 
-@pytest.mark.parametrize(("number", "stub"), [(3, "earth_mover_any"), (4, "one_sided")])
-def test_stubs_fail_and_solutions_pass(checks: dict[str, Any], number: int, stub: str) -> None:
+def with_the_sign(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
+    excess = b + 1  # instead of |b| - 1
+    return b * theta + weight * excess**2, b * theta + weight * F.relu(excess) ** 2
+
+
+def the_gain(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
+    excess = b.abs() - 1
+    return weight * excess**2 - b * theta, weight * F.relu(excess) ** 2 - b * theta
+
+
+def twice_the_same(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
+    loss = b * theta + weight * (b.abs() - 1) ** 2
+    return loss, loss
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (with_the_sign, "length of the gradient is"),
+        (the_gain, "lowers L_D"),
+        (twice_the_same, "one side costs nothing"),
+    ],
+)
+def test_wrong_landscapes_are_told_why(checks: dict[str, Any], answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks["check_landscape"](answer)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((-8.0, -7.0, -7.5, -7.4), "real minus generated"),
+        ((8.0, 8.0, 7.5, 7.4), "the same images twice"),
+        ((7.0, 8.0, 7.5, 7.4), "the first one"),
+        ((7.5, 7.4, 8.0, 7.0), "the same few images"),
+    ],
+)
+def test_wrong_estimates_are_told_why(
+    checks: dict[str, Any], numbers: tuple[float, ...], message: str
+) -> None:
+    checks["check_estimates"]((8.0, 7.0, 7.5, 7.4))
+    with pytest.raises(AssertionError, match=message):
+        checks["check_estimates"](numbers)
+
+
+@pytest.mark.parametrize(
+    ("number", "stub", "more"),
+    [(3, "earth_mover_any", ()), (4, "one_sided", ("exercise-4-plot-check",))],
+)
+def test_stubs_fail_and_solutions_pass(
+    checks: dict[str, Any], number: int, stub: str, more: tuple[str, ...]
+) -> None:
     with pytest.raises(NotImplementedError):
         checks[stub](torch.ones(2), torch.ones(2))
-    run_cells(*BASE, "tried", f"exercise-{number}-check", f"solution-{number}-code")
+    run_cells(*BASE, "tried", f"exercise-{number}-check", *more, f"solution-{number}-code")
+
+
+def test_the_landscape_has_the_minima_that_the_solution_names() -> None:
+    cells = run_cells(*BASE, "tried", "exercise-4-check", "exercise-4-plot-check", "solution-4-code")
+    with pytest.raises(NotImplementedError):
+        cells["landscape"](torch.ones(1), 2.0, 10.0)
+    b = torch.linspace(-2, 2, 401, dtype=torch.float64)
+    both, one = cells["landscape_solved"](b, 2.0, 10.0)
+    for loss, expected in ((both, [-1.1, 0.9]), (one, [-1.1])):
+        valleys = (loss[1:-1] < loss[:-2]) & (loss[1:-1] < loss[2:])
+        assert b[1:-1][valleys].tolist() == pytest.approx(expected)
+    assert float(both[200]) == pytest.approx(10)
 
 
 @settings(deadline=None, max_examples=30)
@@ -289,7 +378,14 @@ def glued(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], str]:
 
     texts: dict[str, str] = {}
     monkeypatch.setattr(myst_nb, "glue", lambda name, text, display: texts.__setitem__(name, text))
-    cells = run_cells("claims", "arms-code", "arms-table", "arms-glue", glue=myst_nb.glue)
+    settings_alone = run_cells("claims", "arms-settings")["rows"]
+    assert [(row["rate"], row["betas"], row["norm of D"]) for row in settings_alone] == [
+        (0.001, "0, 0.99", "none"),
+        (0.001, "0, 0.99", "none"),
+        (0.0015, "0, 0.99", "spectral"),
+    ]
+    names = ("claims", "arms-settings", "arms-code", "arms-table", "arms-glue")
+    cells = run_cells(*names, glue=myst_nb.glue)
     return texts, "\n".join(str(gp.plots.Table(rows)) for rows in [cells["rows"]])
 
 
