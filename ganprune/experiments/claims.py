@@ -100,7 +100,7 @@ def _training(arms: Arms) -> Iterator[Claim]:
     pairs = [("wasserstein", "non-saturating"), ("hinge", "non-saturating"), ("wasserstein", "hinge")]
     for letter, (one, other) in zip("abc", pairs, strict=True):
         compared = (Comparison(trained(ways[one]), trained(ways[other])),)
-        text = f"{names[one]} reaches the digit-FID of {names[other]} in as many generator updates"
+        text = f"{names[one]} matches the digit-FID of {names[other]} in as many generator updates"
         yield Claim(
             f"2{letter}",
             text,
