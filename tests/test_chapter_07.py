@@ -79,6 +79,40 @@ def test_with_its_pairs_the_expansion_holds_for_several_weights(tiny: dict[str, 
     assert abs(exact - pairs) < 0.1 * abs(exact - alone)
 
 
+def test_for_four_weights_the_sum_of_single_prices_lacks_the_pairs(tiny: dict[str, Any]) -> None:
+    cells = run_cells("obd-pairs", **tiny)
+    missed, alone, pairs = cells["missed"], cells["alone"], cells["pairs"]
+    assert len(pairs) == math.comb(18, 4)
+    v = tiny["removals"][cells["fours"][7]].sum(0)
+    assert float(v @ tiny["H"] @ v) / 2 == pytest.approx(float(pairs[7]))
+    assert missed(pairs, 0.01) < 0.01 < 0.3 < missed(alone, 0.01)
+    assert 0.1 < missed(pairs, 1) < missed(alone, 1)
+
+
+def test_the_labels_noise_gives_the_slope_that_the_text_names(tiny: dict[str, Any]) -> None:
+    draws = torch.Generator().manual_seed(1)
+    noise = 0.1 * torch.randn(1_000, generator=draws, dtype=torch.float64)
+    point = tiny["w"].clone().requires_grad_()
+    loss = tiny["tiny_loss"](point, y=tiny["net"](tiny["w"], tiny["x"]) + noise)
+    (slope,) = torch.autograd.grad(loss, point)
+    assert torch.allclose(slope, -tiny["J"].T @ noise / (1000 * 0.1**2))
+
+
+def test_a_pruned_weight_takes_its_own_share_of_the_speed_with_it(tiny: dict[str, Any]) -> None:
+    def slope(w: Tensor) -> Tensor:
+        w = w.clone().requires_grad_()
+        return torch.autograd.grad(tiny["tiny_loss"](w), w)[0]
+
+    away = tiny["w"] + 0.3 * torch.sin(torch.arange(18.0)).double()
+    away[3] = 1e-4  # a short step
+    before = slope(away)
+    Hg = hessian(tiny["tiny_loss"], away) @ before
+    without = away.clone().index_fill(0, torch.tensor([3]), 0)
+    after = slope(without).index_fill(0, torch.tensor([3]), 0)  # it no longer moves
+    change = (after.square().sum() - before.square().sum()) / 2
+    assert float(change) == pytest.approx(float(-away[3] * Hg[3] - before[3] ** 2 / 2), rel=1e-3)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True))
 def test_rank_correlation_is_spearmans(values: list[int]) -> None:
@@ -218,7 +252,7 @@ def test_the_shares_that_the_text_names(rounds: int, certified: bool) -> None:
 def test_a_swap_takes_counts_from_one_and_order_from_the_other(small: gp.GAN) -> None:
     source = "".join(next(c for c in CHAPTER.notebook["cells"] if c["id"] == "predict-swap-code")["source"])
     namespace = {**TOOLS}
-    exec(source[source.index("def swap") : source.index("found, _")], namespace)
+    exec(source[source.index("def swap") : source.index("names, swaps")], namespace)
     magnitude = gp.score(small.generator, "magnitude")
     other = gp.allocate(gp.score(small.generator, "random", seed=3), 0.7)
     swapped = namespace["swap"](magnitude, other)
@@ -322,6 +356,8 @@ def test_the_opening_says_what_the_record_holds(monkeypatch: pytest.MonkeyPatch)
     kept = cells["recorded_masks"]["snip"]["deconv1"]
     assert texts["chapter-07-snip-kept"].startswith(f"{min(kept)} to {max(kept)} ")
     assert all(number < 128 for number in kept)
+    starved = cells["starved"]  # the text says it of GraSP, too
+    assert starved["magnitude"] == starved["random"] == 0 < starved["grasp"]
     assert all(min(layer) > 0 for layer in cells["recorded_masks"]["synflow"].values())
 
 

@@ -70,6 +70,20 @@ def test_the_toy_is_a_lottery_for_other_draws_too(seed: int) -> None:
     assert losses[wins].max() < 1e-12 and losses[~wins].min() > 0.1  # no win is a matter of rounding
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_winner_elsewhere_is_no_better_than_its_structure_for_other_draws_too(seed: int) -> None:
+    cells = run_cells("lottery-toy")
+    starts = torch.randn(200, 6, generator=gp.seeded(seed), dtype=torch.float64)
+    starts = starts[cells["train_toy"](starts, torch.ones_like(starts[0])) < 1e-3]
+    won = (cells["train_toy"](starts[:, None], cells["masks"]) < 1e-3).double()
+    whole = (cells["masks"][:, :3] * cells["masks"][:, 3:]).sum(-1) == 2
+    assert won.any(1).double().mean() > 0.95  # nearly every start has a winner
+    won = won[won.any(1)]
+    elsewhere = ((won @ won.T) / won.sum(1, keepdim=True))[~torch.eye(len(won), dtype=torch.bool)].mean()
+    assert whole.sum() == 3 and won[:, ~whole].sum() == 0
+    assert abs(elsewhere - won[:, whole].mean()) < 0.05
+
+
 # --- Iterative magnitude pruning ----------------------------------------------------------------------------
 
 
@@ -110,6 +124,18 @@ def test_the_recorded_study_takes_five_rounds_to_a_tenth() -> None:
     assert study.keep == 0.631 and study.rounds == 5 and study.controlled == (4, 5)
     assert round(study.keep**study.rounds, 3) == 0.1
     assert study.start.steps == 4_000 and study.samples == 10_000
+
+
+def test_our_average_forgets_the_dense_generator_when_the_step_is_put_back() -> None:
+    decay = gp.TrainConfig(steps=1).ema_decay
+    assert round(decay**4_000, 3) == 0.018
+    assert math.prod(min(decay, (1 + t) / (10 + t)) for t in range(4_000)) < 1e-20
+
+
+def test_ten_rounds_on_convolutions_leave_a_fifth_of_a_generator_with_a_large_linear_layer() -> None:
+    linear, convolutions = 128 * 16 * 256, 3 * (2 * 9 + 1) * 256**2 + 9 * 3 * 256
+    assert round(0.8**10, 3) == 0.107
+    assert round((linear + 0.8**10 * convolutions) / (linear + convolutions), 2) == 0.22
 
 
 def test_each_part_left_as_trained_is_found() -> None:
@@ -162,6 +188,12 @@ def test_the_barrier_is_the_greatest_rise_above_the_line() -> None:
     barrier = run_cells("scratch-barrier")["barrier"]
     assert barrier([1.0, 5.0, 3.0]) == 3.0
     assert barrier([1.0, 2.0, 3.0]) == 0.0
+
+
+def test_a_barrier_hides_what_lies_below_the_line() -> None:
+    cells = run_cells("scratch-barrier")
+    assert cells["above_line"]([2.0, 0.5, 1.0]) == [0.0, -1.0, 0.0]
+    assert cells["barrier"]([2.0, 0.5, 1.0]) == 0.0
 
 
 @pytest.mark.parametrize(("u", "v"), [(2.0, 1.0), (0.5, -3.0)])

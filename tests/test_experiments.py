@@ -15,13 +15,13 @@ from small_data import small_mnist
 
 import ganprune as gp
 from ganprune import records
-from ganprune.experiments import images, recovery, tickets, training
+from ganprune.experiments import images, recovery, speed, tickets, training
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
-from ganprune.experiments.speed import Latency
+from ganprune.experiments.speed import Latency, TrainingTime
 from ganprune.experiments.studies import PROFILES, STUDIES, arms_of, study
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import FromScratch
@@ -57,6 +57,7 @@ KINDS: dict[str, Experiment] = {
     "images": SpoiltImages(noise=0.2, dropped=3, samples=40),
     "masks": InitialMasks("snip", 0.9, SMALL),
     "latency": Latency(SMALL, sparsity=0.5, batch_size=4, turns=2),
+    "training time": TrainingTime(SMALL, sparsity=0.5, updates=2, turns=2),
 }
 STAGES = {
     "dense": ["on the way"] * 3 + ["trained"] * 4,
@@ -68,6 +69,7 @@ STAGES = {
     "images": ["measured"] * 2,
     "masks": ["measured"] * 4,
     "latency": ["measured"] * 3,
+    "training time": ["measured"] * 2,
 }
 
 
@@ -82,7 +84,7 @@ def data(tmp_path_factory):
         return figures(gan, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (training, recovery, tickets, images):
+        for module in (training, recovery, tickets, images, speed):
             patch.setattr(module, "course_data", lambda: found)
         patch.setattr(recovery, "figures", look)
         patch.setattr(recovery, "recalibrate_batchnorm", partial(recalibrate, batches=2))
@@ -161,7 +163,7 @@ def test_claims_find_the_rows_that_they_need() -> None:
     assert not found("dense", "on the way") and not found("dense", "on the way", split="validation", step=4)
     assert found("recovery", "recovered", network="generator") and found("recovery", "pruned")
     assert found("recovery", "recovered", lambda row: min(row["gradients_at_end"].values()))
-    assert found("control", "recovered", "processor_seconds")
+    assert found("training time", "measured", "step_processor_seconds", arm="zeros")
     assert found("tickets", "trained", round=2, arm="shuffled")
     assert not found("tickets", "trained", round=1, arm="shuffled")
     assert found("latency", "measured", "latency_seconds", arm="zeros")
@@ -469,7 +471,7 @@ class Simulated:
     def row(self, seed: int, noise: float) -> dict[str, Any]:
         """Return the row of one seed."""
         value = 2 + noise / 10
-        names = ("digit_fid", "recall", "precision", "density", "latency_seconds", "processor_seconds")
+        names = ("digit_fid", "recall", "precision", "density", "latency_seconds", "step_processor_seconds")
         row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
         row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}
         return row | dict.fromkeys(names, value) | {"gradients_at_end": {"a": value}} | dict(self.arm.where)

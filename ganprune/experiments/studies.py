@@ -13,7 +13,7 @@ from ganprune.experiments.base import Experiment
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
-from ganprune.experiments.speed import Latency
+from ganprune.experiments.speed import Latency, TrainingTime
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import COURSE_TRAINING, FromScratch
 from ganprune.training.config import TrainConfig
@@ -87,7 +87,9 @@ class Arms:
             controlled=(sizes.ticket_rounds - 1, sizes.ticket_rounds)[-min(2, sizes.ticket_rounds) :],
             samples=sizes.samples,
         )
-        self.latency = Latency(self.dense, turns=40 if sizes.samples >= 10_000 else 2)
+        full = sizes.samples >= 10_000
+        self.latency = Latency(self.dense, turns=40 if full else 2)
+        self.training_time = TrainingTime(self.dense, updates=32 if full else 2, turns=10 if full else 2)
 
     @staticmethod
     def training(steps: int, **changes: Any) -> TrainConfig:
@@ -289,6 +291,7 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "tickets": ("Are there winning lottery tickets?", 13, lambda arms: [arms.tickets]),
     "losses": ("Does the loss matter once each is tuned?", 3, lambda arms: list(losses_of(arms).values())),
     "latency": ("Is a pruned generator faster?", 5, lambda arms: [arms.latency]),
+    "training-time": ("Does a pruned generator train faster?", 10, lambda arms: [arms.training_time]),
 }
 """Name → question, chapter, arms; in the order in which they are run."""
 
