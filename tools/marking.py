@@ -269,7 +269,6 @@ class Marked:
     Attributes:
         marks: of its tests, in order.
         cells: (text, output, error) of each of the student's cells.
-        causes: for each of these cells why it failed, in words.
         measures: numbers that a test reported, such as a digit-FID.
         answers: values of the student's numbers, by test.
         written: the answer in words.
@@ -280,7 +279,6 @@ class Marked:
 
     marks: list[Mark] = field(default_factory=list)
     cells: list[tuple[str, str, str]] = field(default_factory=list)
-    causes: list[str] = field(default_factory=list)
     measures: dict[str, float] = field(default_factory=dict)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     written: str = ""
@@ -393,6 +391,10 @@ class Marker:
         self.files = list(times.get("files", []))
         self.restarts = 0
         self.done: list[str] = []
+        self.solutions = {nbgrader_of(cell).get("grade_id"): cell.source for cell in source.cells}
+        self.failed: list[
+            tuple[str, str, str]
+        ] = []  # what a cell holds, what its solution holds, why it failed
 
     def mark(self, submission: Notebook) -> Marked:
         """Return the marks; never raises because of what the submission holds."""
@@ -449,7 +451,8 @@ class Marker:
                 self._again()
         if not is_setup(cell):
             marked.cells.append((cell.source, shown, error))
-            marked.causes.append(cause or error)
+            meant = self.solutions.get(nbgrader_of(cell).get("grade_id"), "")
+            self.failed += [(cell.source, meant, cause or error)] if error else []
 
     def unmarked(self, cell: Notebook, note: str = "") -> Mark:
         """Return a test's mark of zero points."""
@@ -473,19 +476,15 @@ class Marker:
             mark.note = str(error)
             self._again()
         except NameError as error:
-            mark.note = self._why_missing(error.name or "", marked) or told(error)
+            mark.note = self._why_missing(error.name or "") or told(error)
         except Exception as error:
             mark.note = told(error)
         return mark
 
-    def _why_missing(self, name: str, marked: Marked) -> str:
-        """Return why a name is not there: how the cell that would have defined it ended."""
-        causes = [
-            cause
-            for (source, _, _), cause in zip(marked.cells, marked.causes, strict=True)
-            if cause and name and defines(source, name)
-        ]
-        return f"{name} is not defined. Its cell failed: {causes[-1]}" if causes else ""
+    def _why_missing(self, name: str) -> str:
+        """Return why a name is not there: how the cell that defines it, or should do so, has ended."""
+        causes = [why for own, meant, why in self.failed if defines(own, name) or defines(meant, name)]
+        return f"{name} is not defined. Its cell failed: {causes[-1]}" if name and causes else ""
 
     def _provide(self, source: str, namespace: dict[str, Any], answers: dict[str, Any]) -> None:
         """Put stand-ins for the student's names into a namespace."""
