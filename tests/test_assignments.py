@@ -756,6 +756,11 @@ def test_an_accent_is_the_same_however_it_is_stored(tmp_path: Path) -> None:
             "more memory (40 GB) than it has",
         ),
         ("MemoryError", "", "more memory than it has"),
+        (
+            "AttributeError",
+            "'InteractiveShell' object has no attribute 'ask_exit'",
+            "it ended itself with exit",
+        ),
         ("SystemExit", "0", "it ended itself with exit or sys.exit"),
         ("NotImplementedError", "write me", "no answer yet"),
         ("ValueError", "no", "it raised ValueError: no"),

@@ -366,7 +366,7 @@ def count_words(output: Path) -> Path:
 
 def name_the_owner(item: Submission, source: Notebook, marked: Marked, others: list[str]) -> None:
     """Tell the teacher whose id a notebook has, and where a wrong number of one's own is right for somebody else."""
-    said, claimed = [], plain_id(marked.claimed)
+    said, claimed, here = [], plain_id(marked.claimed), set(others)
     if claimed and claimed != item.student:
         if claimed in others:
             said.append(f"the id in the notebook is {claimed}'s: a typing mistake, or {claimed}'s file")
@@ -378,7 +378,8 @@ def name_the_owner(item: Submission, source: Notebook, marked: Marked, others: l
             cell = next(cell for cell in source.cells if nbgrader_of(cell).get("grade_id") == mark.name)
             owner = fits_another(cell, source, marked.answers[mark.name], others)
             if owner:
-                said.append(f"exercise {mark.exercise}: the number of {owner}")
+                whose = f"the number of {owner}" if owner in here else "right for the id in the notebook"
+                said.append(f"exercise {mark.exercise}: {whose}")
     marked.aside = "; ".join(filter(None, [marked.aside, *said]))
 
 

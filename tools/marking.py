@@ -343,7 +343,7 @@ def in_words(name: str, message: str) -> str:
         asked = re.search(r"tried to allocate (\d+) bytes", message)
         size = f" ({int(asked[1]) / 2**30:.3g} GB)" if asked else ""
         return f"it wanted more memory{size} than it has: compute in smaller batches"
-    if name == "SystemExit":
+    if name == "SystemExit" or "ask_exit" in message:  # IPython's own exit
         return "it ended itself with exit or sys.exit: take that out"
     if name == "NotImplementedError" and message == "write me":
         return "it has no answer yet"
