@@ -67,7 +67,7 @@ export WHEELHOUSE
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help accessibility assignments grade settings profile env book test lab serve lint format strip bench student slides exam wheelhouse lock clean
+.PHONY: help accessibility assignments grade totals settings profile env book test lab serve lint format strip bench student slides exam wheelhouse lock clean
 
 help:  ## show this list
 	@echo "usage: make TARGET   (start with: make book)"
@@ -156,6 +156,9 @@ grade: export GANPRUNE_GRADING_SEED = $(SEED)
 grade: profile $(READY)  ## grade the submissions in SUBMITTED=FOLDER, to _build/grading
 	@test -n '$(SUBMITTED)' || { echo "say where the submissions are: make grade SUBMITTED=FOLDER SEED=YOUR-SECRET" >&2; exit 1; }
 	@GANPRUNE_PROFILE=$(PROFILE) ISOLATION='$(ISOLATION)' $(BIN)/python tools/assignments.py grade '$(SUBMITTED)'
+
+totals: $(READY)  ## count the teacher's marks for words in _build/grading
+	@$(BIN)/python tools/assignments.py totals
 
 wheelhouse: $(READY)  ## fill wheelhouse/ with everything an installation downloads
 	@echo "Downloading to wheelhouse/ (on Linux some gigabytes): 2 to 10 minutes, as your network allows."

@@ -10,12 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import collected
+import feedback
 import marking
 import nbformat
+import points as table
 import pytest
 import sandbox
 import torch
@@ -309,9 +313,11 @@ def test_names_in_a_test() -> None:
 
 
 def test_a_table_cell_is_no_formula() -> None:
-    assert assignments.safe_cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
-    assert assignments.safe_cell("-3.5") == "-3.5"
-    assert assignments.safe_cell("two\nlines") == "two lines"
+    assert table.safe_cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert table.safe_cell("-3.5") == "-3.5"
+    assert table.safe_cell("two\nlines") == "two lines"
+    for text in ("=HYPERLINK(1)", "-3.5", "plain", "'quoted'"):
+        assert table.plain_cell(table.safe_cell(text)) == text
 
 
 def test_merging_restores_what_is_locked() -> None:
@@ -522,7 +528,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(graded: Path) -> list[dict[str, str]]:
     """Return the table of points."""
-    with (graded / "points.csv").open(newline="", encoding="utf-8") as handle:
+    with (graded / "points.csv").open(newline="", encoding="utf-8-sig") as handle:
         return list(csv.DictReader(handle))
 
 
@@ -569,19 +575,243 @@ def test_copied_numbers_are_seen(graded: Path) -> None:
         row["note"] for row in rows(graded) if row["student"] == "zoe-copies" and row["exercise"] == "total"
     )
     assert "STUDENT = 'ada'" in note
-    assert "test-2-own: the number of ada" in note
+    assert "exercise 2: the number of ada" in note
+    assert "the id in the notebook is ada's: a typing mistake, or ada's file" in note
+    page = (graded / "feedback" / "zoe-copies" / f"{GAME}.html").read_text(encoding="utf-8")
+    assert "file" not in page.partition("<table>")[0]
+
+
+def test_what_cannot_be_read_was_not_run(graded: Path) -> None:
+    own = [row for row in rows(graded) if row["student"] == "broken"]
+    assert {row["note"] for row in own if row["exercise"].isdigit()} == {"not run"}
+    page = (graded / "feedback" / "broken" / f"{GAME}.html").read_text(encoding="utf-8")
+    assert assignments.DAMAGED.capitalize()[:30] in page
+    assert "<td>as asked</td>" not in page
+    assert "as they ran" not in page
 
 
 def test_feedback_says_what_happened(graded: Path) -> None:
     notes = {row["student"]: row["note"] for row in rows(graded) if row["exercise"] == "2" and row["note"]}
     assert "did not end within" in notes["lea-loops"]
     crashed = [row["note"] for row in rows(graded) if row["student"] == "carl-crashes"]
-    assert any("ended without an answer" in note for note in crashed)
+    assert any(
+        "best_logit is not defined. Its cell failed: it ended Python itself" in note for note in crashed
+    )
+    assert any("r1: it ended Python itself" in note for note in crashed)
     assert any("raised IndexError" in note for note in crashed)
+    assert any("it has no answer yet" in row["note"] for row in rows(graded) if row["student"] == "blank")
     page = (graded / "feedback" / "ada" / f"{GAME}.html").read_text(encoding="utf-8")
     assert "16 of 16 points" in page
     assert "http" not in page
     assert "<script" not in page
+
+
+# ---------------------------------------------------------------- one run after another
+
+MASKS = "02_masks_that_hold"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Grade made-up points: every test of what was handed in is passed, and nothing runs."""
+
+    def mark_one(item: collected.Submission, source: Notebook, *_: Any) -> marking.Marked:
+        marks = [
+            marking.Mark(
+                nbgrader_of(cell)["grade_id"],
+                str(ours(cell)["exercise"]),
+                nbgrader_of(cell)["points"] if item.notebook else 0.0,
+                nbgrader_of(cell)["points"],
+            )
+            for cell in source.cells
+            if is_test(cell)
+        ]
+        return marking.Marked(marks, note=item.note)
+
+    monkeypatch.setenv("GANPRUNE_GRADING_SEED", "")
+    monkeypatch.setattr(assignments, "mark_one", mark_one)
+    monkeypatch.setattr(assignments, "choose", lambda *_: "none")
+
+    def run(submitted: dict[str, str], seed: str = "") -> Path:
+        folder = tmp_path / "in"
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, text in submitted.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if text:
+                (folder / name).write_text(text, encoding="utf-8")
+        monkeypatch.setenv("GANPRUNE_GRADING_SEED", seed)
+        return assignments.grade(folder, tmp_path / "out", "auto", 4096).parent
+
+    return run
+
+
+def found(graded: Path, student: str, name: str, exercise: str) -> dict[str, str]:
+    """Return a row of the table of points."""
+    place = {"student": student, "assignment": name, "exercise": exercise}
+    return next(row for row in rows(graded) if place.items() <= row.items())
+
+
+def test_a_second_run_keeps_the_first_and_the_marks_for_words(quick: Callable[..., Path]) -> None:
+    graded = quick({f"ada/{GAME}.ipynb": "{}", f"bob/{GAME}.ipynb": "{}"}, "first")
+    (graded / "notes.txt").write_text("the teacher's", encoding="utf-8")
+    page = graded / "feedback" / "ada" / f"{GAME}.html"
+    assert "not marked yet" in page.read_text(encoding="utf-8")
+    assert found(graded, "ada", GAME, "total")["of"] == "16"
+    marked = (graded / "points.csv").read_text(encoding="utf-8-sig")
+    marked = marked.replace(f"ada,{GAME},words,,4", f"ada,{GAME},words,3,4").replace(
+        ",", ";"
+    )  # as Excel saves it
+    (graded / "points.csv").write_text(marked, encoding="utf-8")
+    assert assignments.count_words(graded) == graded / "points.csv"
+    assert "19 of 20" in page.read_text(encoding="utf-8")
+    before = page.read_text(encoding="utf-8")
+    graded = quick({f"ada/{MASKS}.ipynb": "{}"})
+    assert found(graded, "ada", GAME, "words")["points"] == "3"
+    assert [found(graded, "ada", GAME, "total")[name] for name in ("points", "of")] == ["19", "20"]
+    assert found(graded, "bob", GAME, "total")["points"] == "16"
+    assert found(graded, "ada", MASKS, "total")["points"] == "16"
+    assert page.read_text(encoding="utf-8") == before
+    assert (graded / "notes.txt").is_file()
+    graded = quick({f"ada/{GAME}.ipynb": "{}"})
+    assert found(graded, "ada", GAME, "words")["points"] == "3"
+    assert found(graded, "ada", GAME, "total")["points"] == "19"
+    assert (graded / "seed.txt").read_text(encoding="utf-8").strip() == "first"
+    assert graded.stat().st_mode & 0o077 == 0
+
+
+def test_a_table_that_cannot_be_read_is_not_written_over(quick: Callable[..., Path]) -> None:
+    graded = quick({f"ada/{GAME}.ipynb": "{}"})
+    (graded / "points.csv").write_text("my own notes", encoding="utf-8")
+    with pytest.raises(ValueError, match="Nothing was changed"):
+        quick({f"ada/{GAME}.ipynb": "{}"})
+    assert (graded / "points.csv").read_text(encoding="utf-8") == "my own notes"
+
+
+def test_marks_for_words_that_are_no_points_are_named(tmp_path: Path) -> None:
+    base = {"student": "ada", "assignment": GAME, "of": "4", "note": ""}
+    for given, total in (("2,5", "2.5"), ("5", "0"), ("good", "0")):
+        entries = [
+            {**base, "exercise": "1", "points": "0"},
+            {**base, "exercise": "total", "points": "0"},
+            {**base, "exercise": "words", "points": given},
+        ]
+        assert table.add_up(entries)[1]["points"] == total
+        assert len(table.doubtful(entries)) == (given != "2,5")
+
+
+def test_nothing_that_was_handed_in_vanishes(
+    quick: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    graded = quick(
+        {
+            f"ada/{MASKS}.ipynb": "{}",
+            f"ada/{GAME}.ipynb": "{}",
+            f"ada/{GAME} (2).ipynb": "{}",
+            f"bob/{MASKS} (1).ipynb": "{}",
+            f"cleo/{MASKS}/{MASKS}.ipynb": "{}",
+            "dan/nothing.txt": "",
+            "homework.ipynb": "{}",
+            "eve.zip": "x",
+            "list.txt": "x",
+        }
+    )
+    told = capsys.readouterr().err
+    assert f"Not graded: bob/{MASKS} (1).ipynb: rename it to {MASKS}.ipynb" in told
+    assert f"Not graded: ada/{GAME} (2).ipynb: ada/{GAME}.ipynb is there as well" in told
+    assert "Not graded: dan/ holds no notebook" in told
+    assert "Not graded: homework.ipynb lies in no student's folder: move it to FOLDER/STUDENT" in told
+    assert "Not graded: eve.zip is packed" in told
+    assert "list.txt" not in told
+    assert found(graded, "cleo", MASKS, "total")["points"] == "16"
+    lost = found(graded, "bob", MASKS, "total")
+    assert lost["points"] == "0"
+    assert f"there is no {MASKS}.ipynb, but {MASKS} (1).ipynb" in lost["note"]
+    assert found(graded, "dan", GAME, "total")["points"] == "0"
+    graded = quick({f"bob/{MASKS}.ipynb": "{}", "cleo/nothing.txt": ""})
+    assert found(graded, "bob", MASKS, "total")["points"] == "16"
+    assert found(graded, "cleo", MASKS, "total")["points"] == "16", "an earlier row is no missing one"
+
+
+def test_an_accent_is_the_same_however_it_is_stored(tmp_path: Path) -> None:
+    stored, typed = (unicodedata.normalize(form, "zoé") for form in ("NFD", "NFC"))
+    assert stored != typed
+    (tmp_path / stored).mkdir()
+    (tmp_path / stored / f"{GAME}.ipynb").write_text("{}", encoding="utf-8")
+    (item,) = collected.collect(tmp_path, NAMES).found
+    assert item.student == typed
+    for name in NAMES:
+        namespace = marking.teacher_namespace(source_of(name).cells, item.student)
+        seed_of = namespace["seed_of"]
+        assert seed_of("game", stored) == seed_of("game", typed) == seed_of("game", f" {typed} ")
+        assert seed_of("game", "zoe") != seed_of("game", typed)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "words"),
+    [
+        (
+            "RuntimeError",
+            "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 42949672960 bytes.",
+            "more memory (40 GB) than it has",
+        ),
+        ("MemoryError", "", "more memory than it has"),
+        (
+            "AttributeError",
+            "'InteractiveShell' object has no attribute 'ask_exit'",
+            "it ended itself with exit",
+        ),
+        ("SystemExit", "0", "it ended itself with exit or sys.exit"),
+        ("NotImplementedError", "write me", "no answer yet"),
+        ("ValueError", "no", "it raised ValueError: no"),
+    ],
+)
+def test_causes_are_said_in_words(name: str, message: str, words: str) -> None:
+    assert words in marking.in_words(name, message)
+
+
+def test_the_cell_that_would_define_a_name_is_found() -> None:
+    assert marking.defines("def f(x):\n    return g(x)", "f")
+    assert not marking.defines("def f(x):\n    g = 1", "g")
+    assert not marking.defines("y = f(1)", "f")
+    assert marking.defines("f, y = 1, 2", "f")
+    assert marking.defines("def f(:", "f")
+
+
+MISTAKES = {
+    "Adam's memory goes on": [
+        ("step >= before", "step == before"),
+        (
+            "        optimizer.step()",
+            "        if step >= before:\n            for name, kept in mask.items():\n"
+            "                parameters[name].grad.mul_(kept)\n        optimizer.step()",
+        ),
+        ("    project()\n    ### END", "    ### END"),
+    ],
+    "a fresh Adam has forgotten": [
+        (
+            "        optimizer.zero_grad()",
+            "        if step == before:\n            optimizer = torch.optim.Adam(network.parameters(), lr=rate)\n"
+            "        optimizer.zero_grad()",
+        )
+    ],
+    "the first step after pruning": [("step >= before", "step > before")],
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mask_that_does_not_hold_is_named_by_its_cause(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANPRUNE_GRADING_SEED", SEED)
+    cells = {nbgrader_of(cell).get("grade_id"): cell.source for cell in source_of(MASKS).cells}
+    answer = cells["train-pruned"]
+    for right, wrong in MISTAKES[words]:
+        assert right in answer
+        answer = answer.replace(right, wrong)
+    namespace: dict[str, Any] = {"STUDENT": "ada"}
+    for text in (cells["set-up"], answer, cells["problem"]):
+        exec(text, namespace)
+    with pytest.raises(AssertionError, match=words):
+        exec(cells["test-2"], namespace)
 
 
 # ---------------------------------------------------------------- the sandbox
@@ -637,6 +867,46 @@ def test_a_students_process_is_alone(way: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("made*"))
 
 
+# ---------------------------------------------------------------- the guide
+
+
+def test_both_pages_have_one_plan_for_a_lesson_and_the_decks_keep_it() -> None:
+    import decks
+
+    guide = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    rows_of_plan = re.findall(r"^\| [^|]+ \| (\d+)(?: to (\d+))? \| (\d+) \|$", guide, re.M)
+    plan = {range(int(first), int(last or first) + 1): int(minutes) for first, last, minutes in rows_of_plan}
+    assert [block for blocks in plan for block in blocks] == list(range(1, 13))
+    assert sum(plan.values()) == decks.MINUTES
+    other = (ROOT / "book" / "using-this-course.md").read_text(encoding="utf-8")
+    lesson = re.search(r"A lesson of 90 minutes.*?\. ", other, re.S)[0]
+    assert [int(number) for number in re.findall(r"\d+", lesson)] == [90, *plan.values()]
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        deck = nbformat.read(path, as_version=4).metadata.get("ganprune", {}).get("slides", [])
+        for blocks, minutes in plan.items() if deck else ():
+            took = sum(deck[block - 1]["minutes"] for block in blocks)
+            if path.name[:2] != "02":  # the guide says what this one does
+                assert abs(took - minutes) <= 3, (path.name, blocks, took)
+
+
+def test_exercises_of_the_guide_exist_under_their_names() -> None:
+    guide = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    named = re.findall(r"\{ref\}`(\d+)\.(\d+), ([^<`]+) <(ex-(\d\d)-(\d))>`", guide)
+    assert len(named) == 9
+    text = "".join(
+        cell.source + "\n"
+        for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+    )
+    for chapter, number, title, label, in_chapter, in_number in named:
+        assert (int(chapter), number) == (int(in_chapter), in_number)
+        head = re.search(rf"\{{exercise\}} (.*)\n:label: {label}\n", text)[1]
+        assert re.sub(r"[ ★]+$|^[★ ]+", "", head).lower() == title.lower()
+    for label in re.findall(r"<(ex-[^>]+)>`", guide):
+        assert f":label: {label}\n" in text
+
+
 # ---------------------------------------------------------------- commands
 
 
@@ -645,20 +915,22 @@ def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     assert "holds no STUDENT/ASSIGNMENT.ipynb" in capsys.readouterr().err
     assert assignments.main(["grade", str(tmp_path / "nowhere")]) == 1
     assert "is no folder" in capsys.readouterr().err
+    assert assignments.main(["grade", str(tmp_path), "--only", "7"]) == 1
+    assert "no assignment has '7' in its name; there are 01_the_game" in capsys.readouterr().err
+    assert assignments.main(["totals", "--output", str(tmp_path)]) == 1
+    assert "holds no points yet" in capsys.readouterr().err
 
 
 def test_leaderboard(tmp_path: Path) -> None:
-    import feedback
-
     base = {"assignment": "05_capstone"}
-    table = [
+    entries = [
         {**base, "student": "b<script>", "exercise": "digit_fid", "value": "40.5"},
         {**base, "student": "a", "exercise": "digit_fid", "value": "31"},
         {**base, "student": "a", "exercise": "images", "value": "10000"},
         {**base, "student": "a", "exercise": "kept", "value": "23808"},
         {**base, "student": "c", "exercise": "1", "points": "3", "of": "3"},
     ]
-    assignments.write_points(table, tmp_path / "points.csv")
+    table.write_points(entries, tmp_path / "points.csv")
     page = feedback.leaderboard_page(tmp_path / "points.csv")
     assert page.index("<td>a</td>") < page.index("b&lt;script&gt;")
     assert "10,000 images" in page

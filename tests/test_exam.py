@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT / "tests" / "tools"), str(ROOT / "assignments")]
 import exam_oracles_later  # noqa: E402, F401
 import exam_sheets  # noqa: E402
 from exam import BANK, Entry, Question  # noqa: E402
+from exam.question import num  # noqa: E402
 from exam_oracles import ORACLES  # noqa: E402
 
 CHAPTERS = [1, 2, 3, 4, 5, 6, 7, 10, 13]
@@ -59,6 +60,48 @@ def test_a_question_is_made_of_sentences_and_its_numbers_are_shown(entry: Entry)
     parts = re.findall(r"\(([a-f])\) ", question.text)
     for part in parts:
         assert f"({part})" in question.solution, f"the solution leaves out ({part})"
+
+
+@every_question
+def test_parts_have_points(entry: Entry) -> None:
+    question = entry.drawn(SEEDS[2])
+    assert sum(question.parts) == entry.minutes
+    assert min(question.parts) >= 1
+    letters = "abcdefg"
+    assert all(f"({letter}) " in question.text.replace("\n", " ") for letter in letters[: len(entry.parts)])
+    assert not re.search(rf"(^|[\s]|\))\({letters[len(entry.parts)]}\) ", question.text)
+    assert exam_sheets.points_of_parts(question).startswith(f"(a) {entry.parts[0]}, (b) ")
+
+
+SIGNS = re.compile(r"\+ ?-[\d.]|- -[\d.]|(?<![\d.}])-0(\.0+)?(?![.\d])|times 10\^\{[1-6]\}")
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    assert num(13_533.4) == r"13\,530"
+    assert num(13_533.4, 6) == r"13\,533.4"
+    assert num(-0.0) == num(1.8e-17) == "0"
+    for entry in BANK.values():
+        for number in range(6):
+            question = entry.drawn(f"number {number}")
+            assert not SIGNS.search(question.text + question.solution), entry.name
+
+
+def test_draws_that_would_make_a_question_pointless_are_not_taken() -> None:
+    for number in range(40):
+        drawn = {name: BANK[name].drawn(f"draw {number}") for name in BANK if name[:2] in ("02", "04", "13")}
+        given = {name: question.given for name, question in drawn.items()}
+        assert given["02-stamping"]["p"] > 0
+        assert given["02-which-stamps"]["k"] % given["02-which-stamps"]["s"]
+        kernels = drawn["02-kernel-for-size"].answer
+        assert 0 < len(kernels["even"]) < len(kernels["pairs"])
+        variety = drawn["04-variety"].answer
+        assert variety["coverage of copies"] < variety["coverage"]
+        assert variety["density of copies"] >= variety["density"]
+        assert drawn["13-barrier"].answer["naive"] < drawn["13-barrier"].answer["barrier"]
+
+
+def test_only_what_was_asked_is_compared() -> None:
+    assert set(BANK["07-fisher"].drawn(SEEDS[0]).answer) == {"squared", "curvature", "share", "w"}
 
 
 # ---------------------------------------------------------------- the answers

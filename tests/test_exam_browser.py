@@ -57,6 +57,8 @@ def test_all_sixty_questions_are_whole_on_paper(browser: Browser, folder: Path, 
         assert "$" not in page.locator("body").inner_text()
         assert "\\(" not in page.locator("body").inner_text()
         assert page.evaluate(CUT_OFF) == []
+        page.set_viewport_size({"width": 390, "height": 844})  # and on a telephone
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
         page.close()
     assert outside == []
     assert (folder / name / f"{name}.pdf").read_bytes().startswith(b"%PDF")

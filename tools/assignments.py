@@ -2,20 +2,21 @@
 
     python tools/assignments.py release                     what students get, and what the teacher keeps
     python tools/assignments.py grade DIR                   points, feedback and leaderboard of submissions
+    python tools/assignments.py totals                      add the teacher's marks for words to points and feedback
     python tools/assignments.py thresholds --seeds 50       how far right solutions are from every threshold
 
 The sources are `assignments/*.ipynb`, in nbgrader's cell format. `release` writes to _build/assignments: `release/` to
 hand out, and `teacher/` with solutions, autograders, a rubric, and a course folder for nbgrader itself. `grade` takes
 DIR/STUDENT/ASSIGNMENT.ipynb, or DIR/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, with the files that belong to it, and writes
-points.csv, feedback/ and leaderboard.html to _build/grading. The seed of its tests is the environment variable
-GANPRUNE_GRADING_SEED.
+points.csv, feedback/ and leaderboard.html to _build/grading. What an earlier run wrote there about other work stays,
+and so do the teacher's marks for words. The seed of its tests is the environment variable GANPRUNE_GRADING_SEED, or
+else that of the earlier run, in seed.txt.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import math
 import os
 import secrets
@@ -25,22 +26,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import nbformat
-from feedback import feedback_page, leaderboard_page
+from collected import LAYOUT, Submission, collect, plain_id
+from feedback import feedback_page, leaderboard_page, with_total
 from marking import Marked, Marker, Notebook, fits_another, is_setup, is_test, nbgrader_of, ours
+from points import UNMARKED, add_up, bring_together, doubtful, place_of, read_points, write_points
 from sandbox import WAYS, SandboxError, choose
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "assignments"
 STUB = 'raise NotImplementedError("write me")'
 LARGEST = 64 * 2**20
-COLUMNS = ("student", "assignment", "exercise", "points", "of", "value", "note")
+DAMAGED = "the file is damaged or empty: save the notebook again in JupyterLab and hand in anew"
 SIGMAS = 6.0
 
 
@@ -205,27 +207,6 @@ def write_release(output: Path) -> list[Path]:
 # ---------------------------------------------------------------- grading
 
 
-@dataclass(frozen=True)
-class Submission:
-    """One student's work on one assignment."""
-
-    student: str
-    assignment: str
-    notebook: Path
-
-
-def submissions(folder: Path, names: Iterable[str]) -> list[Submission]:
-    """Return what was handed in, by student and assignment."""
-    found = []
-    for student in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-        for name in names:
-            for path in (student / f"{name}.ipynb", student / name / f"{name}.ipynb"):
-                if path.is_file() and not path.is_symlink():
-                    found.append(Submission(student.name, name, path))
-                    break
-    return found
-
-
 def copy_files(notebook: Path, wanted: Iterable[str], folder: Path) -> None:
     """Copy the files that an assignment asks for, where they are plain files of a decent size."""
     for name in wanted:
@@ -234,24 +215,35 @@ def copy_files(notebook: Path, wanted: Iterable[str], folder: Path) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def mark_one(item: Submission, source: Notebook, way: str, memory: int) -> Marked:
-    """Mark a submission; what is wrong with it becomes a note."""
+def read_notebook(path: Path) -> Notebook:
+    """Return a notebook that was handed in.
+
+    Raises:
+        ValueError: if it cannot be read; the message is for its author.
+    """
+    if path.stat().st_size > LARGEST:
+        raise ValueError("the file is too large: clear all outputs, save the notebook again and hand in anew")
     try:
-        if item.notebook.stat().st_size > LARGEST:
-            raise ValueError("it is too large")
-        submission = nbformat.read(item.notebook, as_version=4)
-        submission = preprocess(submission, "DeduplicateIds")
+        submission = preprocess(nbformat.read(path, as_version=4), "DeduplicateIds")
         [str(cell.source) + str(nbgrader_of(cell)) for cell in submission.cells]
     except Exception as error:
-        marked = Marked(note=f"the notebook cannot be read: {type(error).__name__}")
-        submission = None
+        raise ValueError(DAMAGED) from error
+    return submission
+
+
+def mark_one(item: Submission, source: Notebook, way: str, memory: int) -> Marked:
+    """Mark a submission; what is wrong with it becomes a note."""
     with tempfile.TemporaryDirectory(prefix="ganprune-submission-") as folder:
-        copy_files(item.notebook, source.metadata.ganprune.get("files", []), Path(folder))
         marker = Marker(source, item.student, Path(folder), way, memory)
-        if submission is not None:
-            return marker.mark(submission)
-    marked.marks = [marker.unmarked(cell) for cell in source.cells if is_test(cell)]
-    return marked
+        try:
+            if item.notebook is None:
+                raise ValueError(item.note)
+            submission = read_notebook(item.notebook)
+        except ValueError as error:
+            marks = [marker.unmarked(cell, "not run") for cell in source.cells if is_test(cell)]
+            return Marked(marks, note=str(error))
+        copy_files(item.notebook, source.metadata.ganprune.get("files", []), Path(folder))
+        return marker.mark(submission)
 
 
 def rows_of(item: Submission, source: Notebook, marked: Marked) -> list[dict[str, Any]]:
@@ -268,83 +260,127 @@ def rows_of(item: Submission, source: Notebook, marked: Marked) -> list[dict[str
     rows.append({**base, "exercise": "total", "points": f"{got:g}", "of": f"{of:g}", "note": told})
     for cell in source.cells:
         if "rubric" in ours(cell):
-            rows.append({**base, "exercise": "words", "points": "", "of": f"{nbgrader_of(cell)['points']:g}"})
+            note = UNMARKED if item.notebook else "nothing to mark"
+            words = {"points": "", "of": f"{nbgrader_of(cell)['points']:g}", "note": note}
+            rows.append({**base, "exercise": "words", **words})
     rows += [{**base, "exercise": name, "value": f"{value:.6g}"} for name, value in marked.measures.items()]
     return rows
 
 
-def safe_cell(text: Any) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    text = str(text).replace("\n", " ").replace("\r", " ")
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") and not _is_number(text) else text
+def stage(output: Path) -> Path:
+    """Return a new folder beside an output folder, with all that lies there."""
+    staged = output.with_name(output.name + ".new")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True, mode=0o700)
+    if output.is_dir():
+        shutil.copytree(output, staged, symlinks=True, dirs_exist_ok=True)
+    staged.chmod(0o700)
+    return staged
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def write_points(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write the table of points."""
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
+def seed_for(folder: Path) -> str:
+    """Return the seed of the tests, and keep it: that of the environment, or of an earlier run, or a new one."""
+    kept = folder / "seed.txt"
+    earlier = kept.read_text(encoding="utf-8").strip() if kept.is_file() else ""
+    seed = os.environ.get("GANPRUNE_GRADING_SEED") or earlier or secrets.token_hex(8)
+    if earlier and seed == earlier:
+        print("The tests draw the same numbers as in the run before (seed.txt).")
+    kept.write_text(seed + "\n", encoding="utf-8")  # to grade again with the same numbers
+    return seed
 
 
 def grade(submitted: Path, output: Path, isolation: str, memory: int, only: str | None = None) -> Path:
     """Grade a folder of submissions and return the table of points.
 
+    Rows and pages about other work, from earlier runs, stay as they are.
+
     Raises:
         SandboxError: if students' code cannot be kept away from the sources.
-        ValueError: if there is nothing to grade.
+        ValueError: if there is nothing to grade, or the earlier table cannot be read.
     """
     if not submitted.is_dir():
         raise ValueError(f"{submitted} is no folder")
     notebooks = {name: nbformat.read(path, as_version=4) for name, path in sources(only).items()}
-    found = submissions(submitted, notebooks)
-    if not found:
-        raise ValueError(f"{submitted} holds no STUDENT/ASSIGNMENT.ipynb of {', '.join(notebooks)}")
+    if not notebooks:
+        raise ValueError(f"no assignment has {only!r} in its name; there are {', '.join(sources())}")
+    made = collect(submitted, sources(), notebooks)
+    for sentence in made.left_out:
+        print(f"Not graded: {sentence}", file=sys.stderr)
+    if not made.found:
+        raise ValueError(f"{submitted} holds no STUDENT/ASSIGNMENT.ipynb of {', '.join(notebooks)}: {LAYOUT}")
+    earlier = read_points(output / "points.csv")
+    known = set(map(place_of, earlier))
+    found = made.found + [item for item in made.missing if (item.student, item.assignment) not in known]
     way = choose(isolation, [SOURCES, ROOT / ".git", submitted])
-    staged = output.with_name(output.name + ".new")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True, mode=0o700)
-    seed = os.environ["GANPRUNE_GRADING_SEED"] = os.environ.get("GANPRUNE_GRADING_SEED") or secrets.token_hex(
-        8
-    )
-    (staged / "seed.txt").write_text(seed + "\n", encoding="utf-8")  # to grade again with the same numbers
+    staged = stage(output)
+    os.environ["GANPRUNE_GRADING_SEED"] = seed_for(staged)
+    students = {item.student for item in found}
     rows: list[dict[str, Any]] = []
     for number, item in enumerate(found, 1):
         started, source = time.monotonic(), notebooks[item.assignment]
         marked = mark_one(item, source, way, memory)
-        name_copied_numbers(item, source, marked, sorted({one.student for one in found} - {item.student}))
+        name_the_owner(item, source, marked, sorted(students - {item.student}))
         rows += rows_of(item, source, marked)
         page = staged / "feedback" / item.student / f"{item.assignment}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(
             feedback_page(item.assignment, item.student, source, marked, titles(source)), encoding="utf-8"
         )
-        total = rows_of(item, source, marked)[len(exercises(source))]
-        told = f"{item.student} {item.assignment}: {total['points']} of {total['of']}"
+        got, of = sum(mark.points for mark in marked.marks), sum(mark.of for mark in marked.marks)
+        told = f"{item.student} {item.assignment}: {got:g} of {of:g}"
         print(f"{number}/{len(found)} {told} ({time.monotonic() - started:.0f} s)", flush=True)
-        write_points(rows, staged / "points.csv")
-    if any(row["exercise"] == "digit_fid" for row in rows):
-        (staged / "leaderboard.html").write_text(leaderboard_page(staged / "points.csv"), encoding="utf-8")
+        write_points(bring_together(earlier, rows), staged / "points.csv")
+    write_results(bring_together(earlier, rows), staged)
     shutil.rmtree(output, ignore_errors=True)
     staged.rename(output)
     return output / "points.csv"
 
 
-def name_copied_numbers(item: Submission, source: Notebook, marked: Marked, others: list[str]) -> None:
-    """Note where a wrong number of one's own is the right one of somebody else."""
+def write_results(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Write the table of points, and what depends on it: sums on the pages of feedback, and the leaderboard."""
+    for sentence in doubtful(rows):
+        print(f"Not counted: {sentence}", file=sys.stderr)
+    write_points(rows, folder / "points.csv")
+    words = {place_of(row): row for row in rows if row["exercise"] == "words"}
+    for row in rows:
+        page = folder / "feedback" / row["student"] / f"{row['assignment']}.html"
+        if row["exercise"] == "total" and page.is_file():
+            text = with_total(page.read_text(encoding="utf-8"), row, words.get(place_of(row), {}))
+            page.write_text(text, encoding="utf-8")
+    if any(row["exercise"] == "digit_fid" for row in rows):
+        (folder / "leaderboard.html").write_text(leaderboard_page(folder / "points.csv"), encoding="utf-8")
+
+
+def count_words(output: Path) -> Path:
+    """Add up a table of points again, after the teacher has marked the words, and return it.
+
+    Raises:
+        ValueError: if there is no table, or it cannot be read.
+    """
+    rows = read_points(output / "points.csv")
+    if not rows:
+        raise ValueError(f"{output / 'points.csv'} holds no points yet: run make grade first")
+    write_results(add_up(rows), output)
+    return output / "points.csv"
+
+
+def name_the_owner(item: Submission, source: Notebook, marked: Marked, others: list[str]) -> None:
+    """Tell the teacher whose id a notebook has, and where a wrong number of one's own is right for somebody else."""
+    said, claimed, here = [], plain_id(marked.claimed), set(others)
+    if claimed and claimed != item.student:
+        if claimed in others:
+            said.append(f"the id in the notebook is {claimed}'s: a typing mistake, or {claimed}'s file")
+        else:
+            said.append("the id in the notebook is nobody's here: a typing mistake?")
+        others = [claimed, *(other for other in others if other != claimed)]
     for mark in marked.marks:
         if mark.own and mark.points == 0 and marked.answers.get(mark.name):
             cell = next(cell for cell in source.cells if nbgrader_of(cell).get("grade_id") == mark.name)
             owner = fits_another(cell, source, marked.answers[mark.name], others)
             if owner:
-                marked.aside = "; ".join(filter(None, [marked.aside, f"{mark.name}: the number of {owner}"]))
+                whose = f"the number of {owner}" if owner in here else "right for the id in the notebook"
+                said.append(f"exercise {mark.exercise}: {whose}")
+    marked.aside = "; ".join(filter(None, [marked.aside, *said]))
 
 
 # ---------------------------------------------------------------- thresholds
@@ -405,8 +441,14 @@ def distances(found: list[tuple[str, str, str, float, float]]) -> list[dict[str,
 
 
 def check_thresholds(seeds: int, only: str | None = None) -> bool:
-    """Repeat right solutions and print how far they stay from every threshold; return whether all is well."""
+    """Repeat right solutions and print how far they stay from every threshold; return whether all is well.
+
+    Raises:
+        ValueError: if no assignment has such a name.
+    """
     well = True
+    if not sources(only):
+        raise ValueError(f"no assignment has {only!r} in its name; there are {', '.join(sources())}")
     for name, path in sources(only).items():
         source, found, failed = nbformat.read(path, as_version=4), [], 0
         started, before = time.monotonic(), Path.cwd()
@@ -452,6 +494,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     grading.add_argument("--memory", type=int, default=4096, help="MiB for a student's process")
     grading.add_argument("--only", help="part of an assignment's name")
+    adding = commands.add_parser("totals", help="count the teacher's marks for words")
+    adding.add_argument("--output", type=Path, default=ROOT / "_build" / "grading")
     checking = commands.add_parser("thresholds", help="repeat right solutions")
     checking.add_argument("--seeds", type=int, default=50)
     checking.add_argument("--only", help="part of an assignment's name")
@@ -469,9 +513,11 @@ def main(arguments: list[str] | None = None) -> int:
                 options.only,
             )
             print(table)
+        elif options.command == "totals":
+            print(count_words(options.output.resolve()))
         else:
             return 0 if check_thresholds(options.seeds, options.only) else 1
-    except (SandboxError, ValueError) as error:
+    except (SandboxError, ValueError, PermissionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -32,8 +32,11 @@ SEED = "GANPRUNE_EXAM_SEED"
 SHORT = 8  # letters: a shorter seed can be found by trying
 RULES = (
     "Logarithms are natural unless a base is named. Give numbers with three significant digits, and the way to "
-    "them: the way counts. A calculator without a network is allowed. Points are minutes."
+    "them: the way counts, and the right way with a wrong number gives half of a part's points. A calculator without "
+    "a network is allowed. Points are minutes."
 )
+
+MARKING = "The right way with a wrong number gives half of a part's points."
 
 
 class ExamError(ValueError):
@@ -88,13 +91,19 @@ def mark(seed: str) -> str:
 
 def parted(text: str) -> str:
     """Markdown in which each of the parts (a), (b), (c) is a paragraph of its own."""
-    return re.sub(r"(?:(?<=[.?!])[ \n]+|\n+)(\([a-f]\))\s", r"\n\n\1 ", text)
+    return re.sub(r"(?:(?:(?<=[.?!])|(?<=[.?!]\)))[ \n]+|\n+)(\([a-f]\))\s", r"\n\n\1 ", text)
+
+
+def points_of_parts(question: Question) -> str:
+    """The points of the parts of a question, in words."""
+    return ", ".join(f"({letter}) {points}" for letter, points in zip("abcdef", question.parts, strict=False))
 
 
 def section(number: int, question: Question, solved: bool) -> str:
     """A question as it is printed; with the way to its answer if wanted."""
     place = f"chapter {question.chapter} · {DIFFICULTIES[question.difficulty]} · {question.minutes} points"
     parts = [f'<h2><span>{number}. {question.title}</span><span class="place">{place}</span></h2>']
+    parts.append(f'<p class="parts">Points: {points_of_parts(question)}</p>')
     parts.append(markup.block(parted(question.text)))
     if question.figure:
         parts.append(f'<div class="figure">{question.figure}</div>')
@@ -113,7 +122,9 @@ def page(questions: Sequence[Question], code: str, solved: bool) -> str:
         f"{len(questions)} question{'s' if len(questions) > 1 else ''}, {minutes} minutes, {minutes} points"
     )
     head = f"<h1>{title}</h1><p>Pruning Generative Adversarial Networks. {count}. Sheet {code}.</p>"
-    if not solved:
+    if solved:
+        head += f"<p>{MARKING}</p>"
+    else:
         head += f'<p>{RULES}</p><div class="who"><span>Name</span><span>Id</span><span>Date</span></div>'
     body = "".join(section(number, each, solved) for number, each in enumerate(questions, start=1))
     style = (ROOT / "tools" / "exam.css").read_text(encoding="utf-8")

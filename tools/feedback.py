@@ -7,6 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from points import points_for_words
+
+TOTAL = ("<!-- total -->", "<!-- /total -->")
+"""What stands around the sum of all points, which changes when the words are marked."""
 STYLE = """\
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -37,16 +41,19 @@ def feedback_page(assignment: str, student: str, source: Any, marked: Any, title
         if "ganprune" in cell.metadata and "nbgrader" in cell.metadata
     }
     got, of = sum(mark.points for mark in marked.marks), sum(mark.of for mark in marked.marks)
-    parts = [f"<p>{escape(student)}: <strong>{got:g} of {of:g} points</strong> by the tests.</p>"]
+    parts = [
+        f"<p>{escape(student)}: <strong>{got:g} of {of:g} points</strong> by the tests.</p>",
+        TOTAL[0] + TOTAL[1],
+    ]
     if marked.note:
-        parts.append(f"<p>{escape(marked.note)}.</p>")
+        parts.append(f"<p>{escape(marked.note[:1].upper() + marked.note[1:])}.</p>")
     parts.append(
         '<table><thead><tr><th scope="col">exercise</th><th scope="col">what was asked</th>'
         '<th scope="col" class="number">points</th><th scope="col">what was seen</th></tr></thead><tbody>'
     )
     for mark in marked.marks:
         head = f"{mark.exercise} · {titles.get(mark.exercise, '')}"
-        seen = mark.note or "as asked"
+        seen = mark.note or ("as asked" if mark.points == mark.of else "not run")
         parts.append(
             f"<tr><td>{escape(head)}</td><td>{escape(asks.get(mark.name, ''))}</td>"
             f'<td class="number">{mark.points:g} of {mark.of:g}</td><td>{escape(seen)}</td></tr>'
@@ -56,7 +63,8 @@ def feedback_page(assignment: str, student: str, source: Any, marked: Any, title
         parts.append("<h2>Measured</h2><ul>")
         parts += [f"<li>{escape(name)}: {value:.4g}</li>" for name, value in marked.measures.items()]
         parts.append("</ul>")
-    parts.append("<h2>Your cells, as they ran</h2>")
+    if marked.cells:
+        parts.append("<h2>Your cells, as they ran</h2>")
     for text, shown, error in marked.cells:
         parts.append(f"<pre>{escape(text)}</pre>")
         if shown and not error:
@@ -68,10 +76,30 @@ def feedback_page(assignment: str, student: str, source: Any, marked: Any, title
     return page(f"Feedback: {assignment}", "\n".join(parts))
 
 
+def with_total(text: str, total: dict[str, Any], words: dict[str, Any]) -> str:
+    """Return a page of feedback that says what the answer in words gave, and the sum of all points.
+
+    Args:
+        text: the page.
+        total: the row with the sum, from the table of points.
+        words: the row of the words, empty for an assignment without.
+    """
+    before, mark, rest = text.partition(TOTAL[0])
+    if not mark or TOTAL[1] not in rest or not words:
+        return text
+    of = escape(str(words["of"]))
+    if points_for_words(words) is None:
+        told = f"<p>The answer in words gives up to {of} points more. A person reads it; it is not marked yet.</p>"
+    else:
+        got = f"{points_for_words(words):g} of {of} points for the answer in words"
+        told = f"<p>{got}, <strong>{total['points']} of {total['of']}</strong> in all.</p>"
+    return before + TOTAL[0] + told + TOTAL[1] + rest.partition(TOTAL[1])[2]
+
+
 def leaderboard_page(table: Path) -> str:
     """Return the leaderboard of the capstone, made from the table of points alone."""
     entries: dict[str, dict[str, float]] = {}
-    with table.open(newline="", encoding="utf-8") as handle:
+    with table.open(newline="", encoding="utf-8-sig") as handle:
         for row in csv.DictReader(handle):
             if row["value"]:
                 entries.setdefault(row["student"], {})[row["exercise"]] = float(row["value"])

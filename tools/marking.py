@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pickle
+import re
 import select
 import signal
 import struct
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from collected import plain_id
 from sandbox import Box
 from student_process import LARGEST
 
@@ -113,7 +115,7 @@ class Student:
             self.process.stdin.write(struct.pack(">Q", len(body)) + body)
             self.process.stdin.flush()
         except (BrokenPipeError, OSError) as error:
-            raise Lost("your process had ended") from error
+            raise Lost("it ended Python itself (os._exit, a crash, or too much memory)") from error
         end = time.monotonic() + seconds
         (size,) = struct.unpack(">Q", self._read(8, end, seconds))
         if size > 3 * LARGEST:
@@ -134,7 +136,7 @@ class Student:
                 raise Lost(f"it did not end within {seconds:.0f} s")
             part = os.read(handle, min(missing, 1 << 20))
             if not part:
-                raise Lost("your process ended without an answer (a crash, or too much memory)")
+                raise Lost("it ended Python itself (os._exit, a crash, or too much memory)")
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)
@@ -170,7 +172,7 @@ class StudentFunction:
 
     def _error(self, told: Any) -> Exception:
         name, words = str(told.get("name"))[:80], str(told.get("message"))[:300]
-        message = f"{self._name} raised {name}: {words}"
+        message = f"{self._name}: {in_words(name, words)}"
         known = {kind.__name__: kind for kind in KNOWN}.get(name)
         return type(name, (StudentError, known), {})(message) if known else StudentError(message)
 
@@ -269,6 +271,8 @@ class Marked:
         cells: (text, output, error) of each of the student's cells.
         measures: numbers that a test reported, such as a digit-FID.
         answers: values of the student's numbers, by test.
+        written: the answer in words.
+        claimed: the id in the notebook.
         note: about the whole submission.
         aside: what the teacher alone should know.
     """
@@ -278,6 +282,7 @@ class Marked:
     measures: dict[str, float] = field(default_factory=dict)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     written: str = ""
+    claimed: str = ""
     note: str = ""
     aside: str = ""
 
@@ -332,6 +337,37 @@ def run_test(source: str, namespace: dict[str, Any], measures: dict[str, float])
         exec(compile(source, "<test>", "exec"), scope)
 
 
+def in_words(name: str, message: str) -> str:
+    """Return an exception of a student's code in words that say what to do."""
+    if name in ("MemoryError", "_ArrayMemoryError") or ("allocate" in message and "memory" in message):
+        asked = re.search(r"tried to allocate (\d+) bytes", message)
+        size = f" ({int(asked[1]) / 2**30:.3g} GB)" if asked else ""
+        return f"it wanted more memory{size} than it has: compute in smaller batches"
+    if name == "SystemExit" or "ask_exit" in message:  # IPython's own exit
+        return "it ended itself with exit or sys.exit: take that out"
+    if name == "NotImplementedError" and message == "write me":
+        return "it has no answer yet"
+    return f"it raised {name}: {message}"
+
+
+def defines(source: str, name: str) -> bool:
+    """Say whether code would define a name at its top level, as far as can be read."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError):
+        return re.search(rf"\b{re.escape(name)}\b", source) is not None
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if node.name == name:
+                return True
+        elif any(
+            isinstance(part, ast.Name) and part.id == name and isinstance(part.ctx, ast.Store)
+            for part in ast.walk(node)
+        ):
+            return True
+    return False
+
+
 def told(error: BaseException) -> str:
     """Return what a student is told about a failed test; code is not part of it."""
     if isinstance(error, NameError):
@@ -355,6 +391,10 @@ class Marker:
         self.files = list(times.get("files", []))
         self.restarts = 0
         self.done: list[str] = []
+        self.solutions = {nbgrader_of(cell).get("grade_id"): cell.source for cell in source.cells}
+        self.failed: list[
+            tuple[str, str, str]
+        ] = []  # what a cell holds, what its solution holds, why it failed
 
     def mark(self, submission: Notebook) -> Marked:
         """Return the marks; never raises because of what the submission holds."""
@@ -394,7 +434,7 @@ class Marker:
             self._start()
 
     def _run(self, cell: Notebook, marked: Marked) -> None:
-        shown, error = "", ""
+        shown, error, cause = "", "", ""
         if self.restarts > RESTARTS:
             error = "not run: your process died or hung too often"
         else:
@@ -403,19 +443,22 @@ class Marker:
                 shown = str(answer.get("shown", ""))[:4_000]
                 failed = answer.get("error")
                 if isinstance(failed, dict):
-                    error = f"{failed.get('name')}: {failed.get('message')}"[:600]
+                    name, words = str(failed.get("name")), str(failed.get("message"))
+                    cause, error = in_words(name, words)[:300], f"{name}: {words}"[:600]
                 self.done.append(cell.source)
             except Lost as lost:
-                error = str(lost)
+                error = cause = str(lost)
                 self._again()
         if not is_setup(cell):
             marked.cells.append((cell.source, shown, error))
+            meant = self.solutions.get(nbgrader_of(cell).get("grade_id"), "")
+            self.failed += [(cell.source, meant, cause or error)] if error else []
 
-    def unmarked(self, cell: Notebook) -> Mark:
+    def unmarked(self, cell: Notebook, note: str = "") -> Mark:
         """Return a test's mark of zero points."""
         found, told_of = nbgrader_of(cell), ours(cell)
         exercise, of = str(told_of.get("exercise", "")), float(found["points"])
-        return Mark(found["grade_id"], exercise, 0.0, of, own=bool(told_of.get("own")))
+        return Mark(found["grade_id"], exercise, 0.0, of, note, own=bool(told_of.get("own")))
 
     def _test(self, cell: Notebook, namespace: dict[str, Any], marked: Marked) -> Mark:
         mark = self.unmarked(cell)
@@ -432,9 +475,16 @@ class Marker:
         except Lost as error:
             mark.note = str(error)
             self._again()
+        except NameError as error:
+            mark.note = self._why_missing(error.name or "") or told(error)
         except Exception as error:
             mark.note = told(error)
         return mark
+
+    def _why_missing(self, name: str) -> str:
+        """Return why a name is not there: how the cell that defines it, or should do so, has ended."""
+        causes = [why for own, meant, why in self.failed if defines(own, name) or defines(meant, name)]
+        return f"{name} is not defined. Its cell failed: {causes[-1]}" if name and causes else ""
 
     def _provide(self, source: str, namespace: dict[str, Any], answers: dict[str, Any]) -> None:
         """Put stand-ins for the student's names into a namespace."""
@@ -462,8 +512,12 @@ class Marker:
             claimed = decode(self.student.ask("look", "STUDENT", seconds=self.call_seconds).get("value"))
         except StudentError:
             return
-        if claimed != self.student_id:
-            marked.note = f"the notebook says STUDENT = {str(claimed)[:40]!r}"
+        marked.claimed = str(claimed)[:40]
+        if plain_id(marked.claimed) != self.student_id:
+            marked.note = (
+                f"the notebook says STUDENT = {marked.claimed!r}, but it was handed in as {self.student_id}: numbers "
+                "of your own were computed for somebody else"
+            )
 
 
 def fits_another(cell: Notebook, source: Notebook, answers: dict[str, Any], others: list[str]) -> str | None:

@@ -30,7 +30,7 @@ def divergence(p: list[Fraction], q: list[Fraction]) -> float:
     return total / 2
 
 
-@question("The best judge of four places", chapter=1, difficulty=1, minutes=5)
+@question("The best judge of four places", chapter=1, difficulty=1, minutes=5, parts=(2, 1, 2))
 def best_judge(draw: random.Random) -> Draft:
     """Densities → the best probability, the best logit, and the share of right verdicts."""
     while True:
@@ -63,7 +63,7 @@ $\tfrac12 \sum \max(p_\text{{data}}, p_G) = \tfrac12 \cdot {num(float(2 * right)
     return Draft(text, solution, answer, {"p": p, "q": q, "asked": asked})
 
 
-@question("A divergence by hand", chapter=1, difficulty=2, minutes=7)
+@question("A divergence by hand", chapter=1, difficulty=2, minutes=7, parts=(3, 2, 2))
 def divergence_by_hand(draw: random.Random) -> Draft:
     """Two distributions with a hole in each → the divergence and the value of the game."""
     while True:
@@ -94,7 +94,7 @@ $$+ {" + ".join(terms[4:])} \bigr] = {num(jsd)} .$$
     return Draft(text, solution, answer, {"p": p, "q": q})
 
 
-@question("Two intervals of different width", chapter=1, difficulty=3, minutes=9)
+@question("Two intervals of different width", chapter=1, difficulty=3, minutes=9, parts=(2, 4, 3))
 def two_intervals(draw: random.Random) -> Draft:
     """Uniform densities that overlap → best logit, divergence, and where its slope vanishes."""
     a, b = Fraction(draw.randint(20, 80), 20), Fraction(draw.randint(20, 80), 20)
@@ -123,7 +123,7 @@ is not told which way to go."""
     return Draft(text, solution, answer, {"a": a, "b": b, "start": start})
 
 
-@question("Slopes of two losses", chapter=1, difficulty=1, minutes=5)
+@question("Slopes of two losses", chapter=1, difficulty=1, minutes=5, parts=(2, 1, 2))
 def slopes(draw: random.Random) -> Draft:
     """A logit → the slopes of both generator losses, and where one is so many times the other."""
     a, times = -draw.randint(8, 60) / 10, draw.randint(3, 400)
@@ -144,7 +144,7 @@ this sample count under the second? (c) At which logit is it exactly ${times}$ t
     return Draft(text, solution, answer, {"a": a, "times": times})
 
 
-@question("Smoothed labels on both sides", chapter=1, difficulty=2, minutes=6)
+@question("Smoothed labels on both sides", chapter=1, difficulty=2, minutes=6, parts=(2, 2, 2))
 def smoothed(draw: random.Random) -> Draft:
     """Labels other than 1 and 0 → the best probability at two densities."""
     alpha, beta = draw.randint(75, 97) / 100, draw.randint(2, 20) / 100
@@ -164,7 +164,7 @@ does not lead away from such places."""
     return Draft(text, solution, answer, {"alpha": alpha, "beta": beta, "a": a, "b": b})
 
 
-@question("What a judge reveals", chapter=1, difficulty=3, minutes=10)
+@question("What a judge reveals", chapter=1, difficulty=3, minutes=10, parts=(3, 3, 4))
 def revealed(draw: random.Random) -> Draft:
     """A discriminator that is not the best → its loss, the bound that it gives, and what is missing."""
     p, q = shares(draw, 3, 20), shares(draw, 3, 20)
@@ -194,7 +194,7 @@ the bound misses."""
     return Draft(text, solution, answer, {"p": p, "q": q, "says": says})
 
 
-@question("Modes on a line", chapter=1, difficulty=1, minutes=5)
+@question("Modes on a line", chapter=1, difficulty=1, minutes=5, parts=(2, 1, 2))
 def modes(draw: random.Random) -> Draft:
     """Samples on a line → the share of good ones, and the modes that are covered."""
     centres, reach = [1, 3, 5, 7, 9], draw.choice([0.5, 0.6, 0.7])

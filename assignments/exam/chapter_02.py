@@ -14,7 +14,7 @@ def larger(n: int, k: int, s: int, p: int) -> int:
     return (n - 1) * s + k - 2 * p
 
 
-@question("Three layers in a row", chapter=2, difficulty=1, minutes=6)
+@question("Three layers in a row", chapter=2, difficulty=1, minutes=6, parts=(2, 2, 2))
 def three_layers(draw: random.Random) -> Draft:
     """Kernels, strides and paddings → the sides of the maps, and the number of weights."""
     layers, sides = [], [draw.randint(1, 4)]
@@ -51,10 +51,10 @@ the second layer's weight in PyTorch?"""
     return Draft(text, solution, answer, {"side": sides[0], "layers": layers, "channels": channels})
 
 
-@question("A kernel for a given size", chapter=2, difficulty=2, minutes=7)
+@question("A kernel for a given size", chapter=2, difficulty=2, minutes=7, parts=(2, 1, 3, 1))
 def kernel_for_size(draw: random.Random) -> Draft:
     """Two sides and a stride → all kernels and paddings that do it, and which of them cover evenly."""
-    s, n = draw.choice([2, 2, 3, 4]), draw.randint(3, 60)
+    s, n = draw.choice([3, 3, 4, 5]), draw.randint(3, 60)
     inputs, outputs = draw.randint(8, 99), draw.randint(8, 99)
     extra = draw.randint(-1, 2)
     target = s * n + extra
@@ -62,7 +62,8 @@ def kernel_for_size(draw: random.Random) -> Draft:
     need = target - (n - 1) * s  # k - 2p
     found = [(k, (k - need) // 2) for k in range(least, most + 1) if k >= need and (k - need) % 2 == 0]
     even = [pair for pair in found if pair[0] % s == 0]
-    if not found or max(p for _, p in found) < 1:
+    # some kernels cover evenly and some do not, the largest among them: with stride 2 all do or none does
+    if not found or max(p for _, p in found) < 1 or not even or found[-1] in even:
         return kernel_for_size(draw)
     text = rf"""A transposed convolution with stride {s} shall turn maps of ${n} \times {n}$ into ${target} \times {target}$ pixels.
 
@@ -88,12 +89,14 @@ between ${fewest}$ and ${many}$.
     return Draft(text, solution, answer, {"s": s, "n": n, "target": target, "least": least, "most": most})
 
 
-@question("Stamping by hand", chapter=2, difficulty=2, minutes=7)
+@question("Stamping by hand", chapter=2, difficulty=2, minutes=7, parts=(2, 3, 2))
 def stamping(draw: random.Random) -> Draft:
     """Three numbers and a kernel → the output of a transposed convolution in one dimension."""
     y = draw.sample([-3, -2, -1, 1, 2, 3, 4], 3)
     w = [draw.choice([-2, -1, 1, 2, 3]) for _ in range(4)]
-    s, p = draw.choice([1, 2, 3]), draw.choice([0, 1])
+    s, p = draw.choice([1, 2, 3]), draw.choice([1, 2])
+    if s == 1:
+        p = 1
     canvas = [0] * (2 * s + 4)
     for i, value in enumerate(y):
         for c, weight in enumerate(w):
@@ -118,10 +121,12 @@ entries if the padding is 0, computed without the output?"""
     return Draft(text, solution, answer, {"y": y, "w": w, "s": s, "p": p})
 
 
-@question("Which stamps touch this pixel?", chapter=2, difficulty=3, minutes=8)
+@question("Which stamps touch this pixel?", chapter=2, difficulty=3, minutes=8, parts=(3, 2, 3))
 def which_stamps(draw: random.Random) -> Draft:
     """A place in the plane → how many stamps touch it, and the adjoint seen from there."""
-    k, s, p, n = draw.randint(4, 7), draw.choice([2, 3]), draw.choice([0, 1, 2]), draw.randint(5, 9)
+    k, s, p, n = draw.randint(4, 8), draw.choice([2, 3, 4]), draw.choice([0, 1, 2]), draw.randint(6, 15)
+    if k % s == 0:  # then all rows get the same number of stamps
+        return which_stamps(draw)
     side = larger(n, k, s, p)
     row, column = draw.randrange(side), draw.randrange(side)
 
@@ -145,7 +150,7 @@ $j = 0, \dots, {s - 1}$. The larger number belongs to a share of ${num(share)}$.
     return Draft(text, solution, answer, {"k": k, "s": s, "p": p, "n": n, "row": row, "column": column})
 
 
-@question("The adjoint identity", chapter=2, difficulty=1, minutes=5)
+@question("The adjoint identity", chapter=2, difficulty=1, minutes=5, parts=(2, 1, 2))
 def adjoint(draw: random.Random) -> Draft:
     """A small convolution → its output, its transpose, and the number in which both agree."""
     w = [draw.choice([-2, -1, 1, 2, 3]) for _ in range(3)]
@@ -175,7 +180,7 @@ $\langle x, A^\top y \rangle = {plus([a * b for a, b in zip(x, back, strict=True
     )
 
 
-@question("One step of the game of two numbers", chapter=2, difficulty=2, minutes=8)
+@question("One step of the game of two numbers", chapter=2, difficulty=2, minutes=8, parts=(3, 3, 2))
 def dirac_step(draw: random.Random) -> Draft:
     """A state of the toy game → the state after one alternating step with R1."""
     theta, psi = draw.randint(2, 15) / 10, draw.randint(-10, 10) / 10
@@ -195,7 +200,7 @@ $L_D = \log 2 + \log(1 + e^{{\psi\theta}}) + \tfrac\gamma2 \psi^2$ and $L_G = \l
 makes a gradient step of size $\eta = {eta}$, then $G$ makes one against the new $D$.
 
 (a) Where is $\psi$ afterwards? (b) Where is $\theta$? (c) Did the game come nearer to its equilibrium? Compare $\theta^2 + \psi^2$."""
-    solution = rf"""(a) $\partial L_D / \partial\psi = \sigma(\psi\theta)\,\theta + \gamma\psi = {num(sigma(psi * theta))} \cdot {theta} + {num(gamma * psi)}$, so
+    solution = rf"""(a) $\partial L_D / \partial\psi = \sigma(\psi\theta)\,\theta + \gamma\psi = {num(sigma(psi * theta))} \cdot {theta} + {f"({num(gamma * psi)})" if psi < 0 else num(gamma * psi)}$, so
 $\psi' = {num(psi)} - {eta} \cdot {num(sigma(psi * theta) * theta + gamma * psi)} = {num(new_psi)}$.
 (b) $\partial L_G / \partial\theta = -\sigma(-\psi'\theta)\,\psi'$, so
 $\theta' = {theta} + {eta} \cdot {num(sigma(-new_psi * theta))} \cdot ({num(new_psi)}) = {num(new_theta)}$.
@@ -204,7 +209,7 @@ $\theta' = {theta} + {eta} \cdot {num(sigma(-new_psi * theta))} \cdot ({num(new_
     return Draft(text, solution, answer, {"theta": theta, "psi": psi, "eta": eta, "gamma": gamma})
 
 
-@question("How fast does friction work?", chapter=2, difficulty=3, minutes=9)
+@question("How fast does friction work?", chapter=2, difficulty=3, minutes=9, parts=(3, 2, 2, 2))
 def friction(draw: random.Random) -> Draft:
     """Step size and friction → moduli near the equilibrium, steps to a thousandth, and laziness."""
     eta, gamma = draw.randint(10, 40) / 100, draw.randint(10, 60) / 100

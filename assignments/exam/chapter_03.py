@@ -9,7 +9,7 @@ from exam.figures import number_line
 from exam.question import Draft, listed, matrix, num, plus, question, table, vector
 
 
-@question("Carrying points along a line", chapter=3, difficulty=1, minutes=5)
+@question("Carrying points along a line", chapter=3, difficulty=1, minutes=5, parts=(1, 2, 2))
 def on_a_line(draw: random.Random) -> Draft:
     """Two sets of points → the cheapest plan, its cost, and the cost after a shift."""
     real, made = (sorted(draw.sample(range(20), 5)) for _ in range(2))
@@ -32,7 +32,7 @@ $\log 2$ both times, because disjoint sets are as far apart as they can be for i
     return Draft(text, solution, answer, given, number_line({"real": real, "generated": made}, 0, 20, 2))
 
 
-@question("Prices on six places", chapter=3, difficulty=2, minutes=8)
+@question("Prices on six places", chapter=3, difficulty=2, minutes=8, parts=(3, 3, 2))
 def masses(draw: random.Random) -> Draft:
     """Masses on whole numbers → the distance by distribution functions, and a best critic."""
 
@@ -64,7 +64,7 @@ ${num(distance)}$.
     return Draft(text, solution, {"distance": distance, "critic": critic}, {"p": p, "q": q})
 
 
-@question("What the gradient penalty adds", chapter=3, difficulty=2, minutes=7)
+@question("What the gradient penalty adds", chapter=3, difficulty=2, minutes=7, parts=(2, 2, 3))
 def penalised(draw: random.Random) -> Draft:
     """A shift and a weight → the penalised critic's slope and estimate, and the trap."""
     shift, weight = draw.randint(50, 800) / 100, draw.randint(2, 20)
@@ -91,7 +91,7 @@ $\theta = 2\lambda = {2 * weight}$ on."""
     return Draft(text, solution, answer, {"shift": shift, "weight": weight})
 
 
-@question("How steep may a clipped critic be?", chapter=3, difficulty=1, minutes=5)
+@question("How steep may a clipped critic be?", chapter=3, difficulty=1, minutes=5, parts=(2, 1, 2))
 def clipped(draw: random.Random) -> Draft:
     """Widths and a bound of the weights → a bound of the slope."""
     widths = [1, *(draw.randint(8, 120) for _ in range(draw.choice([2, 3]))), 1]
@@ -118,7 +118,7 @@ ${num(bound)}$; LeakyReLU has slopes of at most 1.
     )
 
 
-@question("Two turns of power iteration", chapter=3, difficulty=3, minutes=9)
+@question("Two turns of power iteration", chapter=3, difficulty=3, minutes=9, parts=(3, 3, 3))
 def power_iteration(draw: random.Random) -> Draft:
     """A matrix → two estimates of its spectral norm, the norm itself, and how fast they come near."""
     while True:
@@ -151,7 +151,7 @@ $\sigma(W) = {num(first)}$.
     return Draft(text, solution, answer, {"w": w})
 
 
-@question("A kernel and its operator", chapter=3, difficulty=3, minutes=8)
+@question("A kernel and its operator", chapter=3, difficulty=3, minutes=8, parts=(2, 3, 3))
 def kernel_norm(draw: random.Random) -> Draft:
     """A positive kernel in one dimension → the kernel's norm, the bound, and the operator's norm."""
     w = [draw.randint(1, 9) for _ in range(draw.choice([3, 4, 5]))]

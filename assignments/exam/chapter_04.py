@@ -10,7 +10,7 @@ from exam.figures import number_line
 from exam.question import Draft, listed, matrix, num, plus, question, table
 
 
-@question("Three generators on a line", chapter=4, difficulty=1, minutes=5)
+@question("Three generators on a line", chapter=4, difficulty=1, minutes=5, parts=(2, 1, 2))
 def three_generators(draw: random.Random) -> Draft:
     """Means and deviations → Fréchet distances, and the constant generator."""
     mean, spread = draw.randint(-20, 20) / 10, draw.randint(5, 25) / 10
@@ -45,7 +45,7 @@ say?"""
     return Draft(text, solution, answer, {"real": (mean, spread), "others": others})
 
 
-@question("Two clouds in the plane", chapter=4, difficulty=3, minutes=10)
+@question("Two clouds in the plane", chapter=4, difficulty=3, minutes=10, parts=(6, 2, 2))
 def two_clouds(draw: random.Random) -> Draft:
     """Means and covariances in two dimensions → the Fréchet distance, by the trick for 2 × 2 matrices."""
 
@@ -84,7 +84,7 @@ $\operatorname{{tr}}(\Sigma_r\Sigma_g)^{{1/2}} = \sqrt{{{num(trace)} + 2 \sqrt{{
     return Draft(text, solution, answer, {"first": first, "second": second, "shift": shift})
 
 
-@question("To infinitely many images", chapter=4, difficulty=2, minutes=7)
+@question("To infinitely many images", chapter=4, difficulty=2, minutes=7, parts=(3, 1, 1, 2))
 def to_infinity(draw: random.Random) -> Draft:
     """Distances at two numbers of images → slope, limit, images needed, and a comparison."""
     few, many = draw.choice([(1_000, 5_000), (2_000, 10_000), (1_000, 4_000), (2_500, 10_000)])
@@ -120,7 +120,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-@question("A distance with and without bias", chapter=4, difficulty=2, minutes=9)
+@question("A distance with and without bias", chapter=4, difficulty=2, minutes=9, parts=(4, 3, 2))
 def kid_by_hand(draw: random.Random) -> Draft:
     """Three real and three generated numbers → the unbiased estimate of KID, and the biased one."""
     real, made = ([draw.choice([-2, -1, 1, 2, 3]) for _ in range(3)] for _ in range(2))
@@ -143,7 +143,7 @@ ${listed(made)}$.
 
 (a) Estimate KID without bias. (b) What does the estimate become if each point is also paired with itself? (c) Which of the two can be negative, and why?"""
     solution = rf"""(a) Pairs of different real points: ${listed(pairs(real))}$, mean ${num(own)}$; generated: ${listed(pairs(made))}$, mean ${num(theirs)}$; crossed:
-the nine values have the mean ${num(crossed)}$. The estimate is ${num(own)} + {num(theirs)} - 2 \cdot {f"({num(crossed)})" if crossed < 0 else num(crossed)} = {num(estimate)}$.
+the nine values have the mean ${num(crossed)}$. The estimate is ${plus([own, theirs])} - 2 \cdot {f"({num(crossed)})" if crossed < 0 else num(crossed)} = {num(estimate)}$.
 (b) With the pairs $(x, x)$ the first two means become ${num(all_real)}$ and ${num(all_made)}$, the estimate ${num(biased)}$.
 (c) Only the first. The second is the squared length of a difference of two mean vectors; the first errs in both directions, because it is right on average."""
     return Draft(text, solution, {"unbiased": estimate, "biased": biased}, {"real": real, "made": made})
@@ -166,7 +166,7 @@ def _radius(cloud: Sequence[float], x: float, k: int) -> float:
     return sorted(abs(x - y) for y in cloud)[k]
 
 
-@question("Precision and recall on a line", chapter=4, difficulty=2, minutes=8)
+@question("Precision and recall on a line", chapter=4, difficulty=2, minutes=8, parts=(3, 3, 2))
 def fidelity(draw: random.Random) -> Draft:
     """Points on a line → radii, precision and recall for k = 1."""
     while True:
@@ -192,7 +192,7 @@ far to the right. Name one point that keeps the same ball, and say which of the 
     return Draft(text, solution, answer, {"real": real, "made": made}, figure)
 
 
-@question("Density and coverage on a line", chapter=4, difficulty=3, minutes=9)
+@question("Density and coverage on a line", chapter=4, difficulty=3, minutes=9, parts=(4, 2, 3))
 def variety(draw: random.Random) -> Draft:
     """Points on a line → density and coverage for k = 2, and the effect of copies."""
     while True:
@@ -200,12 +200,12 @@ def variety(draw: random.Random) -> Draft:
         balls = {x: _radius(real, x, 2) for x in real}
         held = [sum(abs(x - y) <= r for x, r in balls.items()) for y in made]
         covered = [x for x, r in balls.items() if any(abs(x - y) <= r for y in made)]
-        if 1 < len(covered) < 6 and len(set(held)) > 2:
+        busiest = made[held.index(max(held))]
+        left = [x for x, r in balls.items() if abs(x - busiest) <= r]
+        if len(left) < len(covered) < 6 and len(set(held)) > 2:
             break
     density, coverage = sum(held) / (2 * 4), len(covered) / 6
-    busiest = made[held.index(max(held))]
     copied = max(held) / 2
-    left = [x for x, r in balls.items() if abs(x - busiest) <= r]
     text = rf"""Six real points (crosses) lie at ${listed(real)}$, four generated ones (circles) at ${listed(made)}$. Each real ball reaches to its second nearest other real point
 ($k = 2$).
 
@@ -213,7 +213,7 @@ def variety(draw: random.Random) -> Draft:
 density and coverage then, and what does the pair of numbers say?"""
     solution = rf"""(a) The radii are ${listed([round(r, 1) for r in balls.values()])}$. The generated points lie in ${listed(held)}$ balls, so the density is ${num(sum(held))} / (2 \cdot 4) = {num(density)}$.
 (b) Balls that hold a generated point: those around ${listed(covered)}$. Coverage $= {len(covered)} / 6 = {num(coverage)}$.
-(c) Density ${max(held)} / 2 = {num(copied)}$, coverage ${len(left)} / 6 = {num(len(left) / 6)}$: fidelity is no lower, and variety is."""
+(c) Density ${max(held)} / 2 = {num(copied)}$, coverage ${len(left)} / 6 = {num(len(left) / 6)}$: fidelity is no lower than before, and variety is lower."""
     answer = {
         "radii": [round(r, 1) for r in balls.values()],
         "held": held,
@@ -226,7 +226,7 @@ density and coverage then, and what does the pair of numbers say?"""
     return Draft(text, solution, answer, {"real": real, "made": made, "copied": busiest}, figure)
 
 
-@question("What a perfect generator covers", chapter=4, difficulty=2, minutes=6)
+@question("What a perfect generator covers", chapter=4, difficulty=2, minutes=6, parts=(2, 2, 2))
 def perfect(draw: random.Random) -> Draft:
     """Sizes of both sets → the expected coverage of a perfect generator, and images for a wish."""
     m, n, k = draw.randint(30, 200) * 5, draw.randint(20, 400) * 5, draw.choice([2, 3, 4, 5])
@@ -247,7 +247,7 @@ $1 - \bigl(\tfrac{{M}}{{M + N}}\bigr)^k$ ask for, if ${wish}$ shall be reached?"
     return Draft(text, solution, answer, {"m": m, "n": n, "k": k, "wish": wish})
 
 
-@question("Shares of classes", chapter=4, difficulty=1, minutes=5)
+@question("Shares of classes", chapter=4, difficulty=1, minutes=5, parts=(2, 2, 1))
 def classes(draw: random.Random) -> Draft:
     """Shares of four classes → the divergence of the histogram, before and after a class is lost."""
 

@@ -26,7 +26,7 @@ def weights_of(channels: list[int], kernels: list[int]) -> list[int]:
     return [a * b * k * k for a, b, k in zip(channels, channels[1:], kernels, strict=False)]
 
 
-@question("Two sparsities of one network", chapter=5, difficulty=1, minutes=6)
+@question("Two sparsities of one network", chapter=5, difficulty=1, minutes=6, parts=(2, 2, 2))
 def two_sparsities(draw: random.Random) -> Draft:
     """A generator → prunable weights, all parameters, and the two sparsities."""
     channels, kernels = draw_generator(draw)
@@ -59,7 +59,7 @@ course's sense?"""
     return Draft(text, solution, answer, {"channels": channels, "kernels": kernels, "sparsity": sparsity})
 
 
-@question("MACs and bytes of a generator", chapter=5, difficulty=2, minutes=8)
+@question("MACs and bytes of a generator", chapter=5, difficulty=2, minutes=8, parts=(2, 2, 2, 2))
 def macs_and_bytes(draw: random.Random) -> Draft:
     """A generator and its densities → MACs, effective MACs, bytes, and what a speed-up may be."""
     channels, kernels = draw_generator(draw)
@@ -98,7 +98,7 @@ def macs_and_bytes(draw: random.Random) -> Draft:
     return Draft(text, solution, answer, given)
 
 
-@question("Channels out", chapter=5, difficulty=1, minutes=6)
+@question("Channels out", chapter=5, difficulty=1, minutes=6, parts=(3, 1, 2))
 def channels_out(draw: random.Random) -> Draft:
     """Hidden channels that go → the weights that are left in each layer, and in all."""
     width = [
@@ -131,7 +131,7 @@ Unstructured pruning to the same number of weights would keep more of the square
     return Draft(text, solution, answer, {"width": width, "kernels": kernels, "share": share})
 
 
-@question("What an index costs", chapter=5, difficulty=2, minutes=8)
+@question("What an index costs", chapter=5, difficulty=2, minutes=8, parts=(3, 2, 3))
 def index_cost(draw: random.Random) -> Draft:
     """A sparse matrix → bytes in three formats, and where compressed rows break even."""
     rows, columns = draw.choice([64, 96, 128, 256, 512]), draw.choice([72, 144, 288, 576, 1152])
@@ -166,7 +166,7 @@ $k \cdot {index} + {num((rows + 1) * 32)} = {num(rows * columns)}$, $k = {num(cr
     return Draft(text, solution, answer, given)
 
 
-@question("Two of every four", chapter=5, difficulty=2, minutes=7)
+@question("Two of every four", chapter=5, difficulty=2, minutes=7, parts=(2, 2, 3))
 def two_of_four(draw: random.Random) -> Draft:
     """Two rows of weights → the squared length that three masks keep."""
     while True:
@@ -198,7 +198,7 @@ sets contains the other, so no order follows between them."""
     return Draft(text, solution, answer, {"rows": rows}, figure)
 
 
-@question("What the optimiser remembers", chapter=5, difficulty=2, minutes=7)
+@question("What the optimiser remembers", chapter=5, difficulty=2, minutes=7, parts=(2, 2, 2, 1))
 def memory(draw: random.Random) -> Draft:
     """Decay rates → how far masked gradients let a pruned weight drift, and how long it moves."""
     beta, second = (
@@ -219,12 +219,12 @@ training (bias corrections 1, $\epsilon$ negligible)? (c) After how many steps h
 (a) $\rho = {beta}$: $\Delta_0\, \rho (1 - \rho^{{{t}}}) / (1 - \rho) = {num(after)}$, in the end $\Delta_0\, \rho / (1 - \rho) = {num(end)}$.
 (b) $\rho = \beta_1 / \sqrt{{\beta_2}} = {num(ratio)}$, so $\Delta_0\, \rho / (1 - \rho) = {num(adam)}$.
 (c) The rest is $\rho^t$ of the way: $t \ge \log 0.01 / \log {beta} = {num(math.log(0.01) / math.log(beta))}$, so {near} steps.
-(d) Projection: set the pruned weights to zero again (for the averaged copy too)."""
+(d) Projection: `weight.mul_(mask)`, under `torch.no_grad()`, sets the pruned weights to zero again (do the same with an averaged copy)."""
     answer = {"after": after, "end": end, "Adam": adam, "steps": near}
     return Draft(text, solution, answer, {"beta": beta, "second": second, "last": last, "t": t})
 
 
-@question("The shortest file", chapter=5, difficulty=3, minutes=9)
+@question("The shortest file", chapter=5, difficulty=3, minutes=9, parts=(2, 2, 3, 2))
 def shortest_file(draw: random.Random) -> Draft:
     """Bits of values and positions → bits per weight in three formats and their break-evens."""
     bits, position = draw.choice([8, 16, 32]), draw.choice([16, 20, 24, 32])
@@ -251,7 +251,7 @@ Does a smaller file make the multiplication faster?"""
     return Draft(text, solution, answer, {"bits": bits, "position": position, "density": density, "n": n})
 
 
-@question("A model of time", chapter=5, difficulty=3, minutes=8)
+@question("A model of time", chapter=5, difficulty=3, minutes=8, parts=(2, 2, 2, 2))
 def model_of_time(draw: random.Random) -> Draft:
     """A layer and a machine → times by the roofline model, dense, with zeros, with fewer channels."""
     macs, moved = draw.randint(20, 400) * 1e6, draw.randint(2, 90) * 1e5

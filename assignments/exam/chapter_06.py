@@ -9,7 +9,7 @@ from exam.figures import grid
 from exam.question import Draft, listed, matrix, num, plus, question, table
 
 
-@question("From a target to a threshold", chapter=6, difficulty=1, minutes=5)
+@question("From a target to a threshold", chapter=6, difficulty=1, minutes=5, parts=(1, 2, 2))
 def target(draw: random.Random) -> Draft:
     """Twelve weights with a tie → the count of a target, its thresholds, and what a tie does."""
     sizes = draw.sample([x / 100 for x in range(3, 96)], 9)
@@ -43,7 +43,7 @@ def two_layers(draw: random.Random, first: int, second: int) -> tuple[list[float
     return [draw.choice([-1, 1]) * x for x in values], [draw.choice([-1, 1]) * x for x in others]
 
 
-@question("One threshold or two", chapter=6, difficulty=2, minutes=7)
+@question("One threshold or two", chapter=6, difficulty=2, minutes=7, parts=(3, 1, 3))
 def one_or_two(draw: random.Random) -> Draft:
     """Two layers → densities by global and by uniform selection, and after a change of units."""
     one, two = two_layers(draw, 6, 4)
@@ -79,7 +79,7 @@ def lamp(layer: list[float]) -> list[float]:
     return [w * w / sum(v * v for v in layer if abs(v) >= abs(w)) for w in layer]
 
 
-@question("LAMP by hand", chapter=6, difficulty=2, minutes=8)
+@question("LAMP by hand", chapter=6, difficulty=2, minutes=8, parts=(3, 3, 2))
 def lamp_by_hand(draw: random.Random) -> Draft:
     """Two small layers → LAMP's scores, and the mask beside that of magnitude."""
     one, two = two_layers(draw, 4, 4)
@@ -102,7 +102,7 @@ def lamp_by_hand(draw: random.Random) -> Draft:
     return Draft(text, solution, answer, {"one": one, "two": two, "go": go}, figure)
 
 
-@question("ERK by hand", chapter=6, difficulty=3, minutes=9)
+@question("ERK by hand", chapter=6, difficulty=3, minutes=9, parts=(2, 5, 2))
 def erk_by_hand(draw: random.Random) -> Draft:
     """Three layers and a density → ERK's densities, with a layer that stays dense."""
     shapes = [
@@ -142,7 +142,7 @@ uniform selection: how many times as many weights does the last layer keep by ER
     return Draft(text, solution, answer, {"shapes": shapes, "density": density})
 
 
-@question("Two layers of normal weights", chapter=6, difficulty=2, minutes=7)
+@question("Two layers of normal weights", chapter=6, difficulty=2, minutes=7, parts=(2, 2, 3))
 def normal_layers(draw: random.Random) -> Draft:
     """Spreads and sizes of two layers → densities at a threshold, and one layer's own threshold."""
     spreads = [draw.randint(20, 60) / 1000, draw.randint(4, 19) / 1000]
@@ -162,7 +162,7 @@ calculator for $\operatorname{{erf}}$.)"""
     return Draft(text, solution, answer, {"spreads": spreads, "sizes": sizes, "tau": tau})
 
 
-@question("The price of two weights", chapter=6, difficulty=3, minutes=10)
+@question("The price of two weights", chapter=6, difficulty=3, minutes=10, parts=(2, 2, 3, 3))
 def price(draw: random.Random) -> Draft:
     """A quadratic loss of two parameters → prices of each, of both, and with the other free to move."""
     while True:
@@ -199,7 +199,7 @@ $\tfrac12 w_1^2 \det H / H_{{22}} = {num(free[0])}$."""
     return Draft(text, solution, answer, {"hessian": [[a, b], [b, c]], "w": w})
 
 
-@question("Stale or fresh statistics", chapter=6, difficulty=1, minutes=6)
+@question("Stale or fresh statistics", chapter=6, difficulty=1, minutes=6, parts=(2, 2, 2))
 def statistics(draw: random.Random) -> Draft:
     """A pruned channel beside the dense one → distances with stale and fresh batch statistics."""
     rho, a = draw.randint(40, 95) / 100, draw.randint(30, 110) / 100

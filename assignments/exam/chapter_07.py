@@ -9,7 +9,7 @@ from exam.figures import grid
 from exam.question import Draft, listed, matrix, num, plus, question, table, vector
 
 
-@question("First order, second order, and the truth", chapter=7, difficulty=2, minutes=8)
+@question("First order, second order, and the truth", chapter=7, difficulty=2, minutes=8, parts=(3, 3, 2))
 def orders(draw: random.Random) -> Draft:
     """A cubic loss of two weights → predictions of first and second order for removing one or both."""
     a, b, c = draw.randint(2, 6), draw.choice([-4, -3, -2, 2, 3, 4]), draw.randint(2, 6)
@@ -40,7 +40,7 @@ Which term of the loss makes the difference in (a)?"""
     return Draft(text, solution, answer, {"coefficients": (a, b, c, d, e), "w": w})
 
 
-@question("Two ways to sum up gradients", chapter=7, difficulty=1, minutes=6)
+@question("Two ways to sum up gradients", chapter=7, difficulty=1, minutes=6, parts=(2, 1, 3))
 def sums(draw: random.Random) -> Draft:
     """Gradients of three batches → SNIP's and Taylor's scores, and the variance between them."""
     while True:
@@ -75,7 +75,7 @@ variance of the gradient over batches, and how do they explain the disagreement?
     return Draft(text, solution, answer, {"w": w, "g": g})
 
 
-@question("The sign of GraSP", chapter=7, difficulty=2, minutes=8)
+@question("The sign of GraSP", chapter=7, difficulty=2, minutes=8, parts=(2, 3, 3))
 def grasp(draw: random.Random) -> Draft:
     """A quadratic loss → GraSP's scores, what is pruned first, and the true change of the speed."""
     while True:
@@ -114,7 +114,7 @@ the weight of (b) is gone? What did the first order predict?"""
     return Draft(text, solution, answer, {"hessian": [[a, b], [b, c]], "shift": shift, "w": w})
 
 
-@question("What flows in flows out", chapter=7, difficulty=2, minutes=8)
+@question("What flows in flows out", chapter=7, difficulty=2, minutes=8, parts=(2, 2, 2, 2))
 def flow(draw: random.Random) -> Draft:
     """A chain of two layers → SynFlow's scores, their sums, and the first weight to go."""
     while True:
@@ -147,7 +147,7 @@ round prune at most, for the theorem to guarantee $R > 0$?"""
     return Draft(text, solution, answer, {"first": first, "second": second}, figure)
 
 
-@question("Enough rounds for SynFlow", chapter=7, difficulty=3, minutes=8)
+@question("Enough rounds for SynFlow", chapter=7, difficulty=3, minutes=8, parts=(2, 3, 3))
 def rounds(draw: random.Random) -> Draft:
     """Layers and a density → the share per round, the rounds that are certified, and who pays in one."""
     layers = draw.choice([3, 4, 5, 6])
@@ -174,7 +174,7 @@ an average weight the lowest score? How many times as high is it in the layer wh
     return Draft(text, solution, answer, given)
 
 
-@question("Where is the weight going?", chapter=7, difficulty=1, minutes=6)
+@question("Where is the weight going?", chapter=7, difficulty=1, minutes=6, parts=(1, 2, 1, 2))
 def movement(draw: random.Random) -> Draft:
     """Weights and gradients along a training → movement scores beside final magnitudes."""
     while True:
@@ -206,7 +206,7 @@ magnitude? (d) A fourth weight was pruned and held at zero. What is its score, a
     return Draft(text, solution, answer, {"eta": eta, "start": start, "g": g})
 
 
-@question("When is a squared gradient a curvature?", chapter=7, difficulty=3, minutes=10)
+@question("When is a squared gradient a curvature?", chapter=7, difficulty=3, minutes=10, parts=(3, 4, 3))
 def fisher(draw: random.Random) -> Draft:
     """A coin with a logistic probability → mean squared gradient and curvature, at two data."""
     w, x = draw.choice([-1, 1]) * draw.randint(2, 20) / 10, draw.choice([0.5, 1, 1.5, 2, 3])
@@ -214,7 +214,6 @@ def fisher(draw: random.Random) -> Draft:
     p = 1 / (1 + math.exp(-w * x))
     squared = x * x * (share * (1 - p) ** 2 + (1 - share) * p**2)
     curvature = x * x * p * (1 - p)
-    gradient = x * (p - share)
     at_minimum = math.log(share / (1 - share)) / x
     text = rf"""A coin shows 1 with the probability $p_w = \sigma(w x)$, where $x = {num(x)}$. The loss of an outcome is its negative log-probability, $w = {num(w)}$, and in the data the share ${share}$ of outcomes is 1.
 
@@ -228,7 +227,6 @@ itself; derivatives may be taken under the sum) fails? For which share do both n
         "curvature": curvature,
         "share": p,
         "w": at_minimum,
-        "gradient": gradient,
     }
     if abs(share - 0.5) < 0.03:
         return fisher(draw)

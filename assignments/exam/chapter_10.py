@@ -8,7 +8,7 @@ import random
 from exam.question import Draft, listed, num, plus, question, table
 
 
-@question("Values of a cubic schedule", chapter=10, difficulty=1, minutes=5)
+@question("Values of a cubic schedule", chapter=10, difficulty=1, minutes=5, parts=(2, 1, 2))
 def cubic(draw: random.Random) -> Draft:
     """Ends of a cubic schedule → sparsity and weights at a step, and the speed at the start."""
     start, length = draw.randint(2, 30) * 100, draw.randint(8, 60) * 100
@@ -40,7 +40,7 @@ ${num(start + length + 100)}$, and which two derivatives vanish at the end?"""
     return Draft(text, solution, answer, given)
 
 
-@question("When is half of it gone?", chapter=10, difficulty=2, minutes=7)
+@question("When is half of it gone?", chapter=10, difficulty=2, minutes=7, parts=(2, 2, 3))
 def half_gone(draw: random.Random) -> Draft:
     """A final sparsity → when the cubic and the geometric schedule have removed a given share."""
     last, share = draw.randint(60, 99) / 100, draw.randint(20, 95) / 100
@@ -59,7 +59,7 @@ removed the share of (a), first as a real number and then as a whole one?"""
     return Draft(text, solution, answer, {"last": last, "share": share, "h": h})
 
 
-@question("Equal steps, unequal cost", chapter=10, difficulty=2, minutes=7)
+@question("Equal steps, unequal cost", chapter=10, difficulty=2, minutes=7, parts=(4, 2, 1))
 def cost(draw: random.Random) -> Draft:
     """Three histories of density → their effective multiplications, and steps of equal cost."""
     steps, last = draw.randint(4, 40) * 500, draw.randint(70, 95) / 100
@@ -83,7 +83,7 @@ these numbers say anything about seconds, with dense kernels?"""
     return Draft(text, solution, answer, given)
 
 
-@question("Gradients in a sparse stack", chapter=10, difficulty=3, minutes=9)
+@question("Gradients in a sparse stack", chapter=10, difficulty=3, minutes=9, parts=(2, 4, 2, 1))
 def stack(draw: random.Random) -> Draft:
     """Densities of a stack → the size of gradients in each layer, and what rescaling does."""
     count = draw.choice([4, 5, 6])
@@ -117,7 +117,7 @@ smallest? (c) Check that all layers agree if every density is ${uniform}$, and g
     return Draft(text, solution, answer, {"densities": densities, "uniform": uniform})
 
 
-@question("The balance ratio", chapter=10, difficulty=2, minutes=7)
+@question("The balance ratio", chapter=10, difficulty=2, minutes=7, parts=(2, 2, 3))
 def balance(draw: random.Random) -> Draft:
     """Logits before and after an update → lead, gain and balance ratio, and another learning rate."""
     while True:

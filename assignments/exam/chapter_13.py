@@ -15,7 +15,7 @@ T_95, T_90 = (
 MARGIN = math.log(1.1)
 
 
-@question("Rounds and their price", chapter=13, difficulty=1, minutes=6)
+@question("Rounds and their price", chapter=13, difficulty=1, minutes=6, parts=(2, 2, 2))
 def rounds(draw: random.Random) -> Draft:
     """The share that a round keeps → rounds, density and steps, from the start and from later."""
     keep, target = draw.randint(50, 85) / 100, draw.choice([0.02, 0.05, 0.1, 0.15, 0.2])
@@ -43,7 +43,7 @@ rewinding to step ${num(late)}$? How many dense trainings is that?"""
     )
 
 
-@question("A barrier on the way", chapter=13, difficulty=1, minutes=5)
+@question("A barrier on the way", chapter=13, difficulty=1, minutes=5, parts=(2, 2, 1))
 def barrier(draw: random.Random) -> Draft:
     """Qualities on a segment → the barrier, and a smaller one for another pair."""
     while True:
@@ -67,13 +67,13 @@ def barrier(draw: random.Random) -> Draft:
 (a) What is the barrier by the definition of the chapter, measured at these places, and where is it reached? (b) Somebody subtracts the worse end from the largest value. What do they get, and what is wrong with it? (c) Give two networks with
 equal functions and a barrier between them."""
     solution = rf"""(a) The line between the ends has the heights ${listed(line)}$. The rises above it are ${listed([round(g, 4) for g in gaps])}$; the largest is ${num(found)}$, at $a = {num(at)}$.
-(b) ${num(naive)}$. It charges nothing for a rise on the side of the better end, where the line is lower.
+(b) ${num(naive)}$. That measures from the height of the worse end everywhere, instead of from the line at the place of the value. The line is lower between the ends, so the number is too small.
 (c) $f(x) = v \tanh(u x)$ with $(u, v)$ and $(-u, -v)$ is one function; half-way both weights are 0."""
     figure = curve(list(zip(places, values, strict=True)), "place a on the segment", "digit-FID")
     return Draft(text, solution, {"barrier": found, "at": at, "naive": naive}, {"values": values}, figure)
 
 
-@question("Two rounds of pruning", chapter=13, difficulty=2, minutes=8)
+@question("Two rounds of pruning", chapter=13, difficulty=2, minutes=8, parts=(2, 3, 3))
 def two_rounds(draw: random.Random) -> Draft:
     """Start, and trained weights of two rounds → masks of IMP and of one-shot, and the ticket."""
     while True:
@@ -106,7 +106,7 @@ the ticket after the second pruning, as it is trained next."""
     return Draft(text, solution, answer, {"start": start, "trained": trained, "again": again}, figure)
 
 
-@question("Holm's correction", chapter=13, difficulty=2, minutes=7)
+@question("Holm's correction", chapter=13, difficulty=2, minutes=7, parts=(2, 3, 2))
 def holm(draw: random.Random) -> Draft:
     """Four p-values → the uncorrected, Bonferroni's and Holm's decisions, and adjusted values."""
     while True:
@@ -148,7 +148,7 @@ def holm(draw: random.Random) -> Draft:
     return Draft(text, solution, answer, {"p": p})
 
 
-@question("What five seeds decide", chapter=13, difficulty=3, minutes=10)
+@question("What five seeds decide", chapter=13, difficulty=3, minutes=10, parts=(3, 3, 2, 2))
 def five_seeds(draw: random.Random) -> Draft:
     """Digit-FIDs of two arms, paired by seed → ratio, intervals and both verdicts."""
     shift, spread = (

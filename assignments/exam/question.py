@@ -45,37 +45,46 @@ class Question:
     title: str = ""
     given: dict[str, Any] = field(default_factory=dict)
     figure: str = ""
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A question of the bank before its numbers are drawn."""
+    """A question of the bank before its numbers are drawn; `parts` are the points of (a), (b), ..."""
 
     name: str
     title: str
     chapter: int
     difficulty: int
     minutes: int
+    parts: tuple[int, ...]
     draft: Callable[[random.Random], Draft]
 
     def drawn(self, seed: str) -> Question:
         """Return the question whose numbers belong to a seed."""
         made = self.draft(stream(seed, self.name))
-        place = {"chapter": self.chapter, "difficulty": self.difficulty, "minutes": self.minutes}
+        place = {
+            "chapter": self.chapter,
+            "difficulty": self.difficulty,
+            "minutes": self.minutes,
+            "parts": self.parts,
+        }
         return Question(**place, **vars(made), name=self.name, title=self.title)
 
 
 BANK: dict[str, Entry] = {}
 
 
-def question(title: str, chapter: int, difficulty: int, minutes: int) -> Callable:
+def question(title: str, chapter: int, difficulty: int, minutes: int, parts: tuple[int, ...]) -> Callable:
     """Enter a function into the bank: it gets a source of random numbers and returns a `Draft`."""
 
     def enter(draft: Callable[[random.Random], Draft]) -> Callable[[random.Random], Draft]:
         name = f"{chapter:02}-{draft.__name__.replace('_', '-')}"
         if name in BANK or difficulty not in DIFFICULTIES:
             raise ValueError(f"{name} is there already, or has no difficulty {difficulty}")
-        BANK[name] = Entry(name, title, chapter, difficulty, minutes, draft)
+        if sum(parts) != minutes:
+            raise ValueError(f"the parts of {name} have {sum(parts)} minutes of {minutes}")
+        BANK[name] = Entry(name, title, chapter, difficulty, minutes, parts, draft)
         return draft
 
     return enter
@@ -101,6 +110,10 @@ def num(value: Any, digits: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", r"\,")
     text = f"{value:.{digits}g}"
+    if abs(value) < 1e-12:  # what rounding has left of a zero
+        return "0"
+    if 1e4 <= abs(float(text)) < 1e7:
+        return f"{float(text):,.10g}".replace(",", r"\,")
     mantissa, _, exponent = text.partition("e")
     return rf"{mantissa} \times 10^{{{int(exponent)}}}" if exponent else mantissa
 

@@ -410,7 +410,6 @@ def _(given: dict) -> dict:
         "squared": share * one**2 + (1 - share) * zero**2,
         "curvature": torch.autograd.functional.hessian(mean, w.detach()).item(),
         "share": torch.sigmoid(w * x).item(),
-        "gradient": torch.autograd.grad(mean(w), w)[0].item(),
         "w": best.x,
         "within": 2e-6,
     }
