@@ -36,6 +36,7 @@ from .dynamic.movement import MovementPruning as MovementPruning
 from .dynamic.schedules import Cubic as Cubic
 from .inference.sparse_file import load_sparse as load_sparse
 from .inference.sparse_file import save_sparse as save_sparse
+from .inference.twin import sparse_twin as sparse_twin
 from .losses import discriminator_loss as discriminator_loss
 from .losses import generator_loss as generator_loss
 from .lottery.iterative import find_tickets as find_tickets

@@ -65,6 +65,7 @@ USES = {
     "score": ("gp.score(module, 'magnitude')", "Scores"),
     "seeded": ("gp.seeded(0)", "Generator"),
     "shrink_channels": ("gp.shrink_channels(module, 0.5)", "Module"),
+    "sparse_twin": ("gp.sparse_twin(module)", "SparseTwin"),
     "step_seed": ("gp.step_seed(0, 1)", "int"),
     "train": ("gp.train(state, data.train)", "TrainState"),
     "train_epoch": ("gp.train_epoch(state, data.train)", "TrainState"),

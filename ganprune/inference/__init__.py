@@ -1,7 +1,8 @@
 """Inference: a pruned generator outside of training, where its zeros cost nothing or less.
 
 ``tracing`` makes a list of operations (``program``) of any network, with norms folded in. ``sparse_file`` writes and
-reads it as non-zero weights and their positions.
+reads it as non-zero weights and their positions. ``twin`` computes it without multiplying by zeros: ``layout`` says
+where each value lies in memory, ``tables`` what is multiplied with what, and ``kernels`` and ``lanes`` do it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from ganprune.inference.program import FoldedNetwork, InferenceError, Layer, Program, Sum
 from ganprune.inference.sparse_file import SparseFile, load_sparse, save_sparse
 from ganprune.inference.tracing import trace_program
+from ganprune.inference.twin import SparseTwin, sparse_twin
 
 __all__ = [
     "FoldedNetwork",
@@ -16,8 +18,10 @@ __all__ = [
     "Layer",
     "Program",
     "SparseFile",
+    "SparseTwin",
     "Sum",
     "load_sparse",
     "save_sparse",
+    "sparse_twin",
     "trace_program",
 ]
