@@ -39,6 +39,7 @@ USES = {
     "eval_mode": ("gp.eval_mode(module)", "_GeneratorContextManager"),
     "evaluate": ("gp.evaluate(gan, data.validation)", "FidelityReport"),
     "every": ("gp.every(2, gp.Callback())", "every"),
+    "export_onnx": ("gp.export_onnx('file', module)", "OnnxFile"),
     "fashion_mnist": ("gp.fashion_mnist()", "ImageData"),
     "find_tickets": ("gp.find_tickets(gan, data.train, gp.TrainConfig(steps=1), rounds=2)", "Iterator"),
     "gaussian_ring": ("gp.gaussian_ring(8, seed=0)", "Tensor"),
