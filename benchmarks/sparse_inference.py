@@ -206,6 +206,14 @@ def clock_of(setting: Setting) -> tuple[str, Callable[[], float]]:
     return "wall time", time.perf_counter
 
 
+def too_busy(setting: Setting) -> bool:
+    """Whether other programs would be measured as well: with several threads it counts what time passes."""
+    busy = setting.threads > 1 and os.getloadavg()[0] > (os.cpu_count() or 1) + 1
+    if busy:
+        print(f"left out, because other programs keep this machine busy: {setting}", file=sys.stderr)
+    return busy
+
+
 def settings_of(quick: bool) -> list[Setting]:
     """All comparisons, those with one thread first: threads that wait in a pool would cost processor time."""
     if quick:
@@ -226,7 +234,7 @@ def measure(quick: bool) -> Iterator[Row]:
         widths = {setting.width for setting in settings}
         dense = {width: dense_of(width, Path(folder), not quick) for width in sorted(widths)}
         try:
-            for setting in settings:
+            for setting in (one for one in settings if not too_busy(one)):
                 torch.set_num_threads(setting.threads)
                 passes = 1 if quick else max(1, 32 // setting.images)
                 arms = arms_of(setting, dense[setting.width])
