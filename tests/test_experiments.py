@@ -21,7 +21,7 @@ from ganprune.experiments.claims import claims, ledger, shipped_verdicts
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
-from ganprune.experiments.speed import Latency, TrainingTime
+from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime, break_even
 from ganprune.experiments.studies import PROFILES, STUDIES, arms_of, study
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import FromScratch
@@ -57,6 +57,7 @@ KINDS: dict[str, Experiment] = {
     "images": SpoiltImages(noise=0.2, dropped=3, samples=40),
     "masks": InitialMasks("snip", 0.9, SMALL),
     "latency": Latency(SMALL, sparsity=0.5, batch_size=4, turns=2),
+    "sparse latency": SparseLatency(SMALL, sparsities=(0.0, 0.9), batch_size=4, turns=2),
     "training time": TrainingTime(SMALL, sparsity=0.5, updates=2, turns=2),
 }
 STAGES = {
@@ -69,6 +70,7 @@ STAGES = {
     "images": ["measured"] * 2,
     "masks": ["measured"] * 4,
     "latency": ["measured"] * 3,
+    "sparse latency": ["measured"] * 4,
     "training time": ["measured"] * 2,
 }
 
@@ -167,6 +169,21 @@ def test_claims_find_the_rows_that_they_need() -> None:
     assert found("tickets", "trained", round=2, arm="shuffled")
     assert not found("tickets", "trained", round=1, arm="shuffled")
     assert found("latency", "measured", "latency_seconds", arm="zeros")
+    assert found("sparse latency", "measured", "latency_seconds", arm="twin", sparsity=0.9)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({0.0: 3.0, 0.5: 1.5, 0.9: 0.5}, 0.7),
+        ({0.9: 0.5, 0.5: 1.0}, 0.5),
+        ({0.0: 0.9, 0.5: 1.2, 0.8: 0.8}, 0.65),  # the last crossing: from there on it stays faster
+        ({0.0: 0.9, 0.9: 0.2}, 0.0),
+        ({0.0: 3.0, 0.9: 1.0}, None),
+    ],
+)
+def test_break_even_is_where_twins_become_faster_for_good(ratios, expected) -> None:
+    assert break_even(ratios) == (expected if expected is None else pytest.approx(expected))
 
 
 # ---------------------------------------------------------------- from scratch

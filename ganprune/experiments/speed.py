@@ -1,12 +1,13 @@
-"""How long pruned generators take: zeros in dense kernels, and channels that are gone; and how long they train."""
+"""How long pruned generators take: zeros in dense kernels and in sparse ones, channels that are gone; and training."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,8 @@ import torch
 from ganprune.channels.shrinking import shrink_channels
 from ganprune.experiments.base import Experiment, course_data
 from ganprune.experiments.training import FromScratch
+from ganprune.inference.twin import sparse_twin
+from ganprune.networks.fast_convolutions import fast_convolutions
 from ganprune.networks.sampling import draw_latents
 from ganprune.pruning import prune
 from ganprune.training.loop import train
@@ -51,15 +54,103 @@ class Latency(Experiment):
         arms = {"dense": dense, "zeros": zeros}
         arms["fewer channels"] = shrink_channels(dense, macs_fraction=1 - self.sparsity).eval()
         z = draw_latents(dense, self.batch_size, seed)
-        times: dict[str, list[float]] = {arm: [] for arm in arms}
-        with torch.inference_mode():
-            for _ in range(3 + self.turns):
-                for arm, network in arms.items():
-                    begin = time.perf_counter()
-                    network(z)
-                    times[arm].append(time.perf_counter() - begin)
-        for arm, seconds in times.items():
-            yield {"stage": "measured", "arm": arm, "latency_seconds": statistics.median(seconds[3:])}
+        medians = _in_turns({arm: partial(network, z) for arm, network in arms.items()}, self.turns)
+        for arm, seconds in medians.items():
+            yield {"stage": "measured", "arm": arm, "latency_seconds": seconds}
+
+
+@dataclass(frozen=True)
+class SparseLatency(Experiment):
+    """A dense generator in PyTorch's kernels, and its pruned sparse twins, take turns.
+
+    PyTorch has the faster of three ways, chosen by the medians: as the layers are, with their smallest convolutions
+    as matrix products, and in the memory layout "channels last". Masks are those of global magnitude.
+
+    Attributes:
+        start: makes the generator; a seed determines its weights. Latency does not depend on what they are trained to.
+        sparsities: of the twins.
+        batch_size: images per pass.
+        turns: passes of each generator; their median counts.
+    """
+
+    name: ClassVar[str] = "sparse latency"
+
+    start: FromScratch = field(default_factory=FromScratch)
+    sparsities: tuple[float, ...] = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
+    batch_size: int = 64
+    turns: int = 40
+
+    @property
+    def label(self) -> str:
+        """The arm in a few words."""
+        return f"sparse twins beside PyTorch, {self.batch_size} images a pass"
+
+    def run(self, seed: int) -> Iterator[dict[str, Any]]:
+        """A row "dense", one "twin" for each sparsity, and "break-even": the sparsity from which twins are faster."""
+        dense = self.start.initial(seed).generator.eval()
+        last = copy.deepcopy(dense).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        z = draw_latents(dense, self.batch_size, seed)
+        threads = torch.get_num_threads()
+        arms: dict[Any, Callable[[], Any]] = {
+            "plain": lambda: dense(z),
+            "products": lambda: _as_products(dense, z),
+            "channels last": lambda: last(z),
+        }
+        for sparsity in self.sparsities:
+            pruned = copy.deepcopy(dense)
+            if sparsity:
+                prune(pruned, sparsity)
+            arms[sparsity] = partial(sparse_twin(pruned, threads=threads), z)
+        medians = _in_turns(arms, self.turns)
+        way = min(("plain", "products", "channels last"), key=medians.__getitem__)
+        yield {
+            "stage": "measured",
+            "arm": "dense",
+            "latency_seconds": medians[way],
+            "way": way,
+        }
+        for sparsity in self.sparsities:
+            row = {"arm": "twin", "sparsity": sparsity, "latency_seconds": medians[sparsity]}
+            yield {"stage": "measured", **row}
+        ratios = {sparsity: medians[sparsity] / medians[way] for sparsity in self.sparsities}
+        yield {"stage": "measured", "arm": "break-even", "break_even_sparsity": break_even(ratios)}
+
+
+def _as_products(network: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    with fast_convolutions(network):
+        return network(z)
+
+
+def _in_turns(arms: Mapping[Any, Callable[[], Any]], turns: int) -> dict[Any, float]:
+    """Median seconds of each arm; the first three turns warm up and do not count."""
+    times: dict[Any, list[float]] = {arm: [] for arm in arms}
+    with torch.inference_mode():
+        for _ in range(3 + turns):
+            for arm, call in arms.items():
+                begin = time.perf_counter()
+                call()
+                times[arm].append(time.perf_counter() - begin)
+    return {arm: statistics.median(seconds[3:]) for arm, seconds in times.items()}
+
+
+def break_even(ratios: Mapping[float, float]) -> float | None:
+    """The sparsity from which a pruned twin takes less time than the dense network.
+
+    Args:
+        ratios: sparsity → time of the twin over that of the dense network.
+
+    Returns:
+        Where the line between two neighbours crosses 1, the last such place; 0 if the twin is faster at every sparsity
+        from the smallest on, None if it is slower at the largest.
+    """
+    found = sorted(ratios.items())
+    if found[-1][1] >= 1:
+        return None
+    slower = [i for i, (_, ratio) in enumerate(found) if ratio >= 1]
+    if not slower:
+        return 0.0
+    (low, above), (high, below) = found[slower[-1] : slower[-1] + 2]
+    return low + (high - low) * (above - 1) / (above - below)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ganprune.experiments.base import Experiment
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
-from ganprune.experiments.speed import Latency, TrainingTime
+from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import COURSE_TRAINING, FromScratch
 from ganprune.training.config import TrainConfig
@@ -89,6 +89,8 @@ class Arms:
         )
         full = sizes.samples >= 10_000
         self.latency = Latency(self.dense, turns=40 if full else 2)
+        twins = SparseLatency(self.dense, turns=40 if full else 2)
+        self.sparse_latency = {n: dataclasses.replace(twins, batch_size=n) for n in (64, 1)}
         self.training_time = TrainingTime(self.dense, updates=32 if full else 2, turns=10 if full else 2)
 
     @staticmethod
@@ -291,6 +293,11 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "tickets": ("Are there winning lottery tickets?", 13, lambda arms: [arms.tickets]),
     "losses": ("Does the loss matter once each is tuned?", 3, lambda arms: list(losses_of(arms).values())),
     "latency": ("Is a pruned generator faster?", 5, lambda arms: [arms.latency]),
+    "sparse-latency": (
+        "Is it faster where zeros are skipped?",
+        5,
+        lambda arms: list(arms.sparse_latency.values()),
+    ),
     "training-time": ("Does a pruned generator train faster?", 10, lambda arms: [arms.training_time]),
 }
 """Name → question, chapter, arms; in the order in which they are run."""
