@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -588,6 +590,34 @@ def test_what_cannot_be_read_was_not_run(graded: Path) -> None:
     assert assignments.DAMAGED.capitalize()[:30] in page
     assert "<td>as asked</td>" not in page
     assert "as they ran" not in page
+
+
+@pytest.mark.parametrize(
+    ("code", "least", "most"),
+    [("while True: pass", 0.5, 40), ("import time; time.sleep(60)", 1.9, 40)],
+    ids=["works", "sleeps"],
+)
+def test_waiting_for_a_process_ends(code: str, least: float, most: float) -> None:
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        begin = time.monotonic()
+        patience = marking.Patience(process.pid, 0.5)
+        while not patience.is_over():
+            time.sleep(0.02)
+        passed = time.monotonic() - begin
+        process.kill()
+    assert least <= passed < most
+
+
+def test_a_process_that_does_not_get_the_processor_is_waited_for() -> None:
+    """A stopped process stands for one that a busy machine leaves waiting."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        patience = marking.Patience(process.pid, 0.5)
+        time.sleep(0.8)
+        waited = not patience.is_over()
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+    assert waited
 
 
 def test_feedback_says_what_happened(graded: Path) -> None:

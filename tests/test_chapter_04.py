@@ -111,6 +111,29 @@ def test_a_perfect_generator_covers_what_the_equation_says(m: int, n: int, k: in
     assert sum(found) / len(found) == pytest.approx(expected, abs=0.02)
 
 
+def test_the_slope_of_a_gaussian_is_what_exercise_two_says() -> None:
+    sides = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
+    given = {**by_hand, "reference": cloud(200, 4), "slope": 0.0}
+    gaussian_slope = run_cells("solution-2-code", **given)["gaussian_slope"]
+    found = 0.0
+    for seed in range(400):
+        points = torch.randn(200, 5, generator=gp.seeded(seed), dtype=torch.float64) * sides
+        covariance = by_hand["root"](points.T.cov()) @ torch.diag(sides)
+        overlap = torch.linalg.svdvals(covariance).sum()
+        found += points.mean(0).square().sum() + points.T.cov().trace() + sides.square().sum() - 2 * overlap
+    assert float(found) / 400 * 200 == pytest.approx(gaussian_slope(torch.diag(sides**2)), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [2, 3, 20])
+def test_however_few_the_points_their_distance_has_a_bound_and_the_line_has_none(n: int) -> None:
+    reference, true = cloud(2_000, 6, 5), cloud(400 * n, 6, 6)
+    frechet = by_hand["frechet"]
+    mean = sum(frechet(part, reference) for part in true.split(n)) / 400
+    shift = float((true.mean(0) - reference.mean(0)).square().sum())
+    first, second = (float(c.T.cov().trace()) for c in (true, reference))
+    assert mean <= 1.05 * (shift + first / n + first + second)
+
+
 def test_kid_with_equal_points_left_in_has_the_bias_of_exercise_two() -> None:
     points = torch.randn(20_000, 2, generator=gp.seeded(0)).double()
 

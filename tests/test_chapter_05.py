@@ -129,6 +129,15 @@ def test_a_large_epsilon_shortens_the_drift() -> None:
     assert large == pytest.approx(9, rel=0.1)  # beta one alone
 
 
+def test_decoupled_weight_decay_pulls_a_drifted_weight_back() -> None:
+    cells = run_cells("scratch-drift")
+    path = cells["measure_drift"](
+        lambda w, r: torch.optim.AdamW(w, r, betas=(0.9, 0.99), weight_decay=0.1), steps=1_000
+    )
+    furthest = max(path, key=abs)
+    assert abs(path[-1]) < 0.9 * abs(furthest) and abs(furthest) > 5
+
+
 def test_updates_grow_at_first_where_adam_forgets_squares_sooner_than_gradients() -> None:
     cells = run_cells("scratch-drift")
     path = cells["measure_drift"](lambda w, r: torch.optim.Adam(w, r, betas=(0.95, 0.8)), steps=20)
@@ -370,6 +379,16 @@ def invented(seeds: int, path: Path) -> None:
         times = {"dense": 0.01, "zeros": 0.01 * (1 + 0.001 * seed), "fewer channels": 0.004 + 1e-5 * seed}
         rows = [{"stage": "measured", "arm": arm, "latency_seconds": taken} for arm, taken in times.items()]
         gp.records.append(path, {"key": config_hash(experiment), "seed": seed, "rows": rows})
+
+
+def test_the_setting_names_threads_and_processor_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganprune.experiments.studies import arms_of
+
+    texts, _ = glued("records", monkeypatch)
+    rows = gp.records.rows_of(gp.records.read_store(), arms_of("laptop").latency)
+    named = {row["processor"] for row in rows if row["threads"] == 1}
+    assert all(f", 1 thread of an {name} processor" in texts["chapter-05-setting"] for name in named)
+    assert bool(named) == ("thread" in texts["chapter-05-setting"])
 
 
 def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,19 +27,25 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 from collected import plain_id
 from sandbox import Box
 from student_process import LARGEST
 
 CELL_SECONDS = 60.0
-"""For one cell of the student."""
+"""Of the processor, for one cell of the student."""
 CALL_SECONDS = 20.0
-"""For one call from a test."""
-TEST_SECONDS = 120.0
-"""For one test cell."""
+"""Of the processor, for one call from a test."""
+SLEEPER = 4.0
+"""By the clock, how many times as long a process may take that does not use the processor."""
+POLL_SECONDS = 0.2
+"""How often it is looked at while it has not answered."""
+TEST_SECONDS = 300.0
+"""By the clock, for one test cell."""
 RESTARTS = 8
 """How often a student's process may die or hang before the rest of its exercises is left unmarked."""
 DTYPES = {"float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"}
+PARTS_OF_TIME = ("user", "system", "children_user", "children_system")
 KNOWN = (ValueError, TypeError, KeyError, IndexError, RuntimeError, ZeroDivisionError, NotImplementedError)
 """Exceptions that a test may expect from a student's function by their own type."""
 Notebook = nbformat.NotebookNode
@@ -93,6 +99,34 @@ def decode(value: Any) -> Any:
         raise StudentError("your process gave an answer that cannot be read") from error
 
 
+class Patience:
+    """How long an answer is waited for: so many seconds of the processor, so that a busy machine costs nobody points.
+
+    A process that sleeps is waited for a few times as long by the clock, and so is no longer than the limit itself
+    where the system does not tell what a process has used.
+    """
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self.pid, self.seconds = pid, seconds
+        self._begun, self._used_before = time.monotonic(), self._used()
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        passed, used = time.monotonic() - self._begun, self._used()
+        if used is None or self._used_before is None:
+            return passed > self.seconds
+        return used - self._used_before > self.seconds or passed > SLEEPER * self.seconds
+
+    def _used(self) -> float | None:
+        """Processor seconds of the process and of all that it has begun; None where nobody knows."""
+        try:
+            first = psutil.Process(self.pid)
+            times = [one.cpu_times() for one in (first, *first.children(recursive=True))]
+        except psutil.Error:
+            return None
+        return sum(sum(getattr(one, name, 0.0) for name in PARTS_OF_TIME) for one in times)
+
+
 class Student:
     """The student's process, from the grader's side."""
 
@@ -116,24 +150,25 @@ class Student:
             self.process.stdin.flush()
         except (BrokenPipeError, OSError) as error:
             raise Lost("it ended Python itself (os._exit, a crash, or too much memory)") from error
-        end = time.monotonic() + seconds
-        (size,) = struct.unpack(">Q", self._read(8, end, seconds))
+        patience = Patience(self.process.pid, seconds)
+        (size,) = struct.unpack(">Q", self._read(8, patience))
         if size > 3 * LARGEST:
             raise Lost("your process gave an answer that is too long")
         try:
-            answer = json.loads(self._read(size, end, seconds))
+            answer = json.loads(self._read(size, patience))
         except (ValueError, RecursionError) as error:
             raise Lost("your process gave an answer that cannot be read") from error
         if not isinstance(answer, dict):
             raise Lost("your process gave an answer that cannot be read")
         return answer
 
-    def _read(self, count: int, end: float, seconds: float) -> bytes:
+    def _read(self, count: int, patience: "Patience") -> bytes:
         handle, parts, missing = self.process.stdout.fileno(), [], count
         while missing:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([handle], [], [], left)[0]:
-                raise Lost(f"it did not end within {seconds:.0f} s")
+            if not select.select([handle], [], [], POLL_SECONDS)[0]:
+                if patience.is_over():
+                    raise Lost(f"it did not end within {patience.seconds:.0f} s")
+                continue
             part = os.read(handle, min(missing, 1 << 20))
             if not part:
                 raise Lost("it ended Python itself (os._exit, a crash, or too much memory)")
