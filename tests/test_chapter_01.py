@@ -12,8 +12,17 @@ import torch
 from torch.distributions import Normal
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_gan_from_scratch.ipynb"
-DEFINITIONS = ("setup", "densities", "losses", "helpers", "ring-data", "loop-code", "collapse-run")
-SOLUTIONS = ("solution-5-code", "solution-6-code")
+DEFINITIONS = (
+    "setup",
+    "densities",
+    "losses",
+    "helpers",
+    "ring-data",
+    "loop-code",
+    "snapshot-code",
+    "collapse-run",
+)
+SOLUTIONS = ("check-5", "solution-5-code", "solution-6-code")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +63,46 @@ def test_watching_does_not_change_the_game(chapter: dict[str, Any]) -> None:
     )
     *_, (_, alone, _) = chapter["play"](5)
     assert all(a.equal(b) for a, b in zip(watched.parameters(), alone.parameters(), strict=True))
+
+
+def test_after_one_step_nearly_all_dots_went_with_their_arrows(chapter: dict[str, Any]) -> None:
+    before, after = (chapter["snapshot"](*players) for players in chapter["play"](2) if players[0])
+    moved = after["points"] - before["points"]
+    assert ((moved * before["pull"]).sum(1) > 0).float().mean() > 0.9
+
+
+def test_the_divergence_of_the_solution_passes_its_check(chapter: dict[str, Any]) -> None:
+    chapter["check_divergence"](chapter["revealed_divergence"])
+
+
+def on_its_training_points(chapter: dict[str, Any], real: torch.Tensor, fake: torch.Tensor) -> float:
+    return chapter["revealed_divergence"](real.repeat(2, 1), fake.repeat(2, 1))
+
+
+def without_the_half(chapter: dict[str, Any], real: torch.Tensor, fake: torch.Tensor) -> float:
+    return 2 * chapter["revealed_divergence"](real, fake)
+
+
+def by_the_mean_loss(chapter: dict[str, Any], real: torch.Tensor, fake: torch.Tensor) -> float:
+    loss = math.log(4) - 2 * chapter["revealed_divergence"](real, fake)
+    return (math.log(4) - loss / 2) / 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda *_: None, "nothing yet"),
+        (without_the_half, "factor one half"),
+        (by_the_mean_loss, "sum of both means"),
+        (on_its_training_points, "not trained on"),
+    ],
+    ids=["stub", "twice", "mean", "memory"],
+)
+def test_stubs_and_typical_wrong_divergences_fail_with_a_message(
+    chapter: dict[str, Any], answer: Any, message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        chapter["check_divergence"](lambda *points: answer(chapter, *points))
 
 
 def test_two_uniforms_have_the_divergence_of_the_solution() -> None:
