@@ -52,6 +52,20 @@ def test_a_slow_judge_lets_the_generator_collapse(chapter: dict[str, Any], optio
     assert late_modes(chapter, chapter["play"](300, **options)) <= 3
 
 
+def test_a_run_is_collapsed_if_it_lacks_modes_and_is_one_crowd() -> None:
+    source = {cell["id"]: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
+    names: dict[str, Any] = {"MODES": 8}
+    exec(source["collapse-table"].split("\n\n\nrows = ")[0], names)
+    control, crowd, scattered, full = (
+        [(step, modes, 0.5, spread) for step in range(8)]
+        for modes, spread in ((8, 2.0), (1, 0.3), (1, 1.9), (8, 0.3))
+    )
+    runs = [crowd, scattered, full]
+    assert [names["collapsed"]([run], [control]) for run in runs] == ["1 of 1", "0 of 1", "0 of 1"]
+    assert names["collapsed"]([crowd, crowd], [control, scattered]) == "1 of 1"
+    assert names["collapsed"]([crowd], [scattered]) == "no verdict"
+
+
 def test_packs_betray_a_collapse(chapter: dict[str, Any]) -> None:
     assert late_modes(chapter, chapter["play_packed"](400, pack=4)) >= 4
 
