@@ -37,10 +37,15 @@ def chapter() -> dict[str, Any]:
     return names
 
 
+def late(chapter: dict[str, Any], game: Any, column: int) -> float:
+    """Return a column of the curve (1 modes, 2 good share, 3 spread), averaged over the last quarter of a game."""
+    curve = chapter["mode_curve"](game, 25)
+    return sum(row[column] for row in curve[-len(curve) // 4 :]) / len(curve[-len(curve) // 4 :])
+
+
 def late_modes(chapter: dict[str, Any], game: Any) -> float:
     """Return the modes covered over the last quarter of a game."""
-    curve = chapter["mode_curve"](game, 25)
-    return sum(row[1] for row in curve[-len(curve) // 4 :]) / len(curve[-len(curve) // 4 :])
+    return late(chapter, game, 1)
 
 
 def test_the_game_covers_the_ring(chapter: dict[str, Any]) -> None:
@@ -50,6 +55,15 @@ def test_the_game_covers_the_ring(chapter: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", [{"g_steps": 5}, {"d_rate": 1e-4}], ids=["many turns of G", "slow D"])
 def test_a_slow_judge_lets_the_generator_collapse(chapter: dict[str, Any], options: dict[str, Any]) -> None:
     assert late_modes(chapter, chapter["play"](300, **options)) <= 3
+
+
+def test_the_spread_of_the_data_is_what_the_rule_says(chapter: dict[str, Any]) -> None:
+    points = chapter["ring"](20_000)
+    assert (points - points.mean(0)).square().sum(1).mean().sqrt().item() == pytest.approx(2.0, abs=0.03)
+
+
+def test_many_turns_of_the_generator_gather_its_samples_in_one_crowd(chapter: dict[str, Any]) -> None:
+    assert late(chapter, chapter["play"](600, g_steps=5), 3) < 1
 
 
 def test_a_run_is_collapsed_if_it_lacks_modes_and_is_one_crowd() -> None:
