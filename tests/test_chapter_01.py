@@ -12,8 +12,17 @@ import torch
 from torch.distributions import Normal
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_gan_from_scratch.ipynb"
-DEFINITIONS = ("setup", "densities", "losses", "helpers", "ring-data", "loop-code", "collapse-run")
-SOLUTIONS = ("solution-5-code", "solution-6-code")
+DEFINITIONS = (
+    "setup",
+    "densities",
+    "losses",
+    "helpers",
+    "ring-data",
+    "loop-code",
+    "snapshot-code",
+    "collapse-run",
+)
+SOLUTIONS = ("check-5", "solution-5-code", "solution-6-code")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +37,15 @@ def chapter() -> dict[str, Any]:
     return names
 
 
+def late(chapter: dict[str, Any], game: Any, column: int) -> float:
+    """Return a column of the curve (1 modes, 2 good share, 3 spread), averaged over the last quarter of a game."""
+    curve = chapter["mode_curve"](game, 25)
+    return sum(row[column] for row in curve[-len(curve) // 4 :]) / len(curve[-len(curve) // 4 :])
+
+
 def late_modes(chapter: dict[str, Any], game: Any) -> float:
     """Return the modes covered over the last quarter of a game."""
-    curve = chapter["mode_curve"](game, 25)
-    return sum(row[1] for row in curve[-len(curve) // 4 :]) / len(curve[-len(curve) // 4 :])
+    return late(chapter, game, 1)
 
 
 def test_the_game_covers_the_ring(chapter: dict[str, Any]) -> None:
@@ -41,6 +55,29 @@ def test_the_game_covers_the_ring(chapter: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", [{"g_steps": 5}, {"d_rate": 1e-4}], ids=["many turns of G", "slow D"])
 def test_a_slow_judge_lets_the_generator_collapse(chapter: dict[str, Any], options: dict[str, Any]) -> None:
     assert late_modes(chapter, chapter["play"](300, **options)) <= 3
+
+
+def test_the_spread_of_the_data_is_what_the_rule_says(chapter: dict[str, Any]) -> None:
+    points = chapter["ring"](20_000)
+    assert (points - points.mean(0)).square().sum(1).mean().sqrt().item() == pytest.approx(2.0, abs=0.03)
+
+
+def test_many_turns_of_the_generator_gather_its_samples_in_one_crowd(chapter: dict[str, Any]) -> None:
+    assert late(chapter, chapter["play"](600, g_steps=5), 3) < 1
+
+
+def test_a_run_is_collapsed_if_it_lacks_modes_and_is_one_crowd() -> None:
+    source = {cell["id"]: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
+    names: dict[str, Any] = {"MODES": 8}
+    exec(source["collapse-table"].split("\n\n\nrows = ")[0], names)
+    control, crowd, scattered, full = (
+        [(step, modes, 0.5, spread) for step in range(8)]
+        for modes, spread in ((8, 2.0), (1, 0.3), (1, 1.9), (8, 0.3))
+    )
+    runs = [crowd, scattered, full]
+    assert [names["collapsed"]([run], [control]) for run in runs] == ["1 of 1", "0 of 1", "0 of 1"]
+    assert names["collapsed"]([crowd, crowd], [control, scattered]) == "1 of 1"
+    assert names["collapsed"]([crowd], [scattered]) == "no verdict"
 
 
 def test_packs_betray_a_collapse(chapter: dict[str, Any]) -> None:
@@ -54,6 +91,46 @@ def test_watching_does_not_change_the_game(chapter: dict[str, Any]) -> None:
     )
     *_, (_, alone, _) = chapter["play"](5)
     assert all(a.equal(b) for a, b in zip(watched.parameters(), alone.parameters(), strict=True))
+
+
+def test_after_one_step_nearly_all_dots_went_with_their_arrows(chapter: dict[str, Any]) -> None:
+    before, after = (chapter["snapshot"](*players) for players in chapter["play"](2) if players[0])
+    moved = after["points"] - before["points"]
+    assert ((moved * before["pull"]).sum(1) > 0).float().mean() > 0.9
+
+
+def test_the_divergence_of_the_solution_passes_its_check(chapter: dict[str, Any]) -> None:
+    chapter["check_divergence"](chapter["revealed_divergence"])
+
+
+def on_its_training_points(chapter: dict[str, Any], real: torch.Tensor, fake: torch.Tensor) -> float:
+    return chapter["revealed_divergence"](real.repeat(2, 1), fake.repeat(2, 1))
+
+
+def without_the_half(chapter: dict[str, Any], real: torch.Tensor, fake: torch.Tensor) -> float:
+    return 2 * chapter["revealed_divergence"](real, fake)
+
+
+def by_the_mean_loss(chapter: dict[str, Any], real: torch.Tensor, fake: torch.Tensor) -> float:
+    loss = math.log(4) - 2 * chapter["revealed_divergence"](real, fake)
+    return (math.log(4) - loss / 2) / 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda *_: None, "nothing yet"),
+        (without_the_half, "factor one half"),
+        (by_the_mean_loss, "sum of both means"),
+        (on_its_training_points, "not trained on"),
+    ],
+    ids=["stub", "twice", "mean", "memory"],
+)
+def test_stubs_and_typical_wrong_divergences_fail_with_a_message(
+    chapter: dict[str, Any], answer: Any, message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        chapter["check_divergence"](lambda *points: answer(chapter, *points))
 
 
 def test_two_uniforms_have_the_divergence_of_the_solution() -> None:

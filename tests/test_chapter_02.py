@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,15 @@ def test_kernels_5_and_6_give_what_the_box_says(capsys: pytest.CaptureFixture[st
     ]
 
 
+def test_an_untrained_deconv2_starts_with_the_checkerboard_of_its_stamps() -> None:
+    networks = {"generator": gp.dcgan(device="cpu").generator, "plt": matplotlib.pyplot}
+    spread = run_cells("setup", "scratch-deconv", "overlap-counts", "overlap", **networks)["spread"]
+    stamps = F.conv_transpose2d(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3), None, 2, 1)[0, 0]
+    ratio = spread / stamps.sqrt()
+    assert ratio.max() / ratio.min() < 1.25
+    assert spread.max() / spread.min() > 1.7
+
+
 def test_the_drawing_says_how_many_stamps_there_are() -> None:
     drawing = (ROOT / "book" / "drawings" / "stamps.svg").read_text(encoding="utf-8")
     counts = F.conv_transpose2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 4, 4), stride=2).int()
@@ -122,6 +132,16 @@ def test_the_pull_is_the_slope_of_kl_minus_twice_jsd(theta: float, wide: float, 
     pulled = float(torch.trapezoid(q.exp() * pull, x))
     slope = (falls(theta + 1e-4) - falls(theta - 1e-4)) / 2e-4
     assert pulled == pytest.approx(-slope, abs=1e-5)
+
+
+def test_the_price_of_half_of_the_modes_is_what_the_text_says() -> None:
+    data, half = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+    mixture = (data + half) / 2
+    kl, terms = (torch.special.xlogy(half, half / data).sum(), torch.special.xlogy(half, half / mixture))
+    twice_jsd = terms.sum() + torch.special.xlogy(data, data / mixture).sum()
+    assert kl.item() == pytest.approx(math.log(2))
+    said = CHAPTER.sources["best"]
+    assert f"gives {twice_jsd.item():.2f} of these {kl.item():.2f} back" in said
 
 
 @settings(deadline=None, max_examples=60)
@@ -254,6 +274,13 @@ def test_what_the_text_says_about_the_record_is_so() -> None:
     assert means[0] < means[1]
     assert means[2] > means[3] > means[4]
     assert max(means) < 2 * math.log(2)
+    assert f"{2 * math.log(2):.3f}" in CHAPTER.sources["title"]
+    proved = [
+        math.log(2) - (over_seeds("real_loss", step).mean + over_seeds("fake_loss", step).mean) / 2
+        for step in (moments[0], moments[-1])
+    ]
+    assert 0 < min(proved) <= max(proved) < 0.05 * math.log(2)
+    assert len(found["raw"]) == len(found["tested"]) == len(found["seeds"])
     assert all(row["p"] > 0.05 for row in found["rows"])
     assert found["rows"][0]["rho"] > 0 > found["rows"][1]["rho"]
     judged = [float(rho) for rho in judge["each seed"].split(", ")]
@@ -312,3 +339,10 @@ def test_stubs_and_typical_wrong_answers_fail_with_a_message(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         run_cells(cell)[checker](answer)
+
+
+def test_the_chapter_runs_without_its_live_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANPRUNE_PROFILE", "smoke")
+    found = run_cells("setup", "record-rows", "record-table", "record-facts", "record-glue")
+    assert found["facts"]["live-steps"] == f"{found['steps']:,}"
+    assert found["samples"] > 0
