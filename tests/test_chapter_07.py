@@ -285,6 +285,23 @@ def test_scores_in_rounds_are_those_of_the_network_that_is_left(small: gp.GAN) -
     assert mask == expected
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3, 4])
+def test_on_other_untrained_generators_too_rounds_spare_the_layer_and_the_trained_critic_does_not(
+    seed: int,
+) -> None:
+    source = CHAPTER.sources["scratch-rounds"]
+    namespace = {**TOOLS}
+    exec(source[: source.index("network = fresh")], namespace)
+    fresh = gp.dcgan(width=32, seed=seed, device="cpu")
+    trained = gp.load_pretrained("dcgan-mnist", device="cpu")
+    loss_fn = gp.generator_loss(fresh, batches=2, seed=seed)
+    once = gp.score(fresh.generator, "snip", loss_fn)
+    judged = gp.score(fresh.generator, "snip", gp.generator_loss(trained, batches=2))
+    in_five = namespace["score_in_rounds"]("snip", fresh.generator, loss_fn, 0.99, rounds=5)
+    first = [gp.allocate(q, 0.99).layers()[0]["kept"] for q in (once, judged, in_five)]
+    assert max(first[:2]) < 128 <= first[2]
+
+
 # --- Swapping and shuffling ---------------------------------------------------------------------------------
 
 
