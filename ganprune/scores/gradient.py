@@ -172,9 +172,10 @@ def taylor(network: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> 
 def squared_gradient(network: nn.Module, loss_fn: LossFn, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """``½ h w²`` with ``h = E g²`` per sample: a proxy to optimal brain damage.
 
-    OBD (LeCun et al. 1990) has the diagonal of the Hessian in the place of h. For a log-likelihood whose
-    model is true the two have the same expectation; a generator's loss is no log-likelihood, so here it is a
-    proxy and no more.
+    OBD (LeCun et al. 1990) has the diagonal of the Hessian in the place of h. For the negative
+    log-likelihood of samples from the model itself the two have the same expectation. A generator's loss is the
+    likelihood of the label "real", which is never drawn from the discriminator's model, so here it is a proxy and no
+    more (Kunstner et al. 2019).
 
     Each loss that ``loss_fn`` yields counts as one sample: use ``batch_size=1``. (With larger batches the
     mean gradient is squared, which is smaller.) The network is in evaluation mode, as batch statistics of one
