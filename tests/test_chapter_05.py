@@ -9,6 +9,7 @@ import re
 import statistics
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -410,6 +411,8 @@ def test_the_opening_takes_the_recorded_time_if_there_is_one(
     invented(seeds, tmp_path / "latency.jsonl")
     texts, cells = glued("records", monkeypatch)
     cells["usual"] = {"dense": 0.02, "zeros": 0.021}
-    run_cells("glue-opening", **cells)
+    table = [{"recall": r, "digit-FID": 1 - r, "precision": 1.0, "recalibrated": 2.0} for r in (0.9, 0.5)]
+    cells |= {"reports": {"zeros": SimpleNamespace(compressed_bytes=1)}, "n_all": 8, "lines": table}
+    run_cells("live-says", **cells)
     expected = "1.00 times as long as before (95%" if seeds else "1.05 times as long as before (timed"
     assert texts["chapter-05-zeros"].startswith(expected)
