@@ -118,14 +118,19 @@ def read(path: Path = LATEST) -> dict[str, Any]:
 def merge(
     record: dict[str, Any], benchmark: str, rows: Iterable[dict[str, Any]], here: dict[str, Any]
 ) -> dict[str, Any]:
-    """The record with one benchmark's rows replaced; rows of another machine do not stay beside them."""
-    same = record.get("machine") == here
-    kept = [row for row in record["rows"] if same and row["benchmark"] != benchmark]
+    """The record with one benchmark's rows replaced, and with the machine, versions and time that stand behind them.
+
+    Benchmarks are measured apart, so each has conditions of its own; ratios are taken within one of them.
+    """
+    kept = [row for row in record["rows"] if row["benchmark"] != benchmark]
     merged = sorted(
         [*kept, *rows], key=lambda row: row["benchmark"]
     )  # stable: rows of a benchmark stay in order
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"machine": here, "versions": versions(), "time": time, "rows": merged}
+    there = {row["benchmark"] for row in merged}
+    conditions = {name: found for name, found in record.get("conditions", {}).items() if name in there}
+    conditions[benchmark] = {"machine": here, "versions": versions(), "time": time}
+    return {"conditions": dict(sorted(conditions.items())), "rows": merged}
 
 
 def write(record: dict[str, Any], path: Path = LATEST) -> None:

@@ -55,9 +55,12 @@ def test_merging_replaces_one_benchmark_and_keeps_the_others(record, tmp_path):
     record.write(kept, path)
     kept = record.merge(record.read(path), "b", rows("b", 4.0), here)
     assert [(row["benchmark"], row["value"]) for row in kept["rows"]] == [("a", 3.0), ("b", 4.0)]
-    assert {"machine", "versions", "time", "rows"} == kept.keys()
+    assert {"conditions", "rows"} == kept.keys()
     moved = record.merge(kept, "a", rows("a", 5.0), {"processor": "two"})
-    assert [row["value"] for row in moved["rows"]] == [5.0]  # rows of another machine do not stay
+    assert [(row["benchmark"], row["value"]) for row in moved["rows"]] == [("a", 5.0), ("b", 4.0)]
+    machines = {name: found["machine"]["processor"] for name, found in moved["conditions"].items()}
+    assert machines == {"a": "two", "b": "one"}  # each says what it was measured on
+    assert {"machine", "versions", "time"} == moved["conditions"]["a"].keys()
     assert [path.name for path in tmp_path.iterdir()] == ["latest.json"]
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -209,7 +210,7 @@ def number(value: Any) -> str:
 
 
 class BenchmarkTable(SphinxDirective):
-    """The recorded rows of the benchmarks that its arguments name; ``machine`` stands for what measured them."""
+    """The recorded rows of the benchmarks that its arguments name, and below them what they were measured on."""
 
     optional_arguments = 99
 
@@ -219,11 +220,6 @@ class BenchmarkTable(SphinxDirective):
         if not BENCHMARKS.is_file():
             return [nodes.paragraph("", "No benchmark has been recorded yet; run make bench RECORD=1.")]
         record = json.loads(BENCHMARKS.read_text(encoding="utf-8"))
-        if self.arguments == ["machine"]:
-            facts = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
-            versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-            text = f"Measured on {record['time'][:10]}. Machine: {facts}. Versions: {versions}."
-            return [nodes.paragraph("", text)]
         found = [row for row in record["rows"] if row["benchmark"] in self.arguments]
         if not found:
             return [nodes.paragraph("", f"Not recorded yet: {', '.join(self.arguments)}.")]
@@ -233,7 +229,20 @@ class BenchmarkTable(SphinxDirective):
             bar = "–" if row["bar"] is None else f"{row['sense']} {number(float(row['bar']))}"
             verdict = {True: "holds", False: "missed", None: "–"}[row["holds"]]
             rows.append([row["name"], value, bar, verdict])
-        return [table(["What", "Measured", "Bar", "Verdict"], rows)]
+        behind = [f"Measured {what}." for what in conditions(record, self.arguments)]
+        return [table(["What", "Measured", "Bar", "Verdict"], rows), nodes.paragraph("", " ".join(behind))]
+
+
+def conditions(record: dict[str, Any], benchmarks: Iterable[str]) -> list[str]:
+    """Return when, on what and with which versions benchmarks were measured; what several share is said once."""
+    found: dict[str, list[str]] = {}
+    for name in benchmarks:
+        if name in record["conditions"]:
+            one = record["conditions"][name]
+            machine = f"{one['machine']['processor']}, {one['machine']['cores']} cores, {one['machine']['memory']}"
+            said = f"on {one['time'][:10]} on {machine}, with PyTorch {one['versions']['torch']}"
+            found.setdefault(said, []).append(name)
+    return [said if len(found) == 1 else f"{said} ({', '.join(names)})" for said, names in found.items()]
 
 
 class InitialMasksTable(SphinxDirective):
