@@ -162,7 +162,7 @@ class Student:
             raise Lost("your process gave an answer that cannot be read")
         return answer
 
-    def _read(self, count: int, patience: "Patience") -> bytes:
+    def _read(self, count: int, patience: Patience) -> bytes:
         handle, parts, missing = self.process.stdout.fileno(), [], count
         while missing:
             if not select.select([handle], [], [], POLL_SECONDS)[0]:

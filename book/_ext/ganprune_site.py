@@ -239,7 +239,9 @@ def conditions(record: dict[str, Any], benchmarks: Iterable[str]) -> list[str]:
     for name in benchmarks:
         if name in record["conditions"]:
             one = record["conditions"][name]
-            machine = f"{one['machine']['processor']}, {one['machine']['cores']} cores, {one['machine']['memory']}"
+            machine = (
+                f"{one['machine']['processor']}, {one['machine']['cores']} cores, {one['machine']['memory']}"
+            )
             said = f"on {one['time'][:10]} on {machine}, with PyTorch {one['versions']['torch']}"
             found.setdefault(said, []).append(name)
     return [said if len(found) == 1 else f"{said} ({', '.join(names)})" for said, names in found.items()]
