@@ -6,6 +6,7 @@ from . import core as core
 from . import data as data
 from . import dynamic as dynamic
 from . import experiments as experiments
+from . import inference as inference
 from . import losses as losses
 from . import lottery as lottery
 from . import masks as masks
@@ -33,6 +34,8 @@ from .data.synthetic import gaussian_ring as gaussian_ring
 from .dynamic.gradual import GradualPruning as GradualPruning
 from .dynamic.movement import MovementPruning as MovementPruning
 from .dynamic.schedules import Cubic as Cubic
+from .inference.sparse_file import load_sparse as load_sparse
+from .inference.sparse_file import save_sparse as save_sparse
 from .losses import discriminator_loss as discriminator_loss
 from .losses import generator_loss as generator_loss
 from .lottery.iterative import find_tickets as find_tickets

@@ -28,6 +28,7 @@ ROOMS = [
     "pruning",
     "dynamic",
     "channels",
+    "inference",
     "lottery",
     "records",
     "plots",
