@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from small_data import small_mnist
 from tools.small_gans import equal, weights
 
 import ganprune as gp
 from ganprune.experiments import page_files
-from ganprune.experiments.page_files import SPARSITIES, recovered, recovery_at
+from ganprune.experiments.page_files import SPARSITIES, page_path, recovered, recovery_at
 from ganprune.experiments.recovery import COURSE_RECOVERY, Recovery
 from ganprune.experiments.training import FromScratch
+from ganprune.inference.sparse_file import load_sparse
 
 SHORT = gp.TrainConfig(steps=3, batch_size=8, precision="float32", log_every=3)
 SMALL = FromScratch(SHORT, (8, 4, 2), (2, 4, 8), samples=64)
@@ -71,7 +73,39 @@ def test_a_pair_is_the_one_that_the_experiment_measures(small: Path, monkeypatch
 
 
 def test_the_dense_pair_has_the_same_training_and_no_mask(small: Path) -> None:
-    dense, pruned = page_files.make((0.0, 0.5))
+    dense, pruned = recovered(0.0), recovered(0.5)
     assert not dense.masks and dense.metadata["steps"] == pruned.metadata["steps"]
     start, _ = page_files.recovery_at(0.0).start(page_files.SEED, page_files.course_data())
     assert not equal(weights(dense), weights(start))
+
+
+def test_the_files_hold_the_networks_and_their_figures_and_are_always_the_same(small: Path) -> None:
+    paths = page_files.make((0.0, 0.5), small / "files")
+    assert [path.name for path in paths] == [
+        "dcgan-mnist-000.gps",
+        "dcgan-mnist-000.onnx",
+        "dcgan-mnist-050.gps",
+    ]
+    latents = gp.sample_latents(9, 64, device="cpu")
+    for sparsity in (0.0, 0.5):
+        gan, file = recovered(sparsity), load_sparse(page_path(sparsity, small / "files"))
+        assert file.metadata == gan.metadata and file.program.sparsity == pytest.approx(sparsity, abs=0.01)
+        with torch.inference_mode():
+            expected = gan.generator_ema.eval()(latents)
+            assert torch.allclose(file.network(latents), expected, atol=1e-5)
+    again = page_files.make((0.0, 0.5), small / "again")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+
+
+def test_the_onnx_file_is_the_dense_network(small: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    page_files.make((0.0,), small / "files")
+    session = runtime.InferenceSession(
+        page_files.dense_onnx_path(small / "files"), providers=["CPUExecutionProvider"]
+    )
+    for count in (1, 5):
+        latents = gp.sample_latents(count, 64, device="cpu")
+        (found,) = session.run(None, {"latents": latents.numpy()})
+        with torch.inference_mode():
+            expected = recovered(0.0).generator_ema.eval()(latents)
+        assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)

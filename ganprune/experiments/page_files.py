@@ -2,8 +2,9 @@
 
 ``python -m ganprune.experiments.page_files`` prunes the shipped pair of seed 0 in one shot by global magnitude, to each
 sparsity of the page's slider, and trains each of them on. The dense one is trained on just as long, so that all had
-the same training. Each is kept in the cache folder when it is trained, with its figures on the test split; what is
-there is not made again, and several processes share the work.
+the same training. A sparse file of each goes to the package's assets, with its figures on the test split in the header,
+and of the dense one an ONNX file as well, for comparison. Trained pairs are kept in the cache folder: what is there is
+not made again, and several processes share the work.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import ganprune
 from ganprune.core.checks import check_choice
-from ganprune.core.files import cache_dir, owned_in_turn
+from ganprune.core.files import cache_dir, owned_in_turn, replacing
 from ganprune.experiments.base import course_data
 from ganprune.experiments.recovery import Recovery
+from ganprune.inference.program import Program
+from ganprune.inference.sparse_file import load_sparse, save_sparse
 from ganprune.networks.checkpoints import load, save
 from ganprune.networks.gan import GAN
 from ganprune.records.store import config_hash
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 SEED = 0
+ASSETS = Path(__file__).parents[1] / "assets" / "page"
 FIGURES = ("digit_fid", "digit_fid_floor", "precision", "recall", "samples", "split")
 COMMAND = "python -m ganprune.experiments.page_files"
 
@@ -74,9 +79,68 @@ def _remarks(experiment: Recovery) -> dict[str, Any]:
     }
 
 
-def make(sparsities: Iterable[float] = SPARSITIES) -> list[GAN]:
-    """The pairs of some sparsities, one after another."""
-    return [recovered(sparsity) for sparsity in sparsities]
+def page_path(sparsity: float, folder: str | Path | None = None) -> Path:
+    """Where the sparse file of a sparsity lies: "dcgan-mnist-090.gps" for 0.9, among the package's assets."""
+    percent = round(100 * check_choice("sparsity", sparsity, SPARSITIES))
+    return Path(folder or ASSETS) / f"dcgan-mnist-{percent:03d}.gps"
+
+
+def dense_onnx_path(folder: str | Path | None = None) -> Path:
+    """Where the dense generator lies as ONNX, for the comparison with a runtime that does not skip zeros."""
+    return page_path(0.0, folder).with_suffix(".onnx")
+
+
+def make(sparsities: Iterable[float] = SPARSITIES, folder: str | Path | None = None) -> list[Path]:
+    """Writes the sparse files of some sparsities, and the ONNX file beside that of the dense generator.
+
+    Args:
+        sparsities: some of :data:`SPARSITIES`.
+        folder: where the files go; None for the package's assets.
+
+    Returns:
+        The files.
+    """
+    paths = []
+    for sparsity in sparsities:
+        path = page_path(sparsity, folder)
+        gan = recovered(sparsity)
+        save_sparse(path, gan.generator_ema, gan.metadata)
+        paths.append(path)
+        if not sparsity:
+            save_onnx(dense_onnx_path(folder), load_sparse(path).program)
+            paths.append(dense_onnx_path(folder))
+    return paths
+
+
+def save_onnx(path: str | Path, program: Program) -> None:
+    """Writes a program of transposed convolutions as ONNX, for any number of images; it needs the package onnx.
+
+    Nothing but the layers is in the file, so that equal programs give equal files.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    # the latents are images of one pixel
+    numbers = [numpy_helper.from_array(np.array([0, *program.layers[0].input]), "shape")]
+    nodes, value = [helper.make_node("Reshape", ["latents", "shape"], ["pixels"])], "pixels"
+    for layer in program.layers:
+        weight, bias, sums, made = (f"{layer.name}.{part}" for part in ("weight", "bias", "sums", "images"))
+        numbers.append(numpy_helper.from_array(layer.weight.numpy(), weight))
+        numbers.append(numpy_helper.from_array(layer.bias.numpy(), bias))
+        settings: dict[str, Any] = {"strides": layer.stride, "output_padding": layer.output_padding}
+        settings |= {"pads": [*layer.padding, *layer.padding]}
+        nodes.append(helper.make_node("ConvTranspose", [value, weight, bias], [sums], **settings))
+        nodes.append(helper.make_node(layer.activation.capitalize(), [sums], [made]))
+        value = made
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("latents", program.latent), (value, program.image))
+    ]
+    graph = helper.make_graph(nodes, "generator", ends[:1], ends[1:], numbers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def main() -> None:
@@ -85,7 +149,9 @@ def main() -> None:
     parser.add_argument(
         "--only", type=float, nargs="+", default=SPARSITIES, choices=SPARSITIES, metavar="SPARSITY"
     )
-    make(parser.parse_args().only)
+    parser.add_argument("--folder", help="where the files go (default: the package's assets)")
+    options = parser.parse_args()
+    make(options.only, options.folder)
 
 
 if __name__ == "__main__":
