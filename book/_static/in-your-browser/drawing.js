@@ -5,6 +5,7 @@ import { normals } from "./latents.js";
 import { Kernel, Network } from "./network.js";
 import { readSparseFile } from "./sparse-file.js";
 
+const TURNS = 9; // of the comparison
 const GAP = 2; // pixels between two digits; the recorded pictures have the same
 const number = (value, digits = 0) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const kilobytes = (bytes) => `${number(bytes / 1000, bytes < 10_000 ? 1 : 0)} kB`;
@@ -156,13 +157,20 @@ export class Drawing {
     const result = this.find("compare-result");
     result.textContent = "Loading ONNX Runtime Web ...";
     try {
-      const { race } = await import("./compare.js");
-      const { percent } = this.shown;
-      const times = await race(this.network, this.shown.latents, this.digits, () => this.drawn === percent);
-      const ratio = times.dense / times.sparse;
-      result.textContent = `Dense in ONNX Runtime Web: ${milliseconds(times.dense)}. At ${percent}% sparsity in this page's `
-        + `kernel: ${milliseconds(times.sparse)}, ${number(ratio, ratio < 10 ? 1 : 0)} times as fast. Medians of ${times.turns} drawings of `
-        + `${this.digits} digits each, in turns, on one thread.`;
+      const { denseRun, median, race } = await import("./compare.js");
+      const { percent, latents } = this.shown;
+      const arms = {
+        dense: await denseRun(latents, this.digits),
+        sparse: () => this.network.draw(latents, this.digits),
+      };
+      const times = await race(arms, TURNS, () => {
+        if (this.drawn !== percent) throw new Error("the slider was moved. Try again.");
+      });
+      const [dense, sparse] = [median(times.dense), median(times.sparse)];
+      const ratio = dense / sparse;
+      result.textContent = `Dense in ONNX Runtime Web: ${milliseconds(dense)}. At ${percent}% sparsity in this page's `
+        + `kernel: ${milliseconds(sparse)}, ${number(ratio, ratio < 10 ? 1 : 0)} times as fast. Medians of ${TURNS} drawings `
+        + `of ${this.digits} digits each, in turns, on one thread.`;
     } catch (error) {
       result.textContent = `The comparison did not work: ${error.message}`;
     }
