@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_drawn_is_named_and_the_next_one_works(
 
 def test_the_landing_page_draws_when_it_is_looked_at_and_stays_light(browser: Browser, address: str) -> None:
     with visit(browser, address, LANDING, {"width": 390, "height": 400}) as seen:
-        assert {*loaded(seen)} <= {"generator.js", "generator.css"}
+        assert {*loaded(seen)} <= {"generator.js", "generator.css", "dcgan-mnist-090-8.png"}
         generator = Generator(seen.page)
         drawing = generator.waits_for(1)
         assert drawing["percent"] == 90 and len(drawing["images"]) == 8 * 784
