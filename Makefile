@@ -109,7 +109,8 @@ test: lint  ## run every test: package, notebooks, copies for students, built si
 	copies="$$(mktemp -d)"; trap 'rm -rf "$$copies"' EXIT; $(BIN)/python tools/students.py --output "$$copies" || exit 1; \
 	  export GANPRUNE_PROFILE=smoke; OMP_NUM_THREADS=1 $(BIN)/python tools/book.py --output _build/smoke >"$$copies/book.log" 2>&1 & book=$$!; \
 	  $(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(SITE_TESTS:%=--ignore %) tests notebooks "$$copies"; tests=$$?; \
-	  wait $$book || { cat "$$copies/book.log"; exit 1; }; \
+	  wait $$book || { cat "$$copies/book.log"; echo "What the book's build complained of:"; \
+	    grep -A 6 -E ': (WARNING|ERROR|CRITICAL): |Error: ' "$$copies/book.log"; exit 1; }; \
 	  GANPRUNE_SITE=$(SMOKE) $(PYTEST) $(SITE_TESTS) && exit $$tests
 
 lint: $(READY)  ## the static checks alone
