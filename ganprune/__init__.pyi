@@ -34,8 +34,10 @@ from .data.synthetic import gaussian_ring as gaussian_ring
 from .dynamic.gradual import GradualPruning as GradualPruning
 from .dynamic.movement import MovementPruning as MovementPruning
 from .dynamic.schedules import Cubic as Cubic
+from .inference.onnx_file import export_onnx as export_onnx
 from .inference.sparse_file import load_sparse as load_sparse
 from .inference.sparse_file import save_sparse as save_sparse
+from .inference.twin import sparse_twin as sparse_twin
 from .losses import discriminator_loss as discriminator_loss
 from .losses import generator_loss as generator_loss
 from .lottery.iterative import find_tickets as find_tickets

@@ -23,6 +23,7 @@ COMMANDS = {
     "lottery": "find lottery tickets by iterative pruning with rewinding, with controls",
     "evaluate": "measure a generator's quality and size",
     "sample": "write a picture of samples",
+    "export": "write a generator as an ONNX file or as a sparse file",
     "extractor": "train the feature extractor of a data set ahead of its first evaluation",
     "experiment": "list, plan and run the studies of the course; show what the records say about its claims",
 }

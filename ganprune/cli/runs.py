@@ -164,23 +164,23 @@ def own_output(options: argparse.Namespace) -> Iterator[Path | None]:
             raise Interrupted(kept) from stop
 
 
-def check_writable(command: str, out: Path) -> None:
+def check_writable(command: str, out: Path, option: str = "--out") -> None:
     """Does nothing if a file can be written there; its folder is made.
 
     Raises:
         UsageError: if it is a folder, a device or a pipe, or the folder cannot be written to.
     """
     if out.is_dir():
-        raise wrong(command, "--out", f"must be a file, got the folder '{out}'")
+        raise wrong(command, option, f"must be a file, got the folder '{out}'")
     if out.exists() and not out.is_file():
-        raise wrong(command, "--out", f"must be a file, got the device or pipe '{out}'")
+        raise wrong(command, option, f"must be a file, got the device or pipe '{out}'")
     try:
         folder = out.resolve().parent
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise wrong(command, "--out", f"cannot write '{out}': {error.strerror or error}") from error
+        raise wrong(command, option, f"cannot write '{out}': {error.strerror or error}") from error
 
 
 def complete(
