@@ -184,7 +184,15 @@ def test_no_reminders_are_left() -> None:
 def test_no_third_party_javascript_is_committed() -> None:
     scripts = [path for path in tracked_text() if path.suffix in (".js", ".mjs")]
     ours = {"course.js", "frames.js", "mermaid-module.js"}
-    drawing = {"compare.js", "drawing.js", "generator.js", "geometry.js", "latents.js", "network.js", "sparse-file.js"}
+    drawing = {
+        "compare.js",
+        "drawing.js",
+        "generator.js",
+        "geometry.js",
+        "latents.js",
+        "network.js",
+        "sparse-file.js",
+    }
     assert {path.name for path in scripts} <= ours | drawing
     assert all(path.stat().st_size < 2_000 for path in scripts if path.name in ours)
     assert all(path.stat().st_size < 9_000 for path in scripts)

@@ -14,16 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import ganprune
 from ganprune.core.checks import check_choice
-from ganprune.core.files import cache_dir, owned_in_turn, replacing
+from ganprune.core.files import cache_dir, owned_in_turn
 from ganprune.experiments.base import course_data
 from ganprune.experiments.recovery import Recovery
-from ganprune.inference.program import Program
-from ganprune.inference.sparse_file import load_sparse, save_sparse
+from ganprune.inference.onnx_file import export_onnx
+from ganprune.inference.sparse_file import save_sparse
 from ganprune.networks.checkpoints import load, save
 from ganprune.networks.gan import GAN
 from ganprune.records.store import config_hash
@@ -99,6 +98,9 @@ def make(sparsities: Iterable[float] = SPARSITIES, folder: str | Path | None = N
 
     Returns:
         The files.
+
+    Raises:
+        ExportError: if the libraries of the extra ``export`` are missing.
     """
     paths = []
     for sparsity in sparsities:
@@ -107,40 +109,9 @@ def make(sparsities: Iterable[float] = SPARSITIES, folder: str | Path | None = N
         save_sparse(path, gan.generator_ema, gan.metadata)
         paths.append(path)
         if not sparsity:
-            save_onnx(dense_onnx_path(folder), load_sparse(path).program)
+            export_onnx(dense_onnx_path(folder), gan.generator_ema, metadata={"command": COMMAND})
             paths.append(dense_onnx_path(folder))
     return paths
-
-
-def save_onnx(path: str | Path, program: Program) -> None:
-    """Writes a program of transposed convolutions as ONNX, for any number of images; it needs the package onnx.
-
-    Nothing but the layers is in the file, so that equal programs give equal files.
-    """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    # the latents are images of one pixel
-    numbers = [numpy_helper.from_array(np.array([0, *program.layers[0].input]), "shape")]
-    nodes, value = [helper.make_node("Reshape", ["latents", "shape"], ["pixels"])], "pixels"
-    for layer in program.layers:
-        weight, bias, sums, made = (f"{layer.name}.{part}" for part in ("weight", "bias", "sums", "images"))
-        numbers.append(numpy_helper.from_array(layer.weight.numpy(), weight))
-        numbers.append(numpy_helper.from_array(layer.bias.numpy(), bias))
-        settings: dict[str, Any] = {"strides": layer.stride, "output_padding": layer.output_padding}
-        settings |= {"pads": [*layer.padding, *layer.padding]}
-        nodes.append(helper.make_node("ConvTranspose", [value, weight, bias], [sums], **settings))
-        nodes.append(helper.make_node(layer.activation.capitalize(), [sums], [made]))
-        value = made
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-        for name, shape in (("latents", program.latent), (value, program.image))
-    ]
-    graph = helper.make_graph(nodes, "generator", ends[:1], ends[1:], numbers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model, full_check=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def main() -> None:
