@@ -10,6 +10,7 @@ from pathlib import Path
 import in_your_browser
 import kernel
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import BROWSER
@@ -71,8 +72,7 @@ def test_the_shipped_files_say_what_they_are() -> None:
 
 
 def test_the_dense_onnx_file_is_the_dense_network() -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(dense_onnx_path(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(dense_onnx_path(), providers=["CPUExecutionProvider"])
     latents = gp.sample_latents(5, 64, device="cpu")
     (found,) = session.run(None, {session.get_inputs()[0].name: latents.numpy()})
     with torch.inference_mode():

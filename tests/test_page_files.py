@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from small_data import small_mnist
@@ -98,9 +99,8 @@ def test_the_files_hold_the_networks_and_their_figures_and_are_always_the_same(s
 
 
 def test_the_onnx_file_is_the_dense_network(small: Path) -> None:
-    runtime = pytest.importorskip("onnxruntime")
     page_files.make((0.0,), small / "files")
-    session = runtime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         page_files.dense_onnx_path(small / "files"), providers=["CPUExecutionProvider"]
     )
     for count in (1, 5):

@@ -27,7 +27,8 @@ TEST_PINS = ROOT / "tests" / "javascript.json"
 TEST_TARGET = ROOT / "_build" / "test-javascript"  # not served with the site
 SLIDE_PINS = ROOT / "tools" / "slides.json"
 SLIDE_TARGET = ROOT / "_build" / "slides-javascript"
-KERNEL_PINS = ROOT / "tools" / "kernel.json"  # what assembles the browser's kernel, see tools/kernel.py
+KERNEL_PINS = ROOT / "tools" / "kernel.json"
+KERNEL_TARGET = ROOT / "_build" / "kernel-javascript"  # it assembles the browser's kernel, and is not served
 
 
 class FetchError(RuntimeError):

@@ -14,7 +14,6 @@ import javascript
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "book" / "kernel" / "sparse.wat"
-ASSEMBLER = ROOT / "_build" / "kernel-javascript"
 SCRIPT = """
 const [assembler, source, target] = process.argv.slice(1);
 const { readFileSync, writeFileSync } = require("fs");
@@ -42,9 +41,9 @@ def assemble(target: Path, source: Path = SOURCE) -> Path:
         AssemblyError: the text has a mistake; the message names the line.
         javascript.FetchError: the assembler could not be fetched.
     """
-    javascript.install(ASSEMBLER, javascript.KERNEL_PINS)
+    folder = javascript.install(javascript.KERNEL_TARGET, javascript.KERNEL_PINS)
     target.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [ASSEMBLER / "wabt" / "index.js", source.resolve(), target.resolve()]
+    arguments = [folder / "wabt" / "index.js", source.resolve(), target.resolve()]
     command = [javascript.program("node"), "-e", SCRIPT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
