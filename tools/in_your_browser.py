@@ -19,6 +19,7 @@ import torch
 from javascript import FetchError
 from PIL import Image
 
+from ganprune.core.files import owned_in_turn
 from ganprune.experiments.page_files import ASSETS, SPARSITIES, dense_onnx_path, page_path
 from ganprune.inference.sparse_file import SparseFile, load_sparse
 
@@ -94,8 +95,16 @@ def prepare(target: Path = TARGET) -> Path:
     """
     folder, stamp = target / "in-your-browser", target.with_name(f"{target.name}.stamp")
     made_from = fingerprint()
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from:
-        return target
+    with owned_in_turn(target):
+        there = folder.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from
+        if not there:
+            write_files(folder)
+            stamp.write_text(made_from, encoding="utf-8")
+    return target
+
+
+def write_files(folder: Path) -> None:
+    """Write kernel, networks and pictures to a folder, in the place of what was there."""
     shutil.rmtree(folder, ignore_errors=True)
     kernel.assemble(folder / "sparse.wasm")
     shutil.copyfile(dense_onnx_path(), folder / dense_onnx_path().name)
@@ -104,8 +113,6 @@ def prepare(target: Path = TARGET) -> Path:
         images = images_of(load_sparse(page_path(sparsity)), max(DIGITS))
         for digits in DIGITS:
             sheet(images[:digits]).save(folder / f"{name_of(sparsity)}-{digits}.png", optimize=True)
-    stamp.write_text(made_from, encoding="utf-8")
-    return target
 
 
 def main() -> int:
