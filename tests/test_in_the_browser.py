@@ -258,6 +258,9 @@ def test_the_landing_page_draws_when_it_is_looked_at_and_stays_light(browser: Br
         files = loaded(seen)
         assert {"sparse.wasm", "dcgan-mnist-090.gps", "drawing.js"} <= files.keys()
         assert sum(files.values()) <= 400_000
+        generator.button.click()
+        others = generator.waits_for(2)
+        assert others["seed"] == 1 and others["images"] != drawing["images"]
         assert not [name for name in files if name.endswith(".gps") and "090" not in name]
         assert seen.problems == []
 

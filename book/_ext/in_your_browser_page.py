@@ -31,7 +31,7 @@ WIDGET = """
       <input class="gp-generator-sparsity" type="range" min="0" max="{last}" step="1" value="{start}">
     </label>
     {seed}
-    <button class="gp-generator-live" type="submit">Draw {digits} digits</button>
+    <button class="gp-generator-live" type="submit">Draw {digits} {what}</button>
   </form>
   <p class="gp-generator-status" role="status">Recorded pictures. With JavaScript, your browser draws its own.</p>
   <div class="gp-generator-pictures">
@@ -108,6 +108,7 @@ class GeneratorInBrowser(SphinxDirective):
             last=len(percents) - 1,
             start=percents.index(percent),
             picture=html.escape(place),
+            what="others" if small else "digits",
             seed="" if small else SEED,
             compare="" if small else COMPARE.format(megabytes=megabytes_of_comparison()),
             figures="".join(

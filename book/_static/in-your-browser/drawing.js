@@ -28,6 +28,7 @@ export class Drawing {
     this.digits = Number(part.dataset.digits);
     this.slider = this.find("sparsity");
     this.turn = 0;
+    this.presses = 0;
     this.files = new Map();
   }
 
@@ -37,7 +38,11 @@ export class Drawing {
 
   async start() {
     this.slider.addEventListener("input", () => this.show());
-    this.find("controls").addEventListener("submit", (event) => { event.preventDefault(); this.show(); });
+    this.find("controls").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.presses += 1;
+      this.show();
+    });
     try {
       this.code = await load("sparse.wasm");
       if (runs(this.code)) this.kernel = new Kernel(this.code);
@@ -94,10 +99,10 @@ export class Drawing {
     this.part.dispatchEvent(new CustomEvent("drawn", { detail: this.shown }));
   }
 
-  // A whole number from 0 to 2^32 - 1; the field gets it back, whatever was typed.
+  // A whole number from 0 to 2^32 - 1; the field gets it back, whatever was typed. Without a field, each press takes the next one.
   seed() {
     const field = this.find("seed");
-    if (!field) return 0;
+    if (!field) return this.presses;
     field.value = Math.min(2 ** 32 - 1, Math.max(0, Math.floor(field.valueAsNumber) || 0));
     return field.valueAsNumber;
   }
