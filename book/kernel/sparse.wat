@@ -25,7 +25,7 @@
     (local $row i32) (local $column i32)
     (local $source_row i32) (local $source i32) (local $target_row i32) (local $target i32)
     (local $tap i32) (local $last_tap i32) (local $pixel i32)
-    (local $weight v128) (local $slopes v128)
+    (local $w v128) (local $slopes v128)        ;; the weight of a tap, and the slope, four times each
     (local $s0 v128) (local $s1 v128) (local $s2 v128) (local $s3 v128)   ;; the sums of 32 images
     (local $s4 v128) (local $s5 v128) (local $s6 v128) (local $s7 v128)
 
@@ -55,24 +55,25 @@
             (block $no_tap
               (loop $taps
                 (br_if $no_tap (i32.ge_u (local.get $tap) (local.get $last_tap)))
-                (local.set $pixel (i32.add (local.get $source) (i32.load (local.get $tap))))
-                (local.set $weight (v128.load32_splat offset=4 (local.get $tap)))
+                (local.set $pixel
+                  (i32.add (local.get $source) (i32.load (local.get $tap))))
+                (local.set $w (v128.load32_splat offset=4 (local.get $tap)))
                 (local.set $s0 (f32x4.add (local.get $s0)
-                  (f32x4.mul (local.get $weight) (v128.load (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load (local.get $pixel)))))
                 (local.set $s1 (f32x4.add (local.get $s1)
-                  (f32x4.mul (local.get $weight) (v128.load offset=16 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=16 (local.get $pixel)))))
                 (local.set $s2 (f32x4.add (local.get $s2)
-                  (f32x4.mul (local.get $weight) (v128.load offset=32 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=32 (local.get $pixel)))))
                 (local.set $s3 (f32x4.add (local.get $s3)
-                  (f32x4.mul (local.get $weight) (v128.load offset=48 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=48 (local.get $pixel)))))
                 (local.set $s4 (f32x4.add (local.get $s4)
-                  (f32x4.mul (local.get $weight) (v128.load offset=64 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=64 (local.get $pixel)))))
                 (local.set $s5 (f32x4.add (local.get $s5)
-                  (f32x4.mul (local.get $weight) (v128.load offset=80 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=80 (local.get $pixel)))))
                 (local.set $s6 (f32x4.add (local.get $s6)
-                  (f32x4.mul (local.get $weight) (v128.load offset=96 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=96 (local.get $pixel)))))
                 (local.set $s7 (f32x4.add (local.get $s7)
-                  (f32x4.mul (local.get $weight) (v128.load offset=112 (local.get $pixel)))))
+                  (f32x4.mul (local.get $w) (v128.load offset=112 (local.get $pixel)))))
                 (local.set $tap (i32.add (local.get $tap) (i32.const 8)))
                 (br $taps)))
 
