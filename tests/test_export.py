@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,20 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(
 
 
 # ---------------------------------------------------------------- the command
+
+
+def test_the_commands_of_the_book_work(pruned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(gp.__file__).parents[1] / "book" / "using-this-course.md").read_text(encoding="utf-8")
+    text = page[page.index("**Out of the course.**") :]
+    commands = re.findall(r"^ganprune (export .*)$", text, re.MULTILINE)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    shutil.copy(pruned[1], tmp_path / "pruned.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert [main(command.split()) for command in commands] == [0, 0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    expected = evaluated(pruned[0].generator_ema, gp.sample_latents(64, 64))
+    assert float((names["images"] - expected).abs().max()) <= 1e-5
 
 
 def test_the_command_writes_onnx(pruned: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
