@@ -26,7 +26,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", MAC_BROWSER)
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 
 # Without a browser the tests that need one are not collected; .ci/run installs one.
-NEED_BROWSER = ["test_exam_browser.py", "test_site_browser.py", "test_slides_browser.py"]
+NEED_BROWSER = [
+    "test_browser_kernel.py",
+    "test_exam_browser.py",
+    "test_in_the_browser.py",
+    "test_site_browser.py",
+    "test_slides_browser.py",
+]
 collect_ignore = [] if BROWSER else NEED_BROWSER
 
 

@@ -40,12 +40,21 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page in the browser, with what it asked for and what went wrong."""
+    """A page in the browser, with what it asked for and what went wrong; a script runs before those of the page."""
 
-    def __init__(self, browser: Browser, address: str, page: str, viewport: dict[str, int]) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        address: str,
+        page: str,
+        viewport: dict[str, int],
+        script: str = "",
+        **options: str,
+    ) -> None:
         self.problems: list[str] = []
         self.answers: list[Response] = []
-        self.context = browser.new_context(viewport=viewport)
+        self.context = browser.new_context(viewport=viewport, **options)
+        self.context.add_init_script(script)
         self.page: Page = self.context.new_page()
         self.page.on("request", lambda request: self.note_request(request.url, address))
         self.page.on("response", self.note_answer)

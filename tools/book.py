@@ -204,6 +204,7 @@ def build_and_publish(places: Places, fingerprint: str, held: TextIO) -> None:
     places.tidy()
     try:
         javascript.install()
+        javascript.install(javascript.KERNEL_TARGET, javascript.KERNEL_PINS)
         if run_jupyter_book(places.stage, held):
             raise BuildError("the book did not build; the messages above say why")
         try:

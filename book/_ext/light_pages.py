@@ -34,6 +34,7 @@ NEEDED = {  # file of a script or a style sheet → what a page that needs it ha
     r"(?:clipboard\.min\.js|copybutton\.(?:js|css))": r'class="[^"]*\bhighlight\b',
     r"mathjax/[\w/.-]+\.js": r'class="[^"]*\bmath\b',
     r"frames\.js": r'class="[^"]*\bgp-frames\b',
+    r"in-your-browser/generator\.(?:js|css)": r'class="[^"]*\bgp-generator\b',
 }
 LOADED = r'<(?:script|link)\b[^>]*(?:src|href)="[^"]*\b%s(?:\?[^"]*)?"[^>]*>(?:</script>)?\n?'
 MERMAID = re.compile(r'<script type="module">import mermaid from .*?</script>\n?', flags=re.DOTALL)

@@ -6,6 +6,7 @@ are ``images`` (spoilt on purpose), ``training`` (from scratch), ``recovery`` (p
 about them; ``verdicts`` by which rules records decide; ``runner`` does what is missing. ``ganprune experiment`` is the
 command for all of it.
 
-Two modules are commands of their own: ``python -m ganprune.experiments.pretrained`` makes the dense GANs that ship with
-the package, ``python -m ganprune.experiments.digit_classifier`` the classifier behind digit-FID.
+Three modules are commands of their own: ``python -m ganprune.experiments.pretrained`` makes the dense GANs that ship
+with the package, ``python -m ganprune.experiments.digit_classifier`` the classifier behind digit-FID, and
+``python -m ganprune.experiments.page_files`` the pruned generators that the book draws with in the reader's browser.
 """

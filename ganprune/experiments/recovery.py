@@ -110,12 +110,9 @@ class Recovery(Experiment):
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """Rows of the stages "pruned", "recalibrated" (one-shot pruning alone) and "recovered"."""
         data = course_data()
-        dense = self.dense.pair(seed, data)
-        dense.generator.load_state_dict(dense.generator_ema.state_dict())
-        gan = copy.deepcopy(dense)
+        gan, dense = self.start(seed, data)
         loss = self.dense.training.loss
         if self.sparsity and self.schedule == "one-shot":
-            prune(gan, self.sparsity, **self._choice(gan, seed))
             for row in figures(gan, data, self.samples, loss):
                 yield {"stage": "pruned", **layers_of(gan), **row}
             recalibrated = copy.deepcopy(gan)
@@ -124,7 +121,17 @@ class Recovery(Experiment):
                 yield {"stage": "recalibrated", **row}
         if self.training is None:
             return
-        yield from self._recover(gan, dense, data, seed)
+        state, shared = self.recover(gan, dense, data, seed)
+        yield from self.measure(state, data, shared)
+
+    def start(self, seed: int, data: ImageData) -> tuple[GAN, GAN]:
+        """The pair that the recovery starts from, pruned if that is done in one shot, and the dense pair."""
+        dense = self.dense.pair(seed, data)
+        dense.generator.load_state_dict(dense.generator_ema.state_dict())
+        gan = copy.deepcopy(dense)
+        if self.sparsity and self.schedule == "one-shot":
+            prune(gan, self.sparsity, **self._choice(gan, seed))
+        return gan, dense
 
     def _choice(self, gan: GAN, seed: int) -> dict[str, Any]:
         """How the weights to prune are chosen, as arguments of ``prune`` or of the callback that prunes gradually."""
@@ -136,8 +143,17 @@ class Recovery(Experiment):
             chosen["inputs"] = draw_latents(gan.generator, 1_024, step_seed(seed, 0, "activations"))
         return chosen
 
-    def _recover(self, gan: GAN, dense: GAN, data: ImageData, seed: int) -> Iterator[dict[str, Any]]:
-        assert self.training is not None
+    def recover(self, gan: GAN, dense: GAN, data: ImageData, seed: int) -> tuple[TrainState, dict[str, Any]]:
+        """Trains a pair of :meth:`start` on, in place.
+
+        Returns:
+            The state at the end, and what all rows of the recovery share: what it cost, and its gradients.
+
+        Raises:
+            ValueError: if this arm has no training.
+        """
+        if self.training is None:
+            raise ValueError("training must be a TrainConfig where a generator is to recover, got None")
         config = dataclasses.replace(self.training, seed=recovery_seed(seed))
         if self.discriminator == "slower":
             config = dataclasses.replace(config, discriminator_learning_rate=config.learning_rate / 4)
@@ -167,9 +183,13 @@ class Recovery(Experiment):
             **spent,
         }
         shared |= {"gradients_at_start": begun, "gradients_at_end": gradient_norms(gan, config.loss)}
+        return state, shared
+
+    def measure(self, state: TrainState, data: ImageData, shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Rows of the stage "recovered": EMA and raw weights, both splits, with what :meth:`recover` gave back."""
         last = state.history[-1] if state.history else {}
         for network in ("generator_ema", "generator"):
-            for row in figures(gan, data, self.samples, config.loss, network):
+            for row in figures(state.gan, data, self.samples, state.config.loss, network):
                 yield {"stage": "recovered", **last, **row, **shared}
 
     def _schedule(self, steps: int) -> Schedule:

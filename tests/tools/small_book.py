@@ -46,6 +46,7 @@ class Project:
         shutil.copytree(TOOLS, root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
         for name, text in {
             "book/javascript.json": "[]",
+            "tools/kernel.json": "[]",
             "book/intro.md": "first",
             "book/more.md": "more",
             "stand-in/jupyter_book/__init__.py": "",
