@@ -45,6 +45,7 @@ from .masks.weights import prunable_weights as prunable_weights
 from .metrics.cost import complexity as complexity
 from .metrics.fidelity import evaluate as evaluate
 from .metrics.work import layer_report as layer_report
+from .networks.adapter import adapt as adapt
 from .networks.build import dcgan as dcgan
 from .networks.build import mlp_gan as mlp_gan
 from .networks.checkpoints import load as load

@@ -17,13 +17,12 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ganprune.channels.cutting import remove_cut, zero_channels
-from ganprune.channels.folding import fold_norms
 from ganprune.channels.graph import trace_groups
 from ganprune.channels.groups import ChannelGroup, Cut, merge_cuts
-from ganprune.channels.parts import ChannelError, arguments_for, named_slots, outputs_of
+from ganprune.channels.parts import ChannelError, add_picker, arguments_for, named_slots, outputs_of
 from ganprune.core.random import seeded
-from ganprune.masks.names import unwrap
 from ganprune.masks.weights import canonical_name, prunable_slots
+from ganprune.networks.folding import fold_norms
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Largest relative difference of outputs that counts as none, by dtype."""
@@ -38,12 +37,14 @@ class Analysis:
         randomised: a copy with random weights, on which no mistake can hide.
         arguments: one batch.
         groups: the groups of channels, each tried out.
+        source: the network that was given, with its adapter if it has one.
     """
 
     plain: nn.Module
     randomised: nn.Module
     arguments: tuple[Any, ...]
     groups: tuple[ChannelGroup, ...]
+    source: nn.Module
 
     def cut(self, channels: Mapping[str, Iterable[int]]) -> Cut:
         """What goes with output channels of layers; see :func:`~ganprune.channels.surgery.remove_channels`."""
@@ -72,11 +73,12 @@ def analyse(network: nn.Module, inputs: Any) -> Analysis:
         ValueError: if no weight is prunable, or inputs are needed and missing.
     """
     prunable_slots(network)  # says so if there is nothing to prune
-    arguments = arguments_for(unwrap(network), inputs)
+    arguments = arguments_for(network, inputs)
     plain = fold_norms(network)
+    add_picker(plain, network)
     randomised = randomise(plain)
     groups = tuple(try_group(randomised, arguments, group) for group in trace_groups(plain, arguments))
-    return Analysis(plain, randomised, arguments, groups)
+    return Analysis(plain, randomised, arguments, groups, network)
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 from ganprune.channels.analysis import Analysis, analyse, try_removal
 from ganprune.channels.cutting import centre_norms, masks_of, zero_channels
 from ganprune.channels.groups import ChannelGroup, Cut
-from ganprune.channels.parts import ChannelError, named_slots
+from ganprune.channels.parts import ChannelError, drop_picker, named_slots
 from ganprune.masks.keep import MaskKeeper, keep_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.names import unwrap
+from ganprune.masks.names import rewrap, unwrap
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
 
@@ -83,7 +83,7 @@ def finish_removal(analysis: Analysis, cut: Cut) -> nn.Module:
     try_removal(analysis.randomised, cut, analysis.arguments, absolute=False)
     small = try_removal(analysis.plain, cut, analysis.arguments)
     fit_spec(small)
-    return small
+    return rewrap(analysis.source, drop_picker(small))
 
 
 def fit_spec(network: nn.Module) -> None:

@@ -15,8 +15,10 @@ from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
 from ganprune.losses import DEFAULT_LOSS
 from ganprune.networks.checkpoints import PRETRAINED, load_network
-from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.convolutional import SIDES
+from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator, own_spec_of
+from ganprune.networks.importing import file_key
+from ganprune.networks.sampling import draw_inputs
 from ganprune.scores.registry import get_score
 
 
@@ -124,7 +126,9 @@ def _shipped_spec(
     if getattr(options, "model", "dcgan") == "mlp":
         hidden = (8 * width, 16 * width)
         return gp.mlp_gan(image_shape, latent_dim, hidden, norm, device="cpu").spec
-    if own_generator and image_shape[1:] not in ((28, 28), (32, 32)):
+    if own_generator and image_shape[1:] not in [(side, side) for side in SIDES]:
+        if options.command in ("evaluate", "sample"):  # it has nothing to say there
+            return gp.mlp_gan(image_shape, 1, (1,), device="cpu").spec
         raise ValueError(
             f"generator {options.generator} makes images {image_shape}, for which the course has no discriminator; "
             "name one of your own with --discriminator"
@@ -138,9 +142,9 @@ def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module)
     if path is None:
         return
     where = f"ganprune {options.command}: error: argument --{role}"
-    spec = network.spec
-    if not isinstance(spec, CustomSpec) or spec.path != path:
-        held = spec.path if isinstance(spec, CustomSpec) else type(network).__name__
+    spec = own_spec_of(network.spec)
+    if spec is None or file_key(spec.path) != file_key(path):
+        held = type(network).__name__ if spec is None else spec.path
         raise UsageError(f"{where}: {options.checkpoint} holds the {role} {held}, not {path}")
     if arguments is not None and arguments != spec.arguments:
         raise UsageError(
@@ -151,19 +155,19 @@ def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module)
 def _check_own(gan: gp.GAN) -> None:
     """Networks of one's own are tried out before anything is done with them."""
     for network in (gan.generator, gan.generator_ema):
-        if isinstance(network.spec, CustomSpec):
-            check_generator(network, f"generator {network.spec.path}")
-    spec = gan.discriminator.spec
+        if (own := own_spec_of(network.spec)) is not None:
+            check_generator(network, f"generator {own.path}")
+    spec = own_spec_of(gan.discriminator.spec)
     shape = _image_shape(gan)
-    if isinstance(spec, CustomSpec) and shape is not None:
+    if spec is not None and shape is not None:
         check_discriminator(gan.discriminator, shape, f"discriminator {spec.path}")
 
 
 def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
     """What the generator makes; None if that is no image."""
     spec = gan.generator.spec
-    if isinstance(spec, CustomSpec):
-        return check_generator(gan.generator, f"generator {spec.path}")
+    if (own := own_spec_of(spec)) is not None:
+        return check_generator(gan.generator, f"generator {own.path}")
     shape = getattr(spec, "image_shape", None) or getattr(spec, "output_shape", None)
     return tuple(shape) if shape else None
 
@@ -205,5 +209,5 @@ def loss_inputs(
         given["loss_fn"] = gp.generator_loss(gan, batches, size, loss, seed)
     if "inputs" in known:
         from_split = network == "discriminator"
-        given["inputs"] = split.batch(256, seed, 0) if from_split else draw_latents(gan.generator, 256, seed)
+        given["inputs"] = split.batch(256, seed, 0) if from_split else draw_inputs(gan.generator, 256, seed)
     return given

@@ -15,7 +15,7 @@ from ganprune.core.device import PRECISIONS
 from ganprune.data.sources import DATASETS
 from ganprune.losses import LOSSES
 from ganprune.networks.checkpoints import PRETRAINED
-from ganprune.networks.custom import check_import_path
+from ganprune.networks.importing import check_import_path
 from ganprune.networks.parts import NORMS
 
 EXIT_CODES = """exit codes: 0 done, 1 it could not be done, 2 an argument is wrong, 3 the training diverged,
@@ -81,8 +81,6 @@ SHARE = number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 def _import_path(text: str) -> str:
-    if ".py:" in text:
-        raise argparse.ArgumentTypeError(f"must be module:Class, without .py, got {text!r}")
     try:
         return check_import_path(text)
     except ValueError as error:
@@ -133,15 +131,19 @@ def add_own_networks(parser: argparse.ArgumentParser) -> None:
     """Networks of the user's own, named by module and class."""
     group = parser.add_argument_group(
         "networks of your own",
-        "A class (or a function) in a module that Python finds from the current folder. A checkpoint remembers "
+        "A class, or a function that returns a network, perhaps inside of gp.adapt(...), in a module that Python finds "
+        "from the current folder or in a file: module:Class or path/to/file.py:function. A checkpoint remembers "
         "its name and arguments, but no code: name it again to load that checkpoint.",
     )
     kinds = {
-        "generator": "latents (N, latent_dim) to images (N, C, H, W) in [-1, 1]; it has an attribute latent_dim",
+        "generator": "latents (N, latent_dim) to images (N, C, H, W) in [-1, 1] and has an attribute latent_dim; or "
+        "any network in its adapter",
         "discriminator": "images to logits (N,) (default: the checkpoint's, else the course's)",
     }
     for role, kind in kinds.items():
-        group.add_argument(f"--{role}", type=_import_path, metavar="MODULE:CLASS", help=f"maps {kind}")
+        group.add_argument(
+            f"--{role}", type=_import_path, metavar="MODULE:CLASS|FILE:CLASS", help=f"maps {kind}"
+        )
         group.add_argument(
             f"--{role}-args",
             type=_json_object,

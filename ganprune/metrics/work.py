@@ -210,7 +210,7 @@ def call_arguments(network: nn.Module, count: int, inputs: Inputs) -> tuple[Any,
         ValueError: if there are no inputs and the network does not say what it takes.
     """
     if inputs is None:
-        return (default_inputs(network, count),)
+        return default_inputs(network, count)
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     return tuple(one.detach() if isinstance(one, Tensor) else one for one in given)
 
