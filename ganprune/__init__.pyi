@@ -41,6 +41,7 @@ from .masks.apply import check_mask as check_mask
 from .masks.keep import keep_mask as keep_mask
 from .masks.mask import Mask as Mask
 from .masks.mask import MaskError as MaskError
+from .masks.registered import register_layer as register_layer
 from .masks.weights import prunable_weights as prunable_weights
 from .metrics.cost import complexity as complexity
 from .metrics.fidelity import evaluate as evaluate

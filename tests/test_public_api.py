@@ -57,6 +57,7 @@ USES = {
     "prune": ("gp.prune(gan, sparsity=0.8)", "Mask"),
     "prune_generator": ("gp.prune_generator(gan, 0.01)", "Mask"),
     "recalibrate_batchnorm": ("gp.recalibrate_batchnorm(module)", "None"),
+    "register_layer": ("gp.register_layer(type(module))", "RegisteredLayer"),
     "register_score": ("gp.register_score('mine')", "def"),
     "sample": ("gp.sample(module)", "Tensor"),
     "sample_latents": ("gp.sample_latents(4, 2)", "Tensor"),

@@ -20,6 +20,7 @@ from ganprune.channels.cutting import remove_cut, zero_channels
 from ganprune.channels.graph import trace_groups
 from ganprune.channels.groups import ChannelGroup, Cut, merge_cuts
 from ganprune.channels.parts import ChannelError, add_picker, arguments_for, named_slots, outputs_of
+from ganprune.channels.plain_layers import make_plain
 from ganprune.core.random import seeded
 from ganprune.masks.weights import canonical_name, prunable_slots
 from ganprune.networks.folding import fold_norms
@@ -76,8 +77,11 @@ def analyse(network: nn.Module, inputs: Any) -> Analysis:
     arguments = arguments_for(network, inputs)
     plain = fold_norms(network)
     add_picker(plain, network)
+    reasons = make_plain(plain, arguments)
     randomised = randomise(plain)
-    groups = tuple(try_group(randomised, arguments, group) for group in trace_groups(plain, arguments))
+    groups = tuple(
+        try_group(randomised, arguments, group) for group in trace_groups(plain, arguments, reasons)
+    )
     return Analysis(plain, randomised, arguments, groups, network)
 
 

@@ -8,6 +8,7 @@ channels of each group from a copy with random weights and compares.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -122,22 +123,28 @@ class DependencyGraph:
         unit.reason = unit.reason or why
 
 
-def trace_groups(plain: nn.Module, arguments: tuple[Any, ...]) -> list[ChannelGroup]:
+def trace_groups(
+    plain: nn.Module, arguments: tuple[Any, ...], refused: Mapping[str, str] | None = None
+) -> list[ChannelGroup]:
     """The groups of a network as the dependency graph has them, not yet tried out.
 
     Args:
         plain: a network without norms on its weights; it is left as it was.
         arguments: one batch.
+        refused: layers whose channels are not looked at, and why.
 
     Raises:
         ChannelError: if the network cannot be followed on the batch.
     """
-    graph = build_graph(plain, arguments)
+    graph, refused = build_graph(plain, arguments), refused or {}
     layers = {name: module for module, name in graph.names.items() if isinstance(module, nn.Module)}
     parts, frozen, shared = named_parts(plain), frozen_parts(plain), shared_layers(plain)
     groups: list[ChannelGroup] = []
     covered: dict[str, set[int]] = {}  # layer → its output channels that are in a group already
     for name, slot in named_slots(plain).items():
+        if name in refused:
+            groups.append(ChannelGroup(name, slot.outputs, (), refused[name]))
+            continue
         if name not in layers:
             groups.append(ChannelGroup(name, slot.outputs, (), f"{name or 'it'} does not run on the inputs"))
             continue
