@@ -55,6 +55,7 @@ from .networks.checkpoints import save as save
 from .networks.gan import GAN as GAN
 from .networks.sampling import sample as sample
 from .networks.sampling import sample_latents as sample_latents
+from .networks.state_dicts import load_weights as load_weights
 from .pruning import prune as prune
 from .pruning import prune_generator as prune_generator
 from .scores.registry import register_score as register_score

@@ -343,5 +343,17 @@ def test_the_command_line_takes_files_of_other_repositories(
     assert main(["prune", *named[:2], *to, *brief]) == 0
     assert json.loads(capsys.readouterr().out)["sparsity"] == pytest.approx(0.5, abs=1e-3)
     assert main(["sample", *named[:2], "--checkpoint", "b.safetensors", "--n", "4", *common]) == 0
+    with trust(*named[1:2]):
+        state = gp.load("b.safetensors", "cpu").generator.network.state_dict()
+    torch.save({"g_ema": state, "d": {"weight": torch.ones(2, 2)}}, "w.pt")
+    weights = ["--generator-weights", "w.pt"]
+    assert main(["evaluate", *named, *weights, "--samples", "0", *common]) == 0
+    shown = capsys.readouterr()
+    assert "generator has the weights 'g_ema' of w.pt" in shown.err
+    assert json.loads(shown.out.splitlines()[-1])["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert (
+        main(["evaluate", *named, *weights, "--generator-weights-key", "g", "--samples", "0", *common]) == 1
+    )
+    assert "has no state dict 'g'; it has 'g_ema', 'd'" in capsys.readouterr().err
     assert main(["evaluate", "--generator", "loose/model.py:Net", "--samples", "0", *common]) == 2
     assert "loose/model.py:Net with arguments {} could not be built" in capsys.readouterr().err

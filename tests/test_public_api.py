@@ -49,6 +49,7 @@ USES = {
     "load": ("gp.load('file')", "GAN"),
     "load_data": ("gp.load_data('mnist')", "ImageData"),
     "load_pretrained": ("gp.load_pretrained('dcgan-mnist')", "GAN"),
+    "load_weights": ("gp.load_weights(module, 'file')", "str"),
     "mlp_gan": ("gp.mlp_gan()", "GAN"),
     "mnist": ("gp.mnist()", "ImageData"),
     "plan_channels": ("gp.plan_channels(module, 0.5)", "ChannelPlan"),

@@ -161,7 +161,7 @@ def _plain_twin(slot: WeightSlot, run: _Run) -> nn.Module | None:
 
 def _build(kind: Any, call: dict[str, Any], weight: Tensor) -> Any:
     """A plain layer with this weight, a bias of zero, and the options of a call."""
-    place = {"device": weight.device, "dtype": weight.dtype}
+    place: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     if kind is nn.Linear:
         layer = nn.Linear(weight.shape[1], weight.shape[0], **place)
         kwargs: dict[str, Any] = {}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import ganprune as gp
@@ -14,7 +12,7 @@ from ganprune.cli.options import ROLES, UsageError
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
 from ganprune.losses import DEFAULT_LOSS
-from ganprune.networks.checkpoints import PRETRAINED, load_network
+from ganprune.networks.checkpoints import PRETRAINED
 from ganprune.networks.convolutional import SIDES
 from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator, own_spec_of
 from ganprune.networks.importing import file_key
@@ -64,7 +62,10 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
     gan = gp.GAN.from_spec(spec, options.seed, options.device)
     for role in ROLES:
         if (weights := getattr(options, f"{role}_weights")) is not None:
-            load_weights(gan.networks()[role], weights, role)
+            key = getattr(options, f"{role}_weights_key")
+            taken = gp.load_weights(gan.networks()[role], weights, key, role)
+            if taken and key is None:
+                say(f"{role} has the weights {taken!r} of {weights}")
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
     _check_own(gan)
     if options.generator_weights is None and options.command in ("evaluate", "sample"):
@@ -87,34 +88,6 @@ def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = No
             f"{data.image_shape}, but the {maker} makes {shape}"
         )
     return data
-
-
-def load_weights(network: nn.Module, path: str | Path, name: str = "network") -> None:
-    """Copies a state dict in safetensors format into a network; pickled files are never read.
-
-    Args:
-        network: changed in place, once the whole file is known to fit.
-        path: a file that ``safetensors.torch.save_file`` wrote; its keys are those of ``network.state_dict()``.
-        name: of the network, in messages.
-
-    Raises:
-        CheckpointError: if the file is missing, is no whole safetensors file, or does not fit; every key that does
-            not is listed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise gp.core.CheckpointError(f"weights not found: expected a file at {path}")
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            own = "ganprune" in (handle.metadata() or {})
-            tensors = {f"{name}/{key}": handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise gp.core.CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); write one with safetensors.torch.save_file"
-        ) from error
-    if own:
-        raise gp.core.CheckpointError(f"{path} is a checkpoint of a whole GAN; load it with --checkpoint")
-    load_network(network, tensors, name, path)
 
 
 def _shipped_spec(

@@ -153,7 +153,13 @@ def add_own_networks(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{role}-weights",
             metavar="FILE",
-            help="its state dict in safetensors format (default: fresh weights that --seed determines)",
+            help="its state dict, a safetensors or .pt file, of which no code is run (default: fresh weights that "
+            "--seed determines)",
+        )
+        group.add_argument(
+            f"--{role}-weights-key",
+            metavar="KEY",
+            help="which state dict of that file, such as g_ema (default: the one that fits)",
         )
 
 
@@ -294,9 +300,10 @@ def settle_networks(options: argparse.Namespace) -> None:
     """
     command, checkpoint = options.command, options.checkpoint
     for role in ROLES:
-        for name in ("args", "weights"):
+        for name in ("args", "weights", "weights_key"):
             if getattr(options, f"{role}_{name}") is not None and getattr(options, role) is None:
-                raise wrong(command, f"--{role}-{name}", f"needs --{role}, which names the class")
+                option = f"--{role}-{name.replace('_', '-')}"
+                raise wrong(command, option, f"needs --{role}, which names the class")
         if checkpoint is not None and getattr(options, f"{role}_weights") is not None:
             raise wrong(command, f"--{role}-weights", "not allowed with --checkpoint, which has weights")
     fresh = command == "train" or (command == "lottery" and checkpoint is None)

@@ -18,6 +18,7 @@ from ganprune.networks.sampling import (
     sample,
     sample_latents,
 )
+from ganprune.networks.state_dicts import load_weights
 
 __all__ = [
     "GAN",
@@ -43,6 +44,7 @@ __all__ = [
     "latent_shape_of",
     "load",
     "load_pretrained",
+    "load_weights",
     "mlp_gan",
     "register_model_spec",
     "sample",
