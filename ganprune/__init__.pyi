@@ -25,6 +25,7 @@ from .core.errors import GanpruneError as GanpruneError
 from .core.modes import eval_mode as eval_mode
 from .core.random import seeded as seeded
 from .core.random import step_seed as step_seed
+from .data.folders import image_folder as image_folder
 from .data.sources import cifar10 as cifar10
 from .data.sources import fashion_mnist as fashion_mnist
 from .data.sources import load_data as load_data

@@ -44,6 +44,7 @@ USES = {
     "find_tickets": ("gp.find_tickets(gan, data.train, gp.TrainConfig(steps=1), rounds=2)", "Iterator"),
     "gaussian_ring": ("gp.gaussian_ring(8, seed=0)", "Tensor"),
     "generator_loss": ("gp.generator_loss(gan)", "def"),
+    "image_folder": ("gp.image_folder('folder')", "ImageData"),
     "keep_mask": ("gp.keep_mask(module, mask, optimizer)", "MaskKeeper"),
     "layer_report": ("gp.layer_report(module)", "list"),
     "load": ("gp.load('file')", "GAN"),

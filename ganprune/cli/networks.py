@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 import ganprune as gp
-from ganprune.cli.options import ROLES, UsageError
+from ganprune.cli.options import ROLES, UsageError, wrong
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
+from ganprune.data.folders import folder_of
 from ganprune.losses import DEFAULT_LOSS
 from ganprune.networks.checkpoints import PRETRAINED
 from ganprune.networks.convolutional import SIDES
@@ -75,8 +76,17 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
 
 def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = None) -> gp.data.ImageData:
     """The data of ``--data``, else those of that name; they must fit the generator."""
-    data = gp.load_data(options.data or default, options.data_root, options.device)
-    shape = data.image_shape if gan is None else _image_shape(gan) or data.image_shape
+    name, made = options.data or default, None if gan is None else _image_shape(gan)
+    if folder_of(name) is None and (options.image_size is not None or options.grey):
+        raise wrong(
+            options.command,
+            "--image-size" if options.image_size else "--grey",
+            f"is not used by --data {name}",
+        )
+    side = options.image_size or (made[-1] if made else 64)
+    wanted = ((made[0] if made else 1 if options.grey else 3), side, side)
+    data = gp.load_data(name, options.data_root, options.device, wanted)
+    shape = made or data.image_shape
     if shape == (1, 32, 32) and data.name == "mnist":
         data = gp.mnist(options.device, image_size=32)
     if shape != data.image_shape:

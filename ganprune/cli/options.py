@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import ganprune as gp
 from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.core.checks import check_choice
 from ganprune.core.device import PRECISIONS
+from ganprune.data.folders import folder_of
 from ganprune.data.sources import DATASETS
 from ganprune.losses import LOSSES
 from ganprune.networks.checkpoints import PRETRAINED
@@ -80,6 +82,15 @@ BETWEEN = number(float, "a number in (0, 1)", lambda value: 0 < value < 1)
 SHARE = number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
 
 
+def _data_name(text: str) -> str:
+    try:
+        if folder_of(text) is None:
+            check_choice("", text, DATASETS, ", or folder:DIR")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).strip().removeprefix("data ")) from error
+    return text
+
+
 def _import_path(text: str) -> str:
     try:
         return check_import_path(text)
@@ -108,7 +119,20 @@ def _json_object(text: str) -> dict[str, Any]:
 def add_common(parser: argparse.ArgumentParser, default_data: str) -> None:
     """What every command takes."""
     add = parser.add_argument_group("for every command").add_argument
-    add("--data", choices=DATASETS, help=f"the data set (default: {default_data})")
+    add(
+        "--data",
+        type=_data_name,
+        metavar="NAME",
+        help=f"the data set: {', '.join(DATASETS)}, or folder:DIR for PNG and JPEG files, whose sub-folders are their "
+        f"classes (default: {default_data})",
+    )
+    add(
+        "--image-size",
+        type=COUNT,
+        metavar="PIXELS",
+        help="the side of the images of a folder (default: what the generator makes, else 64)",
+    )
+    add("--grey", action="store_true", help="read a folder without colours, where no generator says it")
     add(
         "--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package"
     )
@@ -268,6 +292,12 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
         default=10_000,
         help="the number of images to evaluate, 0 for no evaluation; compare results of equal numbers only "
         "(default: 10000)",
+    )
+    parser.add_argument(
+        "--extractor",
+        metavar="FILE",
+        help="the feature extractor that 'ganprune extractor' trained on other data of as many channels (default: the "
+        "data set's own, which is trained at first use)",
     )
     parser.add_argument(
         "--split",

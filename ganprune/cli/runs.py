@@ -30,6 +30,7 @@ NOT_IN_REQUEST = (
     "checkpoint_every",
     "samples",
     "split",
+    "extractor",
     "tracker",
     "track_to",
 )

@@ -132,4 +132,5 @@ def _refuse(network: nn.Module, found: Mapping[str, Mapping[str, Tensor]], name:
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    return ", ".join(repr(key) for key in found)
+    """The keys, without those of parts of what is there anyway."""
+    return ", ".join(repr(key) for key in found if key.rpartition("/")[0] not in found or not key)
