@@ -25,13 +25,13 @@ from ganprune.channels.groups import ChannelGroup, Cut, merge_cuts
 from ganprune.channels.parts import (
     ChannelError,
     connection_table,
-    drop_picker,
     map_tensors,
     named_parts,
     named_slots,
     outputs_of,
+    settle_reshapes,
 )
-from ganprune.channels.surgery import fit_spec
+from ganprune.channels.surgery import dress, fit_spec
 from ganprune.core.random import seeded
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
@@ -98,7 +98,7 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     _restore_dtypes(small, analysis.plain)
     smaller = _cut_mask(analysis.plain, small, cut, mask)
     return CompactionResult(
-        rewrap(network, drop_picker(small)), smaller, analysis.outputs_in(cut), kept, removal.difference
+        dress(analysis, small), smaller, analysis.outputs_in(cut), kept, removal.difference
     )
 
 
@@ -294,7 +294,8 @@ def _try_groups(
     if not worst <= TOLERANCE[torch.float64]:
         names = ", ".join(name for name, some in units.items() if some)
         raise ChannelError(f"without channels of {names} the outputs differ by {worst:.3g} of the largest")
-    fit_spec(small)
+    settle_reshapes(small, start.batches[0])
+    fit_spec(small, analysis.plain)
     return _Removal(small, units, cut, work.notes, worst)
 
 

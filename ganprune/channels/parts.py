@@ -18,6 +18,7 @@ from ganprune.core.random import keep_random_state
 from ganprune.masks.names import find_adapter
 from ganprune.masks.weights import WeightSlot, weight_slots
 from ganprune.networks.adapter import pick
+from ganprune.networks.reshapes import find_reshapes, keep_needed
 from ganprune.networks.sampling import default_inputs
 from ganprune.scores.activation import batches_of
 
@@ -148,6 +149,23 @@ def outputs_of(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
     ):
         torch.manual_seed(0)
         return tensors_in(network(*copy_arguments(arguments)))
+
+
+def reshapes_of(network: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, ...]:
+    """Which reshapes of a network's code fix a number of channels; none where it does not run."""
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad(), eval_mode(network), keep_random_state(device):
+            return find_reshapes(network, copy_arguments(arguments))
+    except Exception:  # whoever runs it next says what is wrong
+        return ()
+
+
+@torch.no_grad()
+def settle_reshapes(network: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """Leaves a smaller network the reshapes whose number of channels it has to put in, in place."""
+    with eval_mode(network), keep_random_state(next(network.parameters()).device):
+        keep_needed(network, copy_arguments(arguments))
 
 
 class Picker:

@@ -26,6 +26,32 @@ def named_paths(options: argparse.Namespace) -> list[str]:
     return [path for role in ROLES if (path := getattr(options, role, None)) is not None]
 
 
+def settle_networks(options: argparse.Namespace) -> None:
+    """Checks which networks are named, and fills in the defaults that depend on that.
+
+    Raises:
+        UsageError: if two options do not go together.
+    """
+    command, checkpoint = options.command, options.checkpoint
+    for role in ROLES:
+        for name in ("args", "weights", "weights_key"):
+            if getattr(options, f"{role}_{name}") is not None and getattr(options, role) is None:
+                option = f"--{role}-{name.replace('_', '-')}"
+                raise wrong(command, option, f"needs --{role}, which names the class")
+        if checkpoint is not None and getattr(options, f"{role}_weights") is not None:
+            raise wrong(command, f"--{role}-weights", "not allowed with --checkpoint, which has weights")
+    fresh = command == "train" or (command == "lottery" and checkpoint is None)
+    if fresh and options.generator is None:
+        options.latent_dim = options.latent_dim or 64
+    elif getattr(options, "latent_dim", None) is not None:
+        given = "--generator" if checkpoint is None else "--checkpoint"
+        raise wrong(command, "--latent-dim", f"not allowed with {given}, which has its own")
+    elif checkpoint is None and options.generator is None:
+        if options.discriminator is not None:
+            raise wrong(command, "--discriminator", "needs --generator, or the --checkpoint that holds it")
+        options.checkpoint = PRETRAINED[0]
+
+
 def load_gan(options: argparse.Namespace) -> gp.GAN:
     """The GAN of ``--checkpoint``, else the one that ``--generator`` and ``--discriminator`` begin.
 
@@ -83,9 +109,11 @@ def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = No
             "--image-size" if options.image_size else "--grey",
             f"is not used by --data {name}",
         )
-    side = options.image_size or (made[-1] if made else 64)
-    wanted = ((made[0] if made else 1 if options.grey else 3), side, side)
-    data = gp.load_data(name, options.data_root, options.device, wanted)
+    given: tuple[Any, ...] = (name, options.data_root, options.device)
+    if folder_of(name) is not None:
+        side = options.image_size or (made[-1] if made else 64)
+        given += (((made[0] if made else 1 if options.grey else 3), side, side),)
+    data = gp.load_data(*given)
     shape = made or data.image_shape
     if shape == (1, 32, 32) and data.name == "mnist":
         data = gp.mnist(options.device, image_size=32)

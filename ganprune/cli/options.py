@@ -322,32 +322,6 @@ def add_resuming(parser: argparse.ArgumentParser) -> None:
 # --- What options ask of each other -----------------------------------------------------------------------
 
 
-def settle_networks(options: argparse.Namespace) -> None:
-    """Checks which networks are named, and fills in the defaults that depend on that.
-
-    Raises:
-        UsageError: if two options do not go together.
-    """
-    command, checkpoint = options.command, options.checkpoint
-    for role in ROLES:
-        for name in ("args", "weights", "weights_key"):
-            if getattr(options, f"{role}_{name}") is not None and getattr(options, role) is None:
-                option = f"--{role}-{name.replace('_', '-')}"
-                raise wrong(command, option, f"needs --{role}, which names the class")
-        if checkpoint is not None and getattr(options, f"{role}_weights") is not None:
-            raise wrong(command, f"--{role}-weights", "not allowed with --checkpoint, which has weights")
-    fresh = command == "train" or (command == "lottery" and checkpoint is None)
-    if fresh and options.generator is None:
-        options.latent_dim = options.latent_dim or 64
-    elif getattr(options, "latent_dim", None) is not None:
-        given = "--generator" if checkpoint is None else "--checkpoint"
-        raise wrong(command, "--latent-dim", f"not allowed with {given}, which has its own")
-    elif checkpoint is None and options.generator is None:
-        if options.discriminator is not None:
-            raise wrong(command, "--discriminator", "needs --generator, or the --checkpoint that holds it")
-        options.checkpoint = PRETRAINED[0]
-
-
 def train_config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:
     """The training run that the options ask for; at least one step, also where ``--steps 0`` trains nothing."""
     names = {field.name for field in dataclasses.fields(gp.TrainConfig)} - {"steps", "loss"}
