@@ -100,7 +100,8 @@ def analyse(network: nn.Module, inputs: Any, approximate: bool = False) -> Analy
         ValueError: if no weight is prunable, or inputs are needed and missing.
     """
     prunable_slots(network)  # says so if there is nothing to prune
-    arguments = arguments_for(network, inputs)
+    adapter = find_adapter(network)
+    arguments = arguments_for(unwrap(network) if adapter is None else adapter, inputs)
     plain = fold_norms(network)
     add_picker(plain, network)
     reasons = make_plain(plain, arguments)

@@ -13,6 +13,7 @@ from ganprune.channels.groups import Cut
 from ganprune.channels.parts import named_parts, named_slots, parameter_dim, sizes_of
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask
+from ganprune.masks.registered import registration_of
 from ganprune.masks.weights import PRUNABLE_LAYERS, canonical_name
 from ganprune.scores.activation import per_input, per_output
 
@@ -29,7 +30,10 @@ def masks_of(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask 
     parts = named_parts(network)
     weights: dict[str, Tensor] = {}
     for name, slot in named_slots(network).items():
-        sizes = sizes_of(slot.layer)
+        sizes = sizes_of(slot.layer) or {
+            "output": slot.outputs,
+            "input": slot.inputs,
+        }  # of a registered layer
         weights[slot.key] = torch.ones_like(slot.raw, dtype=torch.bool)
         for role in ("output", "both", "input"):
             if (name, role) in cut and (role != "input" or consumers):
@@ -49,9 +53,10 @@ def masks_of(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask 
         elif isinstance(part, nn.Embedding):
             others[canonical_name(f"{name}.weight")] = flags.expand(part.num_embeddings, -1)
         elif not isinstance(part, nn.PReLU):  # whose slopes leave zero at zero
-            for attribute in ("bias",) if isinstance(part, PRUNABLE_LAYERS) else ("weight", "bias"):
-                if getattr(part, attribute) is not None:
-                    others[canonical_name(f"{name}.{attribute}".lstrip("."))] = flags
+            layer = isinstance(part, PRUNABLE_LAYERS) or registration_of(part) is not None
+            for attribute in ("bias",) if layer else ("weight", "bias"):
+                if (found := part._parameters.get(attribute)) is not None:
+                    others[canonical_name(f"{name}.{attribute}".lstrip("."))] = flags.view(found.shape)
     return Mask(weights), Mask(others) if others else None
 
 

@@ -104,8 +104,8 @@ def shrunk_spec(small: nn.Module, plain: nn.Module, spec: Any) -> ShrunkSpec:
         if name not in tensors or tensors[name].shape != tensor.shape
     }
     found_so_far = spec_to_dict(spec), sizes, shapes, replaced
-    plain_values = json.loads(json.dumps(found_so_far))  # as a file gives them back
-    return ShrunkSpec(*plain_values, fitted_reshapes(small))
+    network, sizes, shapes, replaced = json.loads(json.dumps(found_so_far))  # as a file gives them back
+    return ShrunkSpec(network, sizes, shapes, replaced, fitted_reshapes(small))
 
 
 def _known_layers() -> tuple[type[nn.Module], ...]:
