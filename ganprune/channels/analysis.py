@@ -29,6 +29,7 @@ from ganprune.channels.parts import (
 )
 from ganprune.channels.plain_layers import make_plain
 from ganprune.core.random import seeded
+from ganprune.masks.names import find_adapter, unwrap
 from ganprune.masks.weights import canonical_name, prunable_slots
 from ganprune.networks.folding import fold_norms
 from ganprune.networks.reshapes import fit_reshapes
