@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import ganprune as gp
 from ganprune.__main__ import main
-from ganprune.data import DataError, ImageData
+from ganprune.data import DataError, ImageData, Split
 from ganprune.data.folders import folder_of
 from ganprune.metrics import evaluate, load_extractor, read_extractor
 
@@ -196,3 +197,19 @@ def test_a_folder_is_walked_to_the_end(
     ):
         assert main(["evaluate", "--checkpoint", "b.safetensors", "--samples", "0", *map(str, words)]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", [48, 100])
+def test_splits_by_hand_have_any_size(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "cache"))
+    data = gp.image_folder(folder, side, device="cpu")
+    by_hand = Split("validation", data.validation.images, data.validation.labels, "mine")
+    path = gp.metrics.prepare_extractor(gp.image_folder(folder, 28, device="cpu"), "cpu", show_progress=False)
+    maker = nn.Sequential(nn.Linear(8, 3 * side * side), nn.Tanh(), nn.Unflatten(1, (3, side, side)))
+    report = evaluate(gp.adapt(maker, 8), by_hand, samples=20, extractor=read_extractor(path, "cpu"))
+    assert report.fid > 0
+    assert report.fid_floor is None
+    own = gp.metrics.prepare_extractor(data, "cpu", show_progress=False)
+    assert evaluate(gp.adapt(maker, 8), data, samples=20, extractor=read_extractor(own, "cpu")).fid_floor > 0

@@ -100,6 +100,18 @@ def test_networks_that_need_no_help_get_none() -> None:
     assert find_reshapes(Fixed(), (torch.randn(2, 5),)) == (0, 1)
 
 
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+def test_tracers_and_exporters_see_the_channels_that_there_are() -> None:
+    small, other = gp.shrink_channels(Fixed().eval(), 0.5), torch.randn(7, 5)
+    traced = torch.jit.trace(small, (torch.randn(3, 5),))
+    sizes = ({0: torch.export.Dim("n")},)
+    exported = torch.export.export(small, (torch.randn(3, 5),), dynamic_shapes=sizes).module()
+    for one in (traced, exported):
+        torch.testing.assert_close(one(other), small(other))
+
+
 def test_an_error_in_the_network_leaves_nothing_behind() -> None:
     small = gp.shrink_channels(Fixed().eval(), 0.5)
     with pytest.raises(RuntimeError):

@@ -70,11 +70,14 @@ def _wanted_sizes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 
 def _fit(x: Tensor, sizes: list[int]) -> list[int] | None:
     """The same shape with the channels that there are; None if it fits as it is, or cannot."""
-    samples, rest = len(x), math.prod(sizes[2:])
-    if rest < 1 or sizes[0] not in (-1, samples) or x.numel() == samples * sizes[1] * rest:
+    rest, features = math.prod(sizes[2:]), math.prod(int(size) for size in x.shape[1:])
+    kept_apart = sizes[0] == -1 or sizes[0] == x.shape[0]
+    if rest < 1 or features == sizes[1] * rest or not kept_apart:
         return None
-    channels, over = divmod(x.numel(), samples * rest)
-    return None if over or not channels else [samples, channels, *sizes[2:]]
+    channels, over = divmod(features, rest)
+    return (
+        None if over or not channels else [-1, channels, *sizes[2:]]
+    )  # the batch stays open, for exporters too
 
 
 class _Begin:
