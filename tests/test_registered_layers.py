@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import ganprune as gp
-from ganprune.channels import ChannelError, channel_groups
+from ganprune.channels import ChannelError, channel_groups, keep_channels, remove_channels
 from ganprune.masks import effective_weights, left_out, registration_of
 
 
@@ -223,6 +223,24 @@ def test_channels_are_removed_where_the_layer_is_one_product_and_a_bias() -> Non
     ]  # fmt: skip
     assert list(gp.prunable_weights(small)) == list(gp.prunable_weights(network))
     assert isinstance(network[0], EqualConv)
+
+
+@pytest.mark.usefixtures("registered")
+def test_channels_are_masked_and_kept_in_the_layers_themselves() -> None:
+    network, x = (
+        nn.Sequential(EqualLinear(6, 8), nn.ReLU(), Scaled(8, 6), nn.ReLU(), nn.Linear(6, 2)),
+        torch.randn(5, 6),
+    )
+    removed = gp.plan_channels(network, 0.5, inputs=x).removed
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    with keep_channels(network, removed, optimizer, x):
+        for _ in range(2):
+            optimizer.zero_grad()
+            network(x).sum().backward()
+            optimizer.step()
+    small = remove_channels(network, removed, x)
+    assert [layer.weight.shape[0] for layer in (small[0], small[2].module)] == [4, 3]
+    torch.testing.assert_close(small(x), network(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("registered")

@@ -15,6 +15,7 @@ import ganprune as gp
 from ganprune.channels import ChannelError
 from ganprune.networks import CustomSpec, trust
 from ganprune.networks.reshapes import find_reshapes, fitted_reshapes
+from ganprune.networks.shrunk import ShrunkSpec
 
 
 class Fixed(nn.Module):
@@ -177,3 +178,9 @@ def test_a_spec_that_no_file_knows_is_refused() -> None:
     network.spec = object()
     with pytest.raises(ChannelError, match="it is not known how the spec object looks for a smaller network"):
         gp.shrink_channels(network, 0.5)
+
+
+def test_a_file_names_layers_and_sizes_alone() -> None:
+    for wrong in ({"plain": {"a": {"kind": "Module"}}}, {"sizes": {"a": {"forward": 3}}}):
+        with pytest.raises(ValueError, match="a shrunk network has sizes in_channels"):
+            ShrunkSpec({"model": "CustomSpec", "path": "a:B"}, **wrong)

@@ -28,6 +28,10 @@ SIZES = (
 """The attributes in which layers of ``torch.nn`` hold how many channels they have."""
 
 
+KINDS = ("Linear", *(f"Conv{t}{n}d" for t in ("", "Transpose") for n in (1, 2, 3)))
+"""The layers of ``torch.nn`` that take the place of registered ones."""
+
+
 @register_model_spec
 @dataclass(frozen=True)
 class ShrunkSpec:
@@ -47,6 +51,15 @@ class ShrunkSpec:
     plain: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     reshapes: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        attributes = {attribute for sizes in self.sizes.values() for attribute in sizes}
+        kinds = {found.get("kind") for found in self.plain.values()}
+        if attributes - set(SIZES) or kinds - set(KINDS):
+            raise ValueError(
+                f"a shrunk network has sizes {', '.join(SIZES)} and plain layers {', '.join(KINDS)}, got "
+                f"{sorted(map(str, attributes | kinds))}"
+            )
+
     def build(self) -> nn.Module:
         """The smaller network with fresh weights, in the adapter that the larger one has.
 
@@ -56,7 +69,7 @@ class ShrunkSpec:
         large = spec_from_dict(self.network).build()
         small = fold_norms(large)
         for name, found in self.plain.items():
-            _put_plain(small, name, found, self.sizes, self.shapes)
+            _put_plain(small, name, found)
         for name, sizes in self.sizes.items():
             for attribute, size in sizes.items():
                 setattr(small.get_submodule(name), attribute, size)
@@ -120,13 +133,7 @@ def _outputs(layer: Any) -> int:
     return int(getattr(layer, "out_channels", 0) or layer.out_features)
 
 
-def _put_plain(
-    network: nn.Module,
-    name: str,
-    found: Mapping[str, Any],
-    sizes: Mapping[str, Mapping[str, int]],
-    shapes: Mapping[str, list[int]],
-) -> None:
+def _put_plain(network: nn.Module, name: str, found: Mapping[str, Any]) -> None:
     """A plain layer in the place of a registered one."""
     with torch.device("cpu"):
         layer = getattr(nn, found["kind"])(found["inputs"], found["outputs"], **found["options"])
