@@ -172,9 +172,13 @@ def test_a_folder_is_walked_to_the_end(
     row = run(capsys, "extractor", "--data", name, *size)
     assert "training the feature extractor" in row["err"]  # its cost is said
     assert row["data"] == name
-    trained = run(
-        capsys, "train", "--data", name, *size, "--width", 2, "--steps", 2, *brief, "--out", "a.safetensors"
-    )
+    training = ["train", "--data", name, *size, "--width", 2, "--steps", 2, *brief, "--out", "a.safetensors"]
+    trained = run(capsys, *training)
+    gan = gp.load("a.safetensors", "cpu")  # as if written before these options were there
+    for option in ("grey", "generator_weights_key", "discriminator_weights_key"):
+        assert gan.metadata["request"].pop(option) is None
+    gp.save("a.safetensors", gan)
+    assert "will be replaced" not in run(capsys, *training)["err"]
     assert trained["fid"] > 0
     assert trained["extractor"] == row["extractor"]
     to = ["--checkpoint", "a.safetensors", "--sparsity", 0.5, "--steps", 1, "--out", "b.safetensors"]

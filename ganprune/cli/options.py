@@ -132,7 +132,12 @@ def add_common(parser: argparse.ArgumentParser, default_data: str) -> None:
         metavar="PIXELS",
         help="the side of the images of a folder (default: what the generator makes, else 64)",
     )
-    add("--grey", action="store_true", help="read a folder without colours, where no generator says it")
+    add(
+        "--grey",
+        action="store_const",
+        const=True,
+        help="read a folder without colours, where no generator says it",
+    )
     add(
         "--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package"
     )
