@@ -26,6 +26,7 @@ from .core.errors import GanpruneError as GanpruneError
 from .core.modes import eval_mode as eval_mode
 from .core.random import seeded as seeded
 from .core.random import step_seed as step_seed
+from .data.folders import image_folder as image_folder
 from .data.sources import cifar10 as cifar10
 from .data.sources import fashion_mnist as fashion_mnist
 from .data.sources import load_data as load_data
@@ -46,10 +47,12 @@ from .masks.apply import check_mask as check_mask
 from .masks.keep import keep_mask as keep_mask
 from .masks.mask import Mask as Mask
 from .masks.mask import MaskError as MaskError
+from .masks.registered import register_layer as register_layer
 from .masks.weights import prunable_weights as prunable_weights
 from .metrics.cost import complexity as complexity
 from .metrics.fidelity import evaluate as evaluate
 from .metrics.work import layer_report as layer_report
+from .networks.adapter import adapt as adapt
 from .networks.build import dcgan as dcgan
 from .networks.build import mlp_gan as mlp_gan
 from .networks.checkpoints import load as load
@@ -58,6 +61,7 @@ from .networks.checkpoints import save as save
 from .networks.gan import GAN as GAN
 from .networks.sampling import sample as sample
 from .networks.sampling import sample_latents as sample_latents
+from .networks.state_dicts import load_weights as load_weights
 from .pruning import prune as prune
 from .pruning import prune_generator as prune_generator
 from .scores.registry import register_score as register_score

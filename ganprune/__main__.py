@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 
 import ganprune as gp
-from ganprune.cli.networks import named_paths
-from ganprune.cli.options import EXIT_CODES, Parser, UsageError, settle_networks
+from ganprune.cli.networks import named_paths, settle_networks
+from ganprune.cli.options import EXIT_CODES, Parser, UsageError
 from ganprune.cli.output import Shown, as_json, as_table, fail, sentence
 from ganprune.networks.custom import trust
 from ganprune.training.loop import DivergenceError

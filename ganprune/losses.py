@@ -5,19 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
+from torch.utils._pytree import tree_map
 
 from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.device import placement_of
 from ganprune.core.modes import eval_mode, frozen
 from ganprune.core.random import seeded, step_seed
 from ganprune.data.splits import Split
+from ganprune.masks.names import find_adapter, rewrap
 from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.networks.gan import GAN
-from ganprune.networks.sampling import check_output, draw_latents
+from ganprune.networks.sampling import check_output, draw_inputs
 
 DEFAULT_LOSS = "non-saturating"
 """The loss that training, evaluation and loss closures take when none is named."""
@@ -150,9 +153,11 @@ def generator_loss(
 
     def loss_fn(network: nn.Module) -> Iterator[Tensor]:
         judge = gan.discriminator
+        if find_adapter(network) is None:  # the inside of an adapter, as a channel's importance has it
+            network = rewrap(gan.generator, network)
         with frozen(judge), eval_mode(judge), settled_spectral_norms(judge):
             for number in range(batches):
-                fake = _samples(network, _latents(network, network, batch_size, seed, number))
+                fake = _samples(network, _inputs(network, network, batch_size, seed, number))
                 logits = _logits(judge, fake)
                 if number == 0:
                     _warn_of_sigmoid(judge, logits, chosen)
@@ -190,8 +195,8 @@ def discriminator_loss(
         with eval_mode(gan.generator):
             for number in range(batches):
                 with torch.no_grad():
-                    z = _latents(gan.generator, network, batch_size, seed, number)
-                    fake = _samples(gan.generator, z)
+                    inputs = _inputs(gan.generator, network, batch_size, seed, number)
+                    fake = _samples(gan.generator, inputs)
                 real = split.batch(batch_size, seed, number).to(device, dtype)
                 logits = _logits(network, real)
                 if number == 0:
@@ -201,9 +206,13 @@ def discriminator_loss(
     return loss_fn
 
 
-def _latents(generator: nn.Module, scored: nn.Module, batch_size: int, seed: int, number: int) -> Tensor:
-    """Latents of one batch of a closure, on the scored network's device and in the generator's precision."""
-    return draw_latents(generator, batch_size, step_seed(seed, number, "score")).to(placement_of(scored)[0])
+def _inputs(
+    generator: nn.Module, scored: nn.Module, batch_size: int, seed: int, number: int
+) -> tuple[Any, ...]:
+    """Inputs of one batch of a closure, on the scored network's device and in the generator's precision."""
+    device = placement_of(scored)[0]
+    drawn = draw_inputs(generator, batch_size, step_seed(seed, number, "score"))
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, drawn)
 
 
 def _logits(discriminator: nn.Module, samples: Tensor) -> Tensor:
@@ -212,8 +221,8 @@ def _logits(discriminator: nn.Module, samples: Tensor) -> Tensor:
     return check_output(discriminator, logits, "logits (N,)")
 
 
-def _samples(generator: nn.Module, latents: Tensor) -> Tensor:
-    return check_output(generator, generator(latents), "samples (N, ...)")
+def _samples(generator: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
+    return check_output(generator, generator(*inputs), "samples (N, ...)")
 
 
 def _warn_of_sigmoid(discriminator: nn.Module, logits: Tensor, loss: Loss) -> None:

@@ -297,8 +297,8 @@ WRONG = {
     "lottery --out x --checkpoint dcgan-mnist --latent-dim 3": "--latent-dim: not allowed with --checkpoint",
     "evaluate --generator-args {}": "argument --generator-args: needs --generator",
     "evaluate --generator a:B --generator-args []": "argument --generator-args: must be a JSON object",
-    "evaluate --generator ab.py:C": "argument --generator: must be module:Class, without .py, got 'ab.py:C'",
-    "evaluate --generator ab": "argument --generator: must have the form module:Class, got 'ab'",
+    "evaluate --generator ab.py:C": "ab.py:C cannot be imported: FileNotFoundError: expected a file at",
+    "evaluate --generator ab": "argument --generator: must have the form module:Class or path/to/file.py:Class, got",
 }
 
 

@@ -263,7 +263,6 @@ def test_networks_that_the_package_has_not_seen(name):
 @pytest.mark.parametrize(
     ("name", "layer", "reason"),
     [
-        ("linear first", "first", "does its code fix their number"),
         ("attention", "0", "does not match"),
         ("tied", "first", "shares its weight"),
         ("frozen", "0", "is frozen"),

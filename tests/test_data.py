@@ -285,7 +285,9 @@ def test_all_data_sets_take_their_arguments_in_one_order():
 
 
 def test_unknown_data_set_is_refused():
-    with pytest.raises(ValueError, match="data must be one of mnist, fashion-mnist, cifar10, got 'imagenet'"):
+    with pytest.raises(
+        ValueError, match="data must be one of mnist, fashion-mnist, cifar10, or folder:DIR, got 'imagenet'"
+    ):
         gp.load_data("imagenet")
 
 

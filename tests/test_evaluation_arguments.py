@@ -137,7 +137,9 @@ class Outputs(nn.Module):
 
 def test_discriminators_that_give_no_logits_are_refused_with_the_remedy(part: Split, data: ImageData) -> None:
     images, options = data.test.float_images(0, 20), {"metrics": "discriminator"}
-    with pytest.raises(TypeError, match=r"Outputs must give logits \(N,\) as one tensor, got tuple; wrap it"):
+    with pytest.raises(
+        TypeError, match=r"Outputs must give logits \(N,\) as one tensor, got tuple; gp.adapt"
+    ):
         metrics.evaluate_images(images, part, Outputs(lambda x: (x, x)), **options)
     with pytest.raises(ValueError, match="last module is a Sigmoid.*leave the sigmoid out"):
         metrics.evaluate_images(images, part, Outputs(lambda x: x, nn.Sigmoid()), **options)

@@ -183,7 +183,7 @@ def test_networks_that_return_no_tensor_are_named():
 
     for loss_fn, network in closures(Pair()):
         with pytest.raises(
-            TypeError, match=r"Pair must give logits \(N,\) as one tensor, got tuple; wrap it"
+            TypeError, match=r"Pair must give logits \(N,\) as one tensor, got tuple; gp.adapt"
         ):
             list(loss_fn(network))
 
@@ -198,7 +198,7 @@ def test_networks_that_return_no_tensor_are_named():
             return self.layer(z), z
 
     gan = gp.GAN(Images(), gp.dcgan(width=4, device="cpu").discriminator)
-    with pytest.raises(TypeError, match=r"Images must give samples .* as one tensor, got tuple; wrap it"):
+    with pytest.raises(TypeError, match=r"Images must give samples .* as one tensor, got tuple; gp.adapt"):
         list(gp.generator_loss(gan)(gan.generator))
 
 

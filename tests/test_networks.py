@@ -114,7 +114,7 @@ def test_specs_allow_uneven_channels():
             r"image_shape must hold 3 positive integers, got \(28, 28\)",
         ),
         (
-            lambda: gp.networks.DCGANGeneratorSpec(image_shape=(1, 64, 64)),
+            lambda: gp.networks.DCGANGeneratorSpec(image_shape=(1, 48, 48)),
             r"image_shape must be \(channels, 28, 28\)",
         ),
         (

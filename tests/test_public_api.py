@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # One use of each flat name, as a chapter would write it, and the type that a checker must see.
 USES = {
+    "adapt": ("gp.adapt(module, latent=8)", "Adapter"),
     "GAN": ("gp.GAN(module, module)", "GAN"),
     "Callback": ("gp.Callback()", "Callback"),
     "Checkpoint": ("gp.Checkpoint('file')", "Checkpoint"),
@@ -44,12 +45,14 @@ USES = {
     "find_tickets": ("gp.find_tickets(gan, data.train, gp.TrainConfig(steps=1), rounds=2)", "Iterator"),
     "gaussian_ring": ("gp.gaussian_ring(8, seed=0)", "Tensor"),
     "generator_loss": ("gp.generator_loss(gan)", "def"),
+    "image_folder": ("gp.image_folder('folder')", "ImageData"),
     "keep_mask": ("gp.keep_mask(module, mask, optimizer)", "MaskKeeper"),
     "layer_report": ("gp.layer_report(module)", "list"),
     "load": ("gp.load('file')", "GAN"),
     "load_data": ("gp.load_data('mnist')", "ImageData"),
     "load_pretrained": ("gp.load_pretrained('dcgan-mnist')", "GAN"),
     "load_sparse": ("gp.load_sparse('file')", "SparseFile"),
+    "load_weights": ("gp.load_weights(module, 'file')", "str"),
     "mlp_gan": ("gp.mlp_gan()", "GAN"),
     "mnist": ("gp.mnist()", "ImageData"),
     "plan_channels": ("gp.plan_channels(module, 0.5)", "ChannelPlan"),
@@ -58,6 +61,7 @@ USES = {
     "prune": ("gp.prune(gan, sparsity=0.8)", "Mask"),
     "prune_generator": ("gp.prune_generator(gan, 0.01)", "Mask"),
     "recalibrate_batchnorm": ("gp.recalibrate_batchnorm(module)", "None"),
+    "register_layer": ("gp.register_layer(type(module))", "RegisteredLayer"),
     "register_score": ("gp.register_score('mine')", "def"),
     "sample": ("gp.sample(module)", "Tensor"),
     "sample_latents": ("gp.sample_latents(4, 2)", "Tensor"),

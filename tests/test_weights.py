@@ -7,9 +7,10 @@ from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
 import ganprune as gp
+from ganprune.masks.left_out import left_out
 from ganprune.masks.names import canonical_name, unwrap
 from ganprune.masks.spectral import settled_spectral_norms
-from ganprune.masks.weights import effective_weights, left_out, prunable_weights
+from ganprune.masks.weights import effective_weights, prunable_weights
 
 
 class Own(nn.Module):

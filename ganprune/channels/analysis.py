@@ -17,16 +17,41 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ganprune.channels.cutting import remove_cut, zero_channels
-from ganprune.channels.folding import fold_norms
 from ganprune.channels.graph import trace_groups
 from ganprune.channels.groups import ChannelGroup, Cut, merge_cuts
-from ganprune.channels.parts import ChannelError, arguments_for, named_slots, outputs_of
+from ganprune.channels.parts import (
+    ChannelError,
+    add_picker,
+    arguments_for,
+    named_slots,
+    outputs_of,
+    reshapes_of,
+)
+from ganprune.channels.plain_layers import make_plain
 from ganprune.core.random import seeded
-from ganprune.masks.names import unwrap
+from ganprune.masks.names import find_adapter, unwrap
 from ganprune.masks.weights import canonical_name, prunable_slots
+from ganprune.networks.folding import fold_norms
+from ganprune.networks.reshapes import fit_reshapes
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Largest relative difference of outputs that counts as none, by dtype."""
+
+
+class OtherOutputError(ChannelError):
+    """A smaller network runs, but its output is not that of the masked one.
+
+    Attributes:
+        small: the smaller network.
+        difference: of the outputs, as a share: the root of their mean squared difference over that of the masked ones.
+    """
+
+    def __init__(self, message: str, small: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__(message)
+        self.small = small
+        apart = sum(float((one - other).double().square().sum()) for one, other in pairs)
+        size = sum(float(one.double().square().sum()) for one, _ in pairs)
+        self.difference = (apart / size) ** 0.5 if size else math.inf
 
 
 @dataclass(frozen=True)
@@ -38,12 +63,16 @@ class Analysis:
         randomised: a copy with random weights, on which no mistake can hide.
         arguments: one batch.
         groups: the groups of channels, each tried out.
+        source: the network that was given, with its adapter if it has one.
+        approximate: whether the smaller network may give something else than the masked one.
     """
 
     plain: nn.Module
     randomised: nn.Module
     arguments: tuple[Any, ...]
     groups: tuple[ChannelGroup, ...]
+    source: nn.Module
+    approximate: bool = False
 
     def cut(self, channels: Mapping[str, Iterable[int]]) -> Cut:
         """What goes with output channels of layers; see :func:`~ganprune.channels.surgery.remove_channels`."""
@@ -64,19 +93,24 @@ class Analysis:
         }
 
 
-def analyse(network: nn.Module, inputs: Any) -> Analysis:
-    """Finds and tries out the groups of a network.
+def analyse(network: nn.Module, inputs: Any, approximate: bool = False) -> Analysis:
+    """Finds and tries out the groups of a network; with ``approximate`` the outputs may differ, and only that.
 
     Raises:
         ChannelError: if the network cannot be followed on the inputs.
         ValueError: if no weight is prunable, or inputs are needed and missing.
     """
     prunable_slots(network)  # says so if there is nothing to prune
-    arguments = arguments_for(unwrap(network), inputs)
+    adapter = find_adapter(network)
+    arguments = arguments_for(unwrap(network) if adapter is None else adapter, inputs)
     plain = fold_norms(network)
+    add_picker(plain, network)
+    reasons = make_plain(plain, arguments)
+    fit_reshapes(plain, reshapes_of(plain, arguments))
     randomised = randomise(plain)
-    groups = tuple(try_group(randomised, arguments, group) for group in trace_groups(plain, arguments))
-    return Analysis(plain, randomised, arguments, groups)
+    found = trace_groups(plain, arguments, reasons)
+    groups = tuple(try_group(randomised, arguments, group, approximate) for group in found)
+    return Analysis(plain, randomised, arguments, groups, network, approximate)
 
 
 @torch.no_grad()
@@ -103,7 +137,9 @@ def randomise(network: nn.Module) -> nn.Module:
     return network
 
 
-def try_group(randomised: nn.Module, arguments: tuple[Any, ...], group: ChannelGroup) -> ChannelGroup:
+def try_group(
+    randomised: nn.Module, arguments: tuple[Any, ...], group: ChannelGroup, approximate: bool = False
+) -> ChannelGroup:
     """The group, with a reason if some of its channels cannot be removed from the network."""
     if group.reason:
         return group
@@ -111,6 +147,8 @@ def try_group(randomised: nn.Module, arguments: tuple[Any, ...], group: ChannelG
     gone = torch.randperm(group.channels, generator=seeded(0))[stay:].tolist()
     try:
         try_removal(randomised, group.cut(gone), arguments, absolute=False)
+    except OtherOutputError as error:
+        return group if approximate else dataclasses.replace(group, reason=str(error))
     except ChannelError as error:
         return dataclasses.replace(group, reason=str(error))
     return group
@@ -153,12 +191,18 @@ def try_removal(network: nn.Module, cut: Cut, arguments: tuple[Any, ...], absolu
             f"without some channels of {producers} the network does not run ({error}); does its code fix their "
             "number, as in view(-1, 8, 4, 4)?"
         ) from error
-    if [one.shape for one in expected] != [one.shape for one in found] or not all(
-        _are_close(one, other, absolute) for one, other in zip(expected, found, strict=True)
-    ):
-        raise ChannelError(
-            f"without some channels of {producers} the network's output is not that of the masked network; "
-            "something between the layers depends on how many channels there are"
+    problem = (
+        f"without some channels of {producers} the network's output is not that of the masked network; "
+        "something between the layers depends on how many channels there are"
+    )
+    if [one.shape for one in expected] != [one.shape for one in found]:
+        raise ChannelError(problem)
+    pairs = list(zip(expected, found, strict=True))
+    if not all(_are_close(one, other, absolute) for one, other in pairs):
+        raise OtherOutputError(
+            f"{problem}, as a norm over channels does (shrink_channels(..., approximate=True) measures it)",
+            small,
+            pairs,
         )
     return small
 

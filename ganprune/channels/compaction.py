@@ -29,12 +29,13 @@ from ganprune.channels.parts import (
     named_parts,
     named_slots,
     outputs_of,
+    settle_reshapes,
 )
-from ganprune.channels.surgery import fit_spec
+from ganprune.channels.surgery import dress, fit_spec
 from ganprune.core.random import seeded
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.names import unwrap
+from ganprune.masks.names import rewrap, unwrap
 from ganprune.masks.weights import weight_slots
 
 SAME = 1e-10
@@ -86,18 +87,19 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
         ValueError: if the mask does not fit, no weight is prunable, or inputs are needed and missing.
         ChannelError: if the network cannot be followed on the inputs, or inside ``torch.inference_mode``.
     """
-    network = unwrap(network)
     if mask is not None:
         check_mask(network, mask)
     analysis = analyse(network, inputs)
     removal, refused = _remove_groups(analysis, _Work.of(analysis))
     kept = _report_kept(analysis, removal, refused)
     if not any(removal.units.values()):
-        return CompactionResult(copy.deepcopy(network), mask, {}, kept, 0.0)
+        return CompactionResult(rewrap(network, copy.deepcopy(unwrap(network))), mask, {}, kept, 0.0)
     small, cut = removal.network, removal.cut
     _restore_dtypes(small, analysis.plain)
     smaller = _cut_mask(analysis.plain, small, cut, mask)
-    return CompactionResult(small, smaller, analysis.outputs_in(cut), kept, removal.difference)
+    return CompactionResult(
+        dress(analysis, small), smaller, analysis.outputs_in(cut), kept, removal.difference
+    )
 
 
 class _Work:
@@ -292,7 +294,8 @@ def _try_groups(
     if not worst <= TOLERANCE[torch.float64]:
         names = ", ".join(name for name, some in units.items() if some)
         raise ChannelError(f"without channels of {names} the outputs differ by {worst:.3g} of the largest")
-    fit_spec(small)
+    settle_reshapes(small, start.batches[0])
+    fit_spec(small, analysis.plain)
     return _Removal(small, units, cut, work.notes, worst)
 
 

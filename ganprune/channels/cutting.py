@@ -13,7 +13,8 @@ from ganprune.channels.groups import Cut
 from ganprune.channels.parts import named_parts, named_slots, parameter_dim, sizes_of
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.weights import PRUNABLE_LAYERS, canonical_name
+from ganprune.masks.registered import registration_of
+from ganprune.masks.weights import PRUNABLE_LAYERS, WeightSlot, canonical_name
 from ganprune.scores.activation import per_input, per_output
 
 
@@ -24,12 +25,18 @@ def flag_kept(size: int, gone: Iterable[int]) -> Tensor:
     return kept
 
 
+def _sizes_in(part: Any, slot: WeightSlot | None) -> dict[str, int]:
+    """How many channels a part has in each role; a registered layer of one's own has those of its weight."""
+    own = {} if slot is None else {"output": slot.outputs, "input": slot.inputs}
+    return sizes_of(part) or own
+
+
 def masks_of(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask | None]:
     """What stays of the prunable weights, and of the other parameters that channels have something in."""
-    parts = named_parts(network)
+    parts, slots = named_parts(network), named_slots(network)
     weights: dict[str, Tensor] = {}
-    for name, slot in named_slots(network).items():
-        sizes = sizes_of(slot.layer)
+    for name, slot in slots.items():
+        sizes = _sizes_in(slot.layer, slot)
         weights[slot.key] = torch.ones_like(slot.raw, dtype=torch.bool)
         for role in ("output", "both", "input"):
             if (name, role) in cut and (role != "input" or consumers):
@@ -41,7 +48,7 @@ def masks_of(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask 
         part: Any = parts[name]
         if role == "input":
             continue
-        flags = flag_kept(sizes_of(part)[role], indices)
+        flags = flag_kept(_sizes_in(part, slots.get(name))[role], indices)
         if isinstance(part, nn.Parameter):
             dim = parameter_dim(part.shape) or 0
             shape = [-1 if d == dim else 1 for d in range(part.ndim)]
@@ -49,9 +56,10 @@ def masks_of(network: nn.Module, cut: Cut, consumers: bool) -> tuple[Mask, Mask 
         elif isinstance(part, nn.Embedding):
             others[canonical_name(f"{name}.weight")] = flags.expand(part.num_embeddings, -1)
         elif not isinstance(part, nn.PReLU):  # whose slopes leave zero at zero
-            for attribute in ("bias",) if isinstance(part, PRUNABLE_LAYERS) else ("weight", "bias"):
-                if getattr(part, attribute) is not None:
-                    others[canonical_name(f"{name}.{attribute}".lstrip("."))] = flags
+            layer = isinstance(part, PRUNABLE_LAYERS) or registration_of(part) is not None
+            for attribute in ("bias",) if layer else ("weight", "bias"):
+                if (found := part._parameters.get(attribute)) is not None:
+                    others[canonical_name(f"{name}.{attribute}".lstrip("."))] = flags.view(found.shape)
     return Mask(weights), Mask(others) if others else None
 
 

@@ -7,14 +7,13 @@ channels of each group from a copy with random weights and compares.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ganprune.channels.groups import ChannelGroup, Member
 from ganprune.channels.parts import (
@@ -28,8 +27,8 @@ from ganprune.channels.parts import (
     part_name,
     shared_layers,
     sizes_of,
-    tensors_in,
 )
+from ganprune.channels.tracing import call_followed, mark_outputs, traceable_copy
 from ganprune.core.random import keep_random_state
 
 MIXING = (nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention, nn.LSTM)
@@ -106,8 +105,6 @@ class DependencyGraph:
         sizes = sizes_of(target)
         if node.type == OPTYPE.OUTPUT:
             why = "these channels reach the network's output"
-        elif type(node.grad_fn).__name__.startswith("Glu"):
-            why = "a gated linear unit (GLU) multiplies one half of these channels with the other"
         elif sizes and target in self.names:
             reads = "both" not in sizes and self.graph.is_in_channel_pruning_fn(handler)
             role = "both" if "both" in sizes else "input" if reads else "output"
@@ -122,22 +119,28 @@ class DependencyGraph:
         unit.reason = unit.reason or why
 
 
-def trace_groups(plain: nn.Module, arguments: tuple[Any, ...]) -> list[ChannelGroup]:
+def trace_groups(
+    plain: nn.Module, arguments: tuple[Any, ...], refused: Mapping[str, str] | None = None
+) -> list[ChannelGroup]:
     """The groups of a network as the dependency graph has them, not yet tried out.
 
     Args:
         plain: a network without norms on its weights; it is left as it was.
         arguments: one batch.
+        refused: layers whose channels are not looked at, and why.
 
     Raises:
         ChannelError: if the network cannot be followed on the batch.
     """
-    graph = build_graph(plain, arguments)
+    graph, refused = build_graph(plain, arguments), refused or {}
     layers = {name: module for module, name in graph.names.items() if isinstance(module, nn.Module)}
     parts, frozen, shared = named_parts(plain), frozen_parts(plain), shared_layers(plain)
     groups: list[ChannelGroup] = []
     covered: dict[str, set[int]] = {}  # layer → its output channels that are in a group already
     for name, slot in named_slots(plain).items():
+        if name in refused:
+            groups.append(ChannelGroup(name, slot.outputs, (), refused[name]))
+            continue
         if name not in layers:
             groups.append(ChannelGroup(name, slot.outputs, (), f"{name or 'it'} does not run on the inputs"))
             continue
@@ -202,7 +205,7 @@ def build_graph(plain: nn.Module, arguments: tuple[Any, ...]) -> DependencyGraph
         if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(layer, nn.LSTM):
             kind = next(k.__name__ for k in type(layer).__mro__ if k.__module__.startswith("torch."))
             raise ChannelError(f"{part_name(name)} is a {kind}, which cannot be followed")
-    network = _traceable_copy(plain)
+    network = traceable_copy(plain)
     runs: dict[str, int] = {}
     loose = []
     for name, layer in network.named_modules():
@@ -220,8 +223,8 @@ def build_graph(plain: nn.Module, arguments: tuple[Any, ...]) -> DependencyGraph
             graph = torch_pruning.DependencyGraph().build_dependency(
                 network,
                 copy_arguments(arguments),
-                forward_fn=lambda model, batch: model(*batch),
-                output_transform=_mark_outputs,
+                forward_fn=call_followed,
+                output_transform=mark_outputs,
                 unwrapped_parameters=loose,
                 verbose=False,
             )
@@ -238,42 +241,6 @@ def build_graph(plain: nn.Module, arguments: tuple[Any, ...]) -> DependencyGraph
     }
     names |= {parameter: part_name(name) for parameter, name in graph._param_to_name.items()}
     return DependencyGraph(graph, names, runs)
-
-
-def _traceable_copy(plain: nn.Module) -> nn.Module:
-    """A copy whose channels are coupled as those of the network, in operations that the graph understands.
-
-    Nothing works in place, grouped convolutions have one group (the balance between groups comes later), and
-    instance norms, which fold samples into channels inside, are batch norms.
-    """
-    network = copy.deepcopy(plain).eval().requires_grad_(True)
-    for name, layer in list(network.named_modules(remove_duplicate=False)):
-        if getattr(layer, "inplace", False) is True:
-            layer.inplace = False  # type: ignore[assignment]
-        if isinstance(layer, _ConvNd) and layer.groups > 1 and not is_depthwise(layer):
-            inputs, outputs = layer.in_channels, layer.out_channels
-            shape = (inputs, outputs) if isinstance(layer, _ConvTransposeNd) else (outputs, inputs)
-            layer.groups = 1
-            layer.weight = nn.Parameter(layer.weight.new_ones(*shape, *layer.weight.shape[2:]))
-        if isinstance(layer, _InstanceNorm):
-            dims = next(n for n in (1, 2, 3) if isinstance(layer, getattr(nn, f"InstanceNorm{n}d")))
-            norm = getattr(nn, f"BatchNorm{dims}d")(layer.num_features)
-            first = next(network.parameters())
-            path, _, attribute = name.rpartition(".")
-            setattr(network.get_submodule(path), attribute, norm.to(first.device, first.dtype).eval())
-    return network
-
-
-def _mark_outputs(outputs: Any) -> list[Tensor]:
-    """The outputs behind one more operation, by which the graph knows that they are outputs.
-
-    Raises:
-        ChannelError: if there is none.
-    """
-    found = tensors_in(outputs)
-    if not found:
-        raise ChannelError(f"the network returns a {type(outputs).__name__}, in which no tensor is found")
-    return [output * 1 for output in found]
 
 
 def _pass_reshapes(graph: Any) -> None:

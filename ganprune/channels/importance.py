@@ -16,7 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganprune.channels.analysis import Analysis, analyse
 from ganprune.channels.groups import ChannelGroup, Member
-from ganprune.channels.parts import ChannelError, connection_table, list_batches, named_parts, named_slots
+from ganprune.channels.parts import (
+    ChannelError,
+    connection_table,
+    drop_picker,
+    list_batches,
+    named_parts,
+    named_slots,
+)
 from ganprune.core.checks import check_choice
 from ganprune.core.random import seeded
 from ganprune.masks.weights import PRUNABLE_LAYERS, protected_keys, weight_slots
@@ -197,7 +204,9 @@ def measure_scales(network: nn.Module, group: ChannelGroup) -> Tensor:
 def measure_taylor(
     network: nn.Module, groups: Mapping[str, ChannelGroup], loss_fn: LossFn
 ) -> dict[str, Tensor]:
-    network = copy.deepcopy(network).requires_grad_(True)  # in its present mode, as the score of that name
+    network = drop_picker(copy.deepcopy(network)).requires_grad_(
+        True
+    )  # in its present mode, as the score of that name
     weights = {name: slot.raw for name, slot in named_slots(network).items()}
     parts = named_parts(network)
     totals: dict[str, Tensor] = {}

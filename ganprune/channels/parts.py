@@ -15,7 +15,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ganprune.core.errors import GanpruneError
 from ganprune.core.modes import eval_mode
 from ganprune.core.random import keep_random_state
+from ganprune.masks.names import find_adapter
 from ganprune.masks.weights import WeightSlot, weight_slots
+from ganprune.networks.adapter import pick
+from ganprune.networks.reshapes import find_reshapes, keep_needed
 from ganprune.networks.sampling import default_inputs
 from ganprune.scores.activation import batches_of
 
@@ -148,6 +151,48 @@ def outputs_of(network: nn.Module, arguments: tuple[Any, ...]) -> list[Tensor]:
         return tensors_in(network(*copy_arguments(arguments)))
 
 
+def reshapes_of(network: nn.Module, arguments: tuple[Any, ...]) -> tuple[int, ...]:
+    """Which reshapes of a network's code fix a number of channels; none where it does not run."""
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad(), eval_mode(network), keep_random_state(device):
+            return find_reshapes(network, copy_arguments(arguments))
+    except Exception:  # whoever runs it next says what is wrong
+        return ()
+
+
+@torch.no_grad()
+def settle_reshapes(network: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """Leaves a smaller network the reshapes whose number of channels it has to put in, in place."""
+    with eval_mode(network), keep_random_state(next(network.parameters()).device):
+        keep_needed(network, copy_arguments(arguments))
+
+
+class Picker:
+    """A hook that leaves of a network's output what its adapter picks: only that must stay what it is."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+    def __call__(self, network: nn.Module, arguments: Any, found: Any) -> Any:
+        return pick(found, self.output)
+
+
+def add_picker(network: nn.Module, source: nn.Module) -> None:
+    """Gives a copy of the network inside of an adapter the output that the adapter picks."""
+    adapter = find_adapter(source)
+    if adapter is not None and adapter.output is not None:
+        network.register_forward_hook(Picker(adapter.output))
+
+
+def drop_picker(network: nn.Module) -> nn.Module:
+    """Takes the hook of :func:`add_picker` off again, in place; returns the network."""
+    for key, hook in list(network._forward_hooks.items()):
+        if isinstance(hook, Picker):
+            del network._forward_hooks[key]
+    return network
+
+
 def list_batches(inputs: Any) -> Any:
     """Inputs of which looking at the first batch takes none away, as it does from an iterator."""
     return list(inputs) if isinstance(inputs, Iterator) else inputs
@@ -168,5 +213,5 @@ def arguments_for(network: nn.Module, inputs: Any = None) -> tuple[Any, ...]:
             "a network cannot be followed inside torch.inference_mode; leave it, or use no_grad"
         )
     if inputs is None:
-        return (default_inputs(network, 2),)
+        return default_inputs(network, 2)
     return next(batches_of(inputs, next(network.parameters()).device))

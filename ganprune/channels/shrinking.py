@@ -133,6 +133,7 @@ def _decide(
     minimum: int,
     protect: Iterable[str],
     seed: int,
+    approximate: bool,
 ) -> tuple[Analysis, ChannelPlan]:
     ratio, round_to, minimum = _check_options(channel_ratio, macs_fraction, allocation, round_to, minimum)
     own = isinstance(importance, Mapping)
@@ -140,7 +141,7 @@ def _decide(
         check_importance(importance, loss_fn)
     protect = [protect] if isinstance(protect, str) else list(protect)
     inputs = list_batches(inputs)
-    analysis = analyse(network, inputs)
+    analysis = analyse(network, inputs, approximate)
     if isinstance(importance, Mapping):
         values = _own_importance(importance, prunable_groups(analysis, protect))
     else:
@@ -209,6 +210,7 @@ def plan_channels(
     minimum: int = 1,
     protect: Iterable[str] = (),
     seed: int = 0,
+    approximate: bool = False,
 ) -> ChannelPlan:
     """What :func:`shrink_channels` would do with the same arguments; nothing is changed.
 
@@ -229,6 +231,7 @@ def plan_channels(
         minimum=minimum,
         protect=protect,
         seed=seed,
+        approximate=approximate,
     )
     return plan
 
@@ -246,6 +249,7 @@ def shrink_channels(
     minimum: int = 1,
     protect: Iterable[str] = (),
     seed: int = 0,
+    approximate: bool = False,
 ) -> nn.Module:
     """A smaller network without the least important channels; the original is left as it was.
 
@@ -255,11 +259,12 @@ def shrink_channels(
     (``recalibrate_batchnorm``) or train on before judging it: what a removed channel's β gave to later layers
     is gone.
 
-    Norms on weights are folded in. A discriminator of this package with spectral norm becomes one without
-    (norm "none", the same gain on the logits); :func:`restore_spectral_norm` puts it back for further
-    training. Networks of this package have a smaller ``spec`` and are saved and loaded as ever. Of any other
-    network a pruned deep copy is returned: save its ``state_dict`` as safetensors, together with what builds a
-    network of these widths.
+    Norms on weights are folded in, and registered layers (:func:`ganprune.register_layer`) become plain ones. A
+    discriminator of this package with spectral norm becomes one without (norm "none", the same gain on the logits);
+    :func:`restore_spectral_norm` puts it back for further training. Networks of this package have a smaller ``spec``
+    and are saved and loaded as ever. So are networks of one's own that ``CustomSpec`` has built, whose code may fix
+    numbers of channels in ``view`` and ``reshape``: the numbers that fit are put in while they run. Of a network
+    without a spec a pruned deep copy is returned.
 
     Args:
         network: any module with convolutions or linear layers.
@@ -278,6 +283,9 @@ def shrink_channels(
         minimum: each group keeps at least so many.
         protect: layers whose output channels stay.
         seed: for the importance "random".
+        approximate: remove channels also where the output is then not that of the masked network, because something
+            depends on how many channels there are, such as a norm over channels (pixel norm, layer norm written by
+            hand). The difference on the inputs is measured, and a warning says it.
 
     Returns:
         The new network, in the mode and on the device of the old one.
@@ -300,6 +308,7 @@ def shrink_channels(
         minimum=minimum,
         protect=protect,
         seed=seed,
+        approximate=approximate,
     )
     small = finish_removal(analysis, analysis.cut(plan.removed))
     found = Sizes.of(small, analysis.arguments).count({})

@@ -8,6 +8,7 @@ or :class:`ChannelError` says which layer stands in the way.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,15 +16,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ganprune.channels.analysis import Analysis, analyse, try_removal
+from ganprune.channels.analysis import Analysis, OtherOutputError, analyse, try_removal
 from ganprune.channels.cutting import centre_norms, masks_of, zero_channels
 from ganprune.channels.groups import ChannelGroup, Cut
-from ganprune.channels.parts import ChannelError, named_slots
+from ganprune.channels.parts import ChannelError, drop_picker, named_slots, settle_reshapes
 from ganprune.masks.keep import MaskKeeper, keep_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.names import unwrap
+from ganprune.masks.names import find_adapter, rewrap, unwrap
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
+from ganprune.networks.registry import MODEL_SPECS
+from ganprune.networks.shrunk import shrunk_spec
 
 
 def channel_groups(network: nn.Module, inputs: Any = None) -> tuple[ChannelGroup, ...]:
@@ -62,8 +65,8 @@ def remove_channels(
 
     Returns:
         A new network, in the modes of the old one, whose output in evaluation mode is that of the masked
-        network. Norms on weights are folded in. Networks of this package have a smaller ``spec``, so that
-        ``save`` and ``load`` work; other networks come back as a pruned copy.
+        network. Norms on weights are folded in. Networks with a spec have one that says how
+        they are built, so that ``save`` and ``load`` work; other networks come back as a pruned copy.
 
     Raises:
         ChannelError: if a layer's channels cannot be removed, with the reason.
@@ -80,24 +83,51 @@ def finish_removal(analysis: Analysis, cut: Cut) -> nn.Module:
     Raises:
         ChannelError: if the result is not the masked network, with its own weights or with random ones.
     """
-    try_removal(analysis.randomised, cut, analysis.arguments, absolute=False)
-    small = try_removal(analysis.plain, cut, analysis.arguments)
-    fit_spec(small)
-    return small
+    if not analysis.approximate:
+        try_removal(analysis.randomised, cut, analysis.arguments, absolute=False)
+    try:
+        small = try_removal(analysis.plain, cut, analysis.arguments)
+    except OtherOutputError as error:
+        if not analysis.approximate:
+            raise
+        small = error.small
+        warnings.warn(
+            f"without these channels the outputs differ from those of the masked network by {error.difference:.2%} of "
+            "their size on the inputs, because something between the layers depends on how many channels there are; "
+            "train the network further before you judge it",
+            UserWarning,
+            stacklevel=3,
+        )
+    settle_reshapes(small, analysis.arguments)
+    fit_spec(small, analysis.plain)
+    return dress(analysis, small)
 
 
-def fit_spec(network: nn.Module) -> None:
+def dress(analysis: Analysis, small: nn.Module) -> nn.Module:
+    """A smaller network in the adapter of the one that was given; its spec says how both are built."""
+    dressed = rewrap(analysis.source, drop_picker(small))
+    spec = getattr(find_adapter(analysis.source), "spec", None)
+    if dressed is not small and spec is not None and not hasattr(dressed, "spec"):
+        dressed.spec = shrunk_spec(small, analysis.plain, spec)  # type: ignore[assignment]
+    return dressed
+
+
+def fit_spec(network: nn.Module, plain: nn.Module) -> None:
     """Gives a network whose layers have become smaller the spec that says so, if it has a spec.
+
+    Args:
+        network: the smaller one; its spec is replaced.
+        plain: what it was before.
 
     Raises:
         ChannelError: if that is not known for this kind of spec, or does not give this network.
     """
     spec = getattr(network, "spec", None)
     if spec is not None:
-        network.spec = _smaller_spec(network, spec)  # type: ignore[assignment]
+        network.spec = _smaller_spec(network, plain, spec)  # type: ignore[assignment]
 
 
-def _smaller_spec(network: nn.Module, spec: Any) -> Any:
+def _smaller_spec(network: nn.Module, plain: nn.Module, spec: Any) -> Any:
     """The spec of a network after layers have become smaller.
 
     Raises:
@@ -108,6 +138,8 @@ def _smaller_spec(network: nn.Module, spec: Any) -> Any:
         changes: dict[str, Any] = {"channels": tuple(widths)}
     elif isinstance(spec, (MLPGeneratorSpec, MLPDiscriminatorSpec)):
         changes = {"hidden": tuple(widths)}
+    elif MODEL_SPECS.get(type(spec).__name__) is type(spec):
+        return shrunk_spec(network, plain, spec)
     else:
         raise ChannelError(
             f"it is not known how the spec {type(spec).__name__} looks for a smaller network; take the attribute "

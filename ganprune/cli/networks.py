@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 import ganprune as gp
-from ganprune.cli.options import ROLES, UsageError
+from ganprune.cli.options import ROLES, UsageError, wrong
 from ganprune.cli.output import say
 from ganprune.core.random import keep_random_state
+from ganprune.data.folders import folder_of
 from ganprune.losses import DEFAULT_LOSS
-from ganprune.networks.checkpoints import PRETRAINED, load_network
-from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.checkpoints import PRETRAINED
+from ganprune.networks.convolutional import SIDES
+from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator, own_spec_of
+from ganprune.networks.importing import file_key
+from ganprune.networks.sampling import draw_inputs
 from ganprune.scores.registry import get_score
 
 
 def named_paths(options: argparse.Namespace) -> list[str]:
     """The ``module:Class`` that the user named, and so allows to be imported."""
     return [path for role in ROLES if (path := getattr(options, role, None)) is not None]
+
+
+def settle_networks(options: argparse.Namespace) -> None:
+    """Checks which networks are named, and fills in the defaults that depend on that.
+
+    Raises:
+        UsageError: if two options do not go together.
+    """
+    command, checkpoint = options.command, options.checkpoint
+    for role in ROLES:
+        for name in ("args", "weights", "weights_key"):
+            if getattr(options, f"{role}_{name}") is not None and getattr(options, role) is None:
+                option = f"--{role}-{name.replace('_', '-')}"
+                raise wrong(command, option, f"needs --{role}, which names the class")
+        if checkpoint is not None and getattr(options, f"{role}_weights") is not None:
+            raise wrong(command, f"--{role}-weights", "not allowed with --checkpoint, which has weights")
+    fresh = command == "train" or (command == "lottery" and checkpoint is None)
+    if fresh and options.generator is None:
+        options.latent_dim = options.latent_dim or 64
+    elif getattr(options, "latent_dim", None) is not None:
+        given = "--generator" if checkpoint is None else "--checkpoint"
+        raise wrong(command, "--latent-dim", f"not allowed with {given}, which has its own")
+    elif checkpoint is None and options.generator is None:
+        if options.discriminator is not None:
+            raise wrong(command, "--discriminator", "needs --generator, or the --checkpoint that holds it")
+        options.checkpoint = PRETRAINED[0]
 
 
 def load_gan(options: argparse.Namespace) -> gp.GAN:
@@ -62,7 +89,10 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
     gan = gp.GAN.from_spec(spec, options.seed, options.device)
     for role in ROLES:
         if (weights := getattr(options, f"{role}_weights")) is not None:
-            load_weights(gan.networks()[role], weights, role)
+            key = getattr(options, f"{role}_weights_key")
+            taken = gp.load_weights(gan.networks()[role], weights, key, role)
+            if taken and key is None:
+                say(f"{role} has the weights {taken!r} of {weights}")
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
     _check_own(gan)
     if options.generator_weights is None and options.command in ("evaluate", "sample"):
@@ -72,8 +102,19 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
 
 def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = None) -> gp.data.ImageData:
     """The data of ``--data``, else those of that name; they must fit the generator."""
-    data = gp.load_data(options.data or default, options.data_root, options.device)
-    shape = data.image_shape if gan is None else _image_shape(gan) or data.image_shape
+    name, made = options.data or default, None if gan is None else _image_shape(gan)
+    if folder_of(name) is None and (options.image_size is not None or options.grey):
+        raise wrong(
+            options.command,
+            "--image-size" if options.image_size else "--grey",
+            f"is not used by --data {name}",
+        )
+    given: tuple[Any, ...] = (name, options.data_root, options.device)
+    if folder_of(name) is not None:
+        side = options.image_size or (made[-1] if made else 64)
+        given += (((made[0] if made else 1 if options.grey else 3), side, side),)
+    data = gp.load_data(*given)
+    shape = made or data.image_shape
     if shape == (1, 32, 32) and data.name == "mnist":
         data = gp.mnist(options.device, image_size=32)
     if shape != data.image_shape:
@@ -87,34 +128,6 @@ def load_data(options: argparse.Namespace, default: str, gan: gp.GAN | None = No
     return data
 
 
-def load_weights(network: nn.Module, path: str | Path, name: str = "network") -> None:
-    """Copies a state dict in safetensors format into a network; pickled files are never read.
-
-    Args:
-        network: changed in place, once the whole file is known to fit.
-        path: a file that ``safetensors.torch.save_file`` wrote; its keys are those of ``network.state_dict()``.
-        name: of the network, in messages.
-
-    Raises:
-        CheckpointError: if the file is missing, is no whole safetensors file, or does not fit; every key that does
-            not is listed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise gp.core.CheckpointError(f"weights not found: expected a file at {path}")
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            own = "ganprune" in (handle.metadata() or {})
-            tensors = {f"{name}/{key}": handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise gp.core.CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); write one with safetensors.torch.save_file"
-        ) from error
-    if own:
-        raise gp.core.CheckpointError(f"{path} is a checkpoint of a whole GAN; load it with --checkpoint")
-    load_network(network, tensors, name, path)
-
-
 def _shipped_spec(
     options: argparse.Namespace, image_shape: tuple[int, int, int], own_generator: bool
 ) -> gp.networks.GANSpec:
@@ -124,7 +137,9 @@ def _shipped_spec(
     if getattr(options, "model", "dcgan") == "mlp":
         hidden = (8 * width, 16 * width)
         return gp.mlp_gan(image_shape, latent_dim, hidden, norm, device="cpu").spec
-    if own_generator and image_shape[1:] not in ((28, 28), (32, 32)):
+    if own_generator and image_shape[1:] not in [(side, side) for side in SIDES]:
+        if options.command in ("evaluate", "sample"):  # it has nothing to say there
+            return gp.mlp_gan(image_shape, 1, (1,), device="cpu").spec
         raise ValueError(
             f"generator {options.generator} makes images {image_shape}, for which the course has no discriminator; "
             "name one of your own with --discriminator"
@@ -138,9 +153,9 @@ def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module)
     if path is None:
         return
     where = f"ganprune {options.command}: error: argument --{role}"
-    spec = network.spec
-    if not isinstance(spec, CustomSpec) or spec.path != path:
-        held = spec.path if isinstance(spec, CustomSpec) else type(network).__name__
+    spec = own_spec_of(network.spec)
+    if spec is None or file_key(spec.path) != file_key(path):
+        held = type(network).__name__ if spec is None else spec.path
         raise UsageError(f"{where}: {options.checkpoint} holds the {role} {held}, not {path}")
     if arguments is not None and arguments != spec.arguments:
         raise UsageError(
@@ -151,19 +166,19 @@ def _check_agreement(options: argparse.Namespace, role: str, network: nn.Module)
 def _check_own(gan: gp.GAN) -> None:
     """Networks of one's own are tried out before anything is done with them."""
     for network in (gan.generator, gan.generator_ema):
-        if isinstance(network.spec, CustomSpec):
-            check_generator(network, f"generator {network.spec.path}")
-    spec = gan.discriminator.spec
+        if (own := own_spec_of(network.spec)) is not None:
+            check_generator(network, f"generator {own.path}")
+    spec = own_spec_of(gan.discriminator.spec)
     shape = _image_shape(gan)
-    if isinstance(spec, CustomSpec) and shape is not None:
+    if spec is not None and shape is not None:
         check_discriminator(gan.discriminator, shape, f"discriminator {spec.path}")
 
 
 def _image_shape(gan: gp.GAN) -> tuple[int, ...] | None:
     """What the generator makes; None if that is no image."""
     spec = gan.generator.spec
-    if isinstance(spec, CustomSpec):
-        return check_generator(gan.generator, f"generator {spec.path}")
+    if (own := own_spec_of(spec)) is not None:
+        return check_generator(gan.generator, f"generator {own.path}")
     shape = getattr(spec, "image_shape", None) or getattr(spec, "output_shape", None)
     return tuple(shape) if shape else None
 
@@ -205,5 +220,5 @@ def loss_inputs(
         given["loss_fn"] = gp.generator_loss(gan, batches, size, loss, seed)
     if "inputs" in known:
         from_split = network == "discriminator"
-        given["inputs"] = split.batch(256, seed, 0) if from_split else draw_latents(gan.generator, 256, seed)
+        given["inputs"] = split.batch(256, seed, 0) if from_split else draw_inputs(gan.generator, 256, seed)
     return given

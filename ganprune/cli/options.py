@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 
 import ganprune as gp
 from ganprune.allocation.shares import ALLOCATION_NAMES
+from ganprune.core.checks import check_choice
 from ganprune.core.device import PRECISIONS
+from ganprune.data.folders import folder_of
 from ganprune.data.sources import DATASETS
 from ganprune.losses import LOSSES
 from ganprune.networks.checkpoints import PRETRAINED
-from ganprune.networks.custom import check_import_path
+from ganprune.networks.importing import check_import_path
 from ganprune.networks.parts import NORMS
 
 EXIT_CODES = """exit codes: 0 done, 1 it could not be done, 2 an argument is wrong, 3 the training diverged,
@@ -80,9 +82,16 @@ BETWEEN = number(float, "a number in (0, 1)", lambda value: 0 < value < 1)
 SHARE = number(float, "a number in [0, 1]", lambda value: 0 <= value <= 1)
 
 
+def _data_name(text: str) -> str:
+    try:
+        if folder_of(text) is None:
+            check_choice("", text, DATASETS, ", or folder:DIR")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).strip().removeprefix("data ")) from error
+    return text
+
+
 def _import_path(text: str) -> str:
-    if ".py:" in text:
-        raise argparse.ArgumentTypeError(f"must be module:Class, without .py, got {text!r}")
     try:
         return check_import_path(text)
     except ValueError as error:
@@ -110,7 +119,25 @@ def _json_object(text: str) -> dict[str, Any]:
 def add_common(parser: argparse.ArgumentParser, default_data: str) -> None:
     """What every command takes."""
     add = parser.add_argument_group("for every command").add_argument
-    add("--data", choices=DATASETS, help=f"the data set (default: {default_data})")
+    add(
+        "--data",
+        type=_data_name,
+        metavar="NAME",
+        help=f"the data set: {', '.join(DATASETS)}, or folder:DIR for PNG and JPEG files, whose sub-folders are their "
+        f"classes (default: {default_data})",
+    )
+    add(
+        "--image-size",
+        type=COUNT,
+        metavar="PIXELS",
+        help="the side of the images of a folder (default: what the generator makes, else 64)",
+    )
+    add(
+        "--grey",
+        action="store_const",
+        const=True,
+        help="read a folder without colours, where no generator says it",
+    )
     add(
         "--data-root", metavar="DIR", help="the folder of a downloaded data set; MNIST ships with the package"
     )
@@ -133,15 +160,19 @@ def add_own_networks(parser: argparse.ArgumentParser) -> None:
     """Networks of the user's own, named by module and class."""
     group = parser.add_argument_group(
         "networks of your own",
-        "A class (or a function) in a module that Python finds from the current folder. A checkpoint remembers "
+        "A class, or a function that returns a network, perhaps inside of gp.adapt(...), in a module that Python finds "
+        "from the current folder or in a file: module:Class or path/to/file.py:function. A checkpoint remembers "
         "its name and arguments, but no code: name it again to load that checkpoint.",
     )
     kinds = {
-        "generator": "latents (N, latent_dim) to images (N, C, H, W) in [-1, 1]; it has an attribute latent_dim",
+        "generator": "latents (N, latent_dim) to images (N, C, H, W) in [-1, 1] and has an attribute latent_dim; or "
+        "any network in its adapter",
         "discriminator": "images to logits (N,) (default: the checkpoint's, else the course's)",
     }
     for role, kind in kinds.items():
-        group.add_argument(f"--{role}", type=_import_path, metavar="MODULE:CLASS", help=f"maps {kind}")
+        group.add_argument(
+            f"--{role}", type=_import_path, metavar="MODULE:CLASS|FILE:CLASS", help=f"maps {kind}"
+        )
         group.add_argument(
             f"--{role}-args",
             type=_json_object,
@@ -151,7 +182,13 @@ def add_own_networks(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{role}-weights",
             metavar="FILE",
-            help="its state dict in safetensors format (default: fresh weights that --seed determines)",
+            help="its state dict, a safetensors or .pt file, of which no code is run (default: fresh weights that "
+            "--seed determines)",
+        )
+        group.add_argument(
+            f"--{role}-weights-key",
+            metavar="KEY",
+            help="which state dict of that file, such as g_ema (default: the one that fits)",
         )
 
 
@@ -262,6 +299,12 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
         "(default: 10000)",
     )
     parser.add_argument(
+        "--extractor",
+        metavar="FILE",
+        help="the feature extractor that 'ganprune extractor' trained on other data of as many channels (default: the "
+        "data set's own, which is trained at first use)",
+    )
+    parser.add_argument(
         "--split",
         choices=("validation", "test"),
         default="validation",
@@ -282,31 +325,6 @@ def add_resuming(parser: argparse.ArgumentParser) -> None:
 
 
 # --- What options ask of each other -----------------------------------------------------------------------
-
-
-def settle_networks(options: argparse.Namespace) -> None:
-    """Checks which networks are named, and fills in the defaults that depend on that.
-
-    Raises:
-        UsageError: if two options do not go together.
-    """
-    command, checkpoint = options.command, options.checkpoint
-    for role in ROLES:
-        for name in ("args", "weights"):
-            if getattr(options, f"{role}_{name}") is not None and getattr(options, role) is None:
-                raise wrong(command, f"--{role}-{name}", f"needs --{role}, which names the class")
-        if checkpoint is not None and getattr(options, f"{role}_weights") is not None:
-            raise wrong(command, f"--{role}-weights", "not allowed with --checkpoint, which has weights")
-    fresh = command == "train" or (command == "lottery" and checkpoint is None)
-    if fresh and options.generator is None:
-        options.latent_dim = options.latent_dim or 64
-    elif getattr(options, "latent_dim", None) is not None:
-        given = "--generator" if checkpoint is None else "--checkpoint"
-        raise wrong(command, "--latent-dim", f"not allowed with {given}, which has its own")
-    elif checkpoint is None and options.generator is None:
-        if options.discriminator is not None:
-            raise wrong(command, "--discriminator", "needs --generator, or the --checkpoint that holds it")
-        options.checkpoint = PRETRAINED[0]
 
 
 def train_config(options: argparse.Namespace, loss: str) -> gp.TrainConfig:

@@ -48,7 +48,13 @@ def prepare_extractor(options: argparse.Namespace, data: gp.data.ImageData) -> N
     MNIST's ships with the package. The length of the training is said after its first steps.
     """
     if options.samples:
-        gp.metrics.prepare_extractor(data, options.device, announce=say)
+        load_extractor(options) or gp.metrics.prepare_extractor(data, options.device, announce=say)
+
+
+def load_extractor(options: argparse.Namespace) -> Any:
+    """The feature extractor of ``--extractor``; None for the data set's own."""
+    path = getattr(options, "extractor", None)
+    return None if path is None else gp.metrics.read_extractor(path, options.device)
 
 
 def measure(
@@ -63,7 +69,16 @@ def measure(
         split = getattr(data, options.split)
         new = options.command == "evaluate" and not (options.checkpoint or options.discriminator_weights)
         judge = None if new else gan.discriminator  # one that was never trained has nothing to say
-        report = gp.evaluate(generator, split, options.samples, options.seed, judge, loss, mask=mask)
+        report = gp.evaluate(
+            generator,
+            split,
+            options.samples,
+            options.seed,
+            judge,
+            loss,
+            mask=mask,
+            extractor=load_extractor(options),
+        )
         row |= report.as_dict()
     return row | gp.complexity(generator, mask).as_dict()
 
@@ -73,7 +88,14 @@ def quick_fid(options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData)
     if not options.samples:
         return None
     split = getattr(data, options.split)
-    report = gp.evaluate(gan.generator_ema, split, options.samples, options.seed, metrics=("fid",))
+    report = gp.evaluate(
+        gan.generator_ema,
+        split,
+        options.samples,
+        options.seed,
+        metrics=("fid",),
+        extractor=load_extractor(options),
+    )
     return report.fid
 
 

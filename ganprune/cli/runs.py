@@ -30,6 +30,7 @@ NOT_IN_REQUEST = (
     "checkpoint_every",
     "samples",
     "split",
+    "extractor",
     "tracker",
     "track_to",
 )
@@ -277,6 +278,11 @@ def _row(options: argparse.Namespace, gan: gp.GAN, data: gp.data.ImageData, loss
     return row | {"out": None if options.out is None else str(options.out)}
 
 
+def _given(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not left out; a file of before lacks those that are new."""
+    return {key: value for key, value in request.items() if value is not None}
+
+
 def _finished(options: argparse.Namespace, request: Mapping[str, Any]) -> gp.GAN | None:
     """The GAN in ``--out`` if it is the result of this very run.
 
@@ -291,7 +297,7 @@ def _finished(options: argparse.Namespace, request: Mapping[str, Any]) -> gp.GAN
     except CheckpointError as error:
         problem = f"'{out}' is no checkpoint and would be replaced; delete it or name another file"
         raise wrong(options.command, "--out", problem) from error
-    if found == request:
+    if found is not None and _given(found) == _given(request):
         return gp.load(out, options.device)
     if options.resume and found is not None and not unfinished(out).is_file():
         check_same_request(options.command, found, request, f"the finished run in {out}")

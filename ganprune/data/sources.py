@@ -15,6 +15,7 @@ from torch import Tensor
 from ganprune.core.checks import check_choice
 from ganprune.core.device import as_device, standard_defaults
 from ganprune.core.files import cache_dir
+from ganprune.data.folders import folder_of, image_folder
 from ganprune.data.splits import DataError, ImageData, three_splits
 
 DATASETS = ("mnist", "fashion-mnist", "cifar10")
@@ -75,20 +76,26 @@ def cifar10(
 
 
 def load_data(
-    name: str, root: str | Path | None = None, device: str | torch.device | None = None
+    name: str,
+    root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    image_shape: tuple[int, ...] = (3, 64, 64),
 ) -> ImageData:
-    """A data set by name: "mnist", "fashion-mnist" or "cifar10".
+    """A data set by name: "mnist", "fashion-mnist", "cifar10" or "folder:DIR".
 
     Args:
-        name: one of :data:`DATASETS`.
+        name: one of :data:`DATASETS`, or "folder:" and the path of a folder, for :func:`image_folder`.
         root: folder of the files of a downloaded data set; unused for MNIST, which ships with the package.
         device: where the images go; None for the best device.
+        image_shape: (channels, side, side) of the images of a folder; the others have a shape of their own.
 
     Raises:
         ValueError: if the name is unknown.
         DataError: if the files are missing or damaged.
     """
-    check_choice("data", name, DATASETS)
+    if isinstance(name, str) and (found := folder_of(name)) is not None:
+        return image_folder(found[0], image_shape[1], image_shape[0], found[1], device)
+    check_choice("data", name, DATASETS, ", or folder:DIR")
     if name == "mnist":
         return mnist(device)
     return fashion_mnist(root, device) if name == "fashion-mnist" else cifar10(root, device)

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from ganprune.allocation.choose import allocate
 from ganprune.core.checks import check_choice, check_integer, check_number
+from ganprune.core.device import placement_of
 from ganprune.core.random import keep_random_state, step_seed
 from ganprune.dynamic.common import (
     check_not_diverged,
@@ -22,7 +23,7 @@ from ganprune.dynamic.common import (
     mask_in_force,
 )
 from ganprune.masks.mask import Mask, MaskError, pruned_count
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.sampling import draw_inputs
 from ganprune.scores.registry import score
 from ganprune.training.callbacks import PRUNE, Callback
 from ganprune.training.loop import BatchSource
@@ -37,7 +38,7 @@ def balance_ratio(
     discriminator: nn.Module,
     before: Mapping[str, Tensor],
     real: Tensor,
-    latents: Tensor,
+    latents: Tensor | tuple[Any, ...],
     seed: int = 0,
 ) -> tuple[float | None, float]:
     """How much of the discriminator's lead one update of the generator made good.
@@ -52,7 +53,7 @@ def balance_ratio(
         discriminator: as it was while the generator was updated.
         before: the generator's parameters and buffers before the update, by name.
         real: samples x, shape (N, ...).
-        latents: z, shape (M, latent_dim).
+        latents: z, shape (M, latent_dim), or a tuple of arguments.
         seed: of what the networks draw themselves (dropout).
 
     Returns:
@@ -74,12 +75,12 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in (*network.named_parameters(), *network.named_buffers())}
 
 
-def _run(network: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor, seed: int) -> Tensor:
+def _run(network: nn.Module, tensors: Mapping[str, Tensor], inputs: Any, seed: int) -> Tensor:
     """The network with other parameters and buffers, which batch and spectral norm may write to unnoticed."""
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    with keep_random_state(inputs.device):
+    with keep_random_state(placement_of(network)[0]):
         torch.manual_seed(seed)
-        return functional_call(network, copies, (inputs,))
+        return functional_call(network, copies, inputs if isinstance(inputs, tuple) else (inputs,))
 
 
 class BalanceController(Callback):
@@ -200,7 +201,7 @@ class BalanceController(Callback):
             )
         gan, draw = state.gan, step_seed(self.seed, state.step, "balance")
         real = self.split.batch(self.samples, draw, 0).to(gan.device)
-        latents = draw_latents(gan.generator, self.samples, draw)
+        latents = draw_inputs(gan.generator, self.samples, draw)
         ratio, lead = balance_ratio(gan.generator, gan.discriminator, self._before[1], real, latents, draw)
         if ratio is None:
             action = "skipped: the discriminator does not tell real from generated samples"

@@ -92,7 +92,12 @@ def apply_mask(
         emptied = [~slot.normed_groups(kept).all() for slot, kept in pairs]
         _refuse(pairs, emptied, f"{_EMPTIED}, in")
         changed = [torch.tensor(not _keeps_zeros(slot, kept)) for slot, kept in pairs]
-        _refuse(pairs, changed, "a parametrisation (to be removed first) does not keep zeros in")
+        _refuse(
+            pairs,
+            changed,
+            "what makes the weight (a parametrisation, or the effective weight of a registered layer) does not keep "
+            "zeros in",
+        )
     for slot, kept in (pair for pairs in matched.values() for pair in pairs):
         raw = slot.raw.detach()
         stale = bool(spectral_parts(slot)) and bool((raw[~kept] != 0).any())
@@ -105,7 +110,8 @@ def _keeps_zeros(slot: WeightSlot, kept: Tensor) -> bool:
     """Whether the effective weight is zero where the raw one is; tried out under parametrisations unknown
     here."""
     parts = list(slot.owner.children()) if slot.kind == "parametrized" else []
-    if len(parts) == len(spectral_parts(slot)) or slot.attribute == "original1":
+    own = slot.own is not None and slot.own[1].effective is not None
+    if not own and (len(parts) == len(spectral_parts(slot)) or slot.attribute == "original1"):
         return True
     weight = slot.raw.detach()
     before = weight.clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ganprune.core.modes import eval_mode
-from ganprune.masks.names import canonical_name, unwrap
+from ganprune.masks.names import canonical_name
+from ganprune.masks.registered import RegisteredLayer, registration_of
 
 PRUNABLE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
-
-LARGE_PART = 0.1
-"""Share of a network's parameters above which it is said that they are left out of pruning."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class WeightSlot:
         owner: the module that holds the raw parameter: the layer, or its list of parametrisations.
         attribute: name of the raw parameter in the owner.
         kind: "plain", "parametrized", or "hook" for the older spectral and weight norm.
+        own: the layer of one's own that was registered, and its registration; None for the others.
     """
 
     key: str
@@ -39,6 +38,7 @@ class WeightSlot:
     owner: nn.Module
     attribute: str
     kind: str
+    own: tuple[nn.Module, RegisteredLayer] | None = None
 
     @property
     def raw(self) -> nn.Parameter:
@@ -50,17 +50,42 @@ class WeightSlot:
     @property
     def output_dim(self) -> int:
         """The dimension of the weight that counts outputs: 1 in transposed convolutions (in, out, …), else
-        0."""
+        0; layers of one's own say it."""
+        if self.own is not None and not isinstance(self.layer, PRUNABLE_LAYERS):
+            return self.own[1].output_dim
         return 1 if isinstance(self.layer, nn.modules.conv._ConvTransposeNd) else 0
 
     @property
     def outputs(self) -> int:
         """Number of output channels or features."""
+        if not isinstance(self.layer, PRUNABLE_LAYERS):
+            return int(self.raw.shape[self.output_dim])
         return int(getattr(self.layer, "out_channels", 0) or getattr(self.layer, "out_features", 0))
+
+    @property
+    def inputs(self) -> int:
+        """Number of input channels or features."""
+        groups = int(getattr(self.layer, "groups", 1)) if self.output_dim == 0 else 1
+        return int(self.raw.shape[1 - self.output_dim]) * groups
 
     @torch.no_grad()
     def effective(self) -> Tensor:
-        """What the forward pass uses: w / σ under spectral norm, g v / ‖v‖ under weight norm. Detached."""
+        """What the forward pass uses: w / σ under spectral norm, g v / ‖v‖ under weight norm. Detached.
+
+        Raises:
+            ValueError: if a layer of one's own gives something of another shape.
+        """
+        if self.own is not None and self.own[1].effective is not None:
+            layer, registered = self.own
+            with eval_mode(layer):
+                found: Any = self.own[1].effective(layer)
+            if not isinstance(found, Tensor) or found.shape != self.raw.shape:
+                given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise ValueError(
+                    f"effective of {registered.kind.__name__} must give the weight in the shape of {self.key}, "
+                    f"{tuple(self.raw.shape)}, got {given}"
+                )
+            return found.detach()
         if self.kind == "parametrized":
             with eval_mode(self.owner):  # in training mode spectral norm would move its vectors
                 return self.owner().detach()
@@ -93,7 +118,7 @@ class WeightSlot:
 
 
 def weight_slots(network: nn.Module) -> dict[str, WeightSlot]:
-    """The weights of all (transposed) convolutions, 1-D to 3-D, and linear layers, in module order.
+    """The weights of all (transposed) convolutions, 1-D to 3-D, linear and registered layers, in module order.
 
     A weight that several layers share is listed once, under the first name. Biases, normalisation, embeddings
     and the packed projection of ``nn.MultiheadAttention`` are not among them.
@@ -105,9 +130,12 @@ def weight_slots(network: nn.Module) -> dict[str, WeightSlot]:
     slots: dict[str, WeightSlot] = {}
     seen: set[int] = set()
     for name, layer in network.named_modules():
-        if not isinstance(layer, PRUNABLE_LAYERS):
+        if (registered := registration_of(layer)) is not None:
+            slot = _own_slot(name, layer, registered, network)
+        elif isinstance(layer, PRUNABLE_LAYERS):
+            slot = _slot(canonical_name(f"{name}.weight".lstrip("."), network), layer)
+        else:
             continue
-        slot = _slot(canonical_name(f"{name}.weight".lstrip("."), network), layer)
         if slot is None or id(slot.raw) in seen:
             continue
         seen.add(id(slot.raw))
@@ -117,6 +145,25 @@ def weight_slots(network: nn.Module) -> dict[str, WeightSlot]:
             )
         slots[slot.key] = slot
     return slots
+
+
+def _own_slot(
+    name: str, layer: nn.Module, registered: RegisteredLayer, network: nn.Module
+) -> WeightSlot | None:
+    """The weight of a registered layer."""
+    inside, _, attribute = registered.weight.rpartition(".")
+    key = canonical_name(f"{name}.{registered.weight}".lstrip("."), network)
+    try:
+        owner = layer.get_submodule(inside)
+    except AttributeError:
+        owner = None
+    slot = None if owner is None else _slot(key, owner, attribute)
+    if slot is None:
+        raise ValueError(
+            f"{name or 'the network'} ({type(layer).__name__}) has no parameter {registered.weight!r}, under which its "
+            "class was registered; register_layer(cls, weight=...) names it"
+        )
+    return dataclasses.replace(slot, own=(layer, registered))
 
 
 def _slot(key: str, layer: nn.Module, name: str = "weight") -> WeightSlot | None:
@@ -214,7 +261,8 @@ def prunable_slots(network: nn.Module, protect: Iterable[str] = ()) -> dict[str,
         reason = f" ({len(slots)} such weights are frozen, protected or empty)" if slots else ""
         raise ValueError(
             f"network {type(network).__name__} has no prunable weight{reason}; "
-            "prunable are the weights of Conv, ConvTranspose and Linear layers that require a gradient"
+            "prunable are the weights of Conv, ConvTranspose and Linear layers that require a gradient, and of layers "
+            "of your own that gp.register_layer names"
         )
     return found
 
@@ -227,7 +275,8 @@ def prunable_weights(network: nn.Module, protect: Iterable[str] = ()) -> dict[st
     left out, unless the whole network is frozen, as an EMA copy is: then its freezing says nothing about
     single layers. Weights without entries and weights that are no floating-point numbers are left out too.
     Layers of one's own that keep a weight beside ``nn.Linear`` and the convolutions (equalised or modulated
-    layers, for instance) are not prunable; :func:`left_out` lists them.
+    layers, for instance) are prunable once :func:`register_layer` names their class; :func:`left_out` lists what is
+    not.
 
     Args:
         network: any module.
@@ -239,49 +288,12 @@ def prunable_weights(network: nn.Module, protect: Iterable[str] = ()) -> dict[st
     return {key: slot.raw for key, slot in prunable_slots(network, protect).items()}
 
 
-def left_out(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters with two or more dimensions that belong to no prunable layer, by canonical name.
-
-    They stay dense at every sparsity: weights of layers of one's own (also of a convolution whose weight a norm of
-    one's own has renamed), embeddings, learned constants, recurrent layers. Frozen ones are not listed, unless the
-    whole network is frozen.
-    """
-    known = {id(p) for slot in weight_slots(network).values() for p in slot.layer.parameters()}
-    all_frozen = not any(p.requires_grad for p in network.parameters())
-    return {
-        canonical_name(name, network): parameter
-        for name, parameter in network.named_parameters()
-        if parameter.ndim >= 2
-        and id(parameter) not in known
-        and parameter.is_floating_point()
-        and (parameter.requires_grad or all_frozen)
-    }
-
-
-def warn_of_left_out(network: nn.Module) -> None:
-    """Warns if more than a tenth of a network's parameters can never be pruned, and names them with shapes."""
-    others = left_out(network)
-    total = sum(parameter.numel() for parameter in network.parameters())
-    missed = sum(parameter.numel() for parameter in others.values())
-    if missed <= LARGE_PART * total:
-        return
-    largest = sorted(others.items(), key=lambda item: -item[1].numel())
-    listed = [f"{key} {tuple(parameter.shape)}" for key, parameter in largest[:8]]
-    listed += [f"and {len(others) - 8} more"] if len(others) > 8 else []
-    warnings.warn(
-        f"{missed:,} of the {total:,} parameters of {type(unwrap(network)).__name__} belong to layers that are "
-        f"not pruned, so a sparsity says nothing about them: {', '.join(listed)}. Prunable are the weights of "
-        "nn.Linear and the (transposed) convolutions of torch.nn",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
 def effective_weights(network: nn.Module, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """What the forward pass uses of :func:`prunable_weights`, detached: w / σ under spectral norm.
 
     Raw magnitudes under a norm have an arbitrary scale per layer, so scores look at these. That holds for
-    PyTorch's own norms and parametrisations. A norm or multiplier that a layer of one's own applies in its
-    ``forward`` cannot be seen: there the raw weight is taken. No state changes.
+    PyTorch's own norms and parametrisations, and for registered layers that say it (:func:`register_layer`). A norm
+    or multiplier that another layer of one's own applies in its ``forward`` cannot be seen: there the raw weight is
+    taken. No state changes.
     """
     return {key: slot.effective() for key, slot in prunable_slots(network, protect).items()}

@@ -13,6 +13,7 @@ from ganprune.metrics.extractor import (
     load_classifier,
     load_extractor,
     prepare_extractor,
+    read_extractor,
     save_classifier,
 )
 from ganprune.metrics.fid_kid import fid, kid
@@ -77,6 +78,7 @@ __all__ = [
     "network_sparsity",
     "precision_recall",
     "prepare_extractor",
+    "read_extractor",
     "save_classifier",
     "sparsity",
     "train_classifier",

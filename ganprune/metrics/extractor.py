@@ -24,7 +24,7 @@ from ganprune.core.device import as_device
 from ganprune.core.files import cache_dir
 from ganprune.core.modes import full_precision
 from ganprune.core.tensors import CheckpointError, hash_weights, read_safetensors, write_safetensors
-from ganprune.data.splits import ImageData, Split
+from ganprune.data.splits import DataError, ImageData, Split
 from ganprune.metrics.classifier import (
     FEATURES,
     ClassifierConfig,
@@ -177,11 +177,18 @@ def prepare_extractor(
 
     Raises:
         ValueError: if a split is given that belongs to no data set, or the train split has labels that are no classes.
+        DataError: if the data set has fewer than two classes.
     """
     name = data.dataset if isinstance(data, Split) else data.name
     if name == SHIPPED_DATASET:
         return digit_classifier_path()
     data = data.siblings() if isinstance(data, Split) else data
+    if data.num_classes < 2:
+        raise DataError(
+            f"{data.name} has no classes, by which a feature extractor could be trained: put the images of each class "
+            "into a sub-folder of their own; or give an extractor that was trained on other images of as many channels "
+            "(extractor=gp.metrics.read_extractor(file), --extractor FILE); or leave evaluation out (--samples 0)"
+        )
     config = config or ClassifierConfig(epochs=6, rotation=0.0, flip=True)
     path = _cached_path(data, config)
     if not path.is_file():
@@ -248,11 +255,32 @@ def load_extractor(
                 "install the package again" if dataset == SHIPPED_DATASET else "delete it to train it anew"
             )
             raise CheckpointError(f"{error}; {remedy}") from error
-        with torch.inference_mode(False):
-            ready = inference_copy(network)
-        known = Extractor(ready, f"{dataset}-cnn{FEATURES}", metadata["hash"], metadata)
+        known = _as_extractor(network, f"{dataset}-cnn{FEATURES}", metadata)
         _extractors[(str(path), str(target))] = known
     return known
+
+
+def read_extractor(path: str | Path, device: torch.device | str | None = None) -> Extractor:
+    """The feature extractor in a file, to measure other images with than those that it was trained on.
+
+    Figures from it can be compared with each other and with no others. Images of data without classes need one; the
+    nearer its own images are, the more its features see.
+
+    Args:
+        path: what :func:`prepare_extractor` wrote ("out" of ``ganprune extractor``); its images must have as many
+            channels, and be no larger than those to be measured.
+        device: where to put it; default the best device present.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is damaged or no classifier.
+    """
+    network, metadata = load_classifier(path, device)
+    return _as_extractor(network, f"{metadata.get('dataset', 'own')}-cnn{FEATURES}", metadata)
+
+
+def _as_extractor(network: ImageClassifier, name: str, metadata: dict[str, Any]) -> Extractor:
+    with torch.inference_mode(False):
+        return Extractor(inference_copy(network), name, metadata["hash"], metadata)
 
 
 def _warn(cost: str) -> None:

@@ -59,9 +59,15 @@ def reference_of(split: Split, extractor: Extractor, batch_size: int | None = No
     if known is None:
         size = choose_batch(batch_size, extractor.device)
         starts = range(0, len(split), size)
-        parts = [extractor(split.float_images(start, start + size))[0] for start in starts]
-        counts = torch.bincount(split.labels.cpu(), minlength=extractor.network.num_classes)
-        known = Reference(torch.cat(parts), counts)
+        pairs = [extractor(split.float_images(start, start + size)) for start in starts]
+        labels, classes = split.labels.cpu(), extractor.network.num_classes
+        if (
+            split.parent is not None and split.parent.num_classes != classes
+        ):  # trained on classes of other images
+            labels = torch.cat([named for _, named in pairs]).cpu()
+        known = Reference(
+            torch.cat([features for features, _ in pairs]), torch.bincount(labels, minlength=classes)
+        )
     _references[key] = known
     while len(_references) > _KEPT_REFERENCES:
         _references.popitem(last=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,21 +91,30 @@ def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None 
     samples = count_samples(arguments, samples)
     work = Work()
 
-    def note(layer: nn.Module, uses: float) -> None:
-        weight: Tensor = layer.weight  # type: ignore[assignment]
+    own_slots = {
+        id(slot.own[0]): slot
+        for slot in weight_slots(network).values()
+        if slot.own is not None and slot.raw.numel()
+    }
+
+    def note(weight: Tensor, key: int, uses: float) -> None:
         work.skipped += uses * (weight.numel() - int(weight.count_nonzero())) / samples
-        key = id(layer._parameters.get("weight", layer))  # a weight that layers share is used by all of them
         work.uses[key] = work.uses.get(key, 0.0) + uses / samples
 
-    def count(layer: nn.Module, positional: tuple, named: dict[str, Any], output: Any) -> None:
+    def count(layer: Any, positional: tuple, named: dict[str, Any], output: Any) -> None:
         if isinstance(
             layer, nn.MultiheadAttention
         ):  # it uses its last layer's weight without calling the layer
-            note(layer.out_proj, output[0].numel() // layer.embed_dim)
+            layer, uses = layer.out_proj, output[0].numel() // layer.embed_dim
         else:
-            note(layer, _uses(layer, positional[0] if positional else named["input"], output))
+            uses = _uses(layer, positional[0] if positional else named["input"], output)
+        own.begun[-1] += uses * layer.weight.numel()
+        # a weight that layers share is used by all of them
+        note(layer.weight, id(layer._parameters.get("weight", layer)), uses)
 
     counter = FlopCounterMode(display=False)
+    parts = {id(slot.layer) for slot in own_slots.values()}
+    own = _OwnLayers(counter.get_total_flops)
     with (
         ExitStack() as hooks,
         eval_mode(network),
@@ -115,11 +124,40 @@ def measure_work(network: nn.Module, inputs: Inputs = None, samples: int | None 
         counter,
     ):
         for layer in network.modules():
-            if isinstance(layer, (*PRUNABLE_LAYERS, nn.MultiheadAttention)):
+            if (slot := own_slots.get(id(layer))) is not None:
+                own.watch(layer, slot, hooks)
+            elif isinstance(layer, (*PRUNABLE_LAYERS, nn.MultiheadAttention)) and id(layer) not in parts:
                 hooks.enter_context(layer.register_forward_hook(count, with_kwargs=True))
         network(*arguments)
+    for slot, products in own.products:
+        note(slot.raw, id(slot.raw), products / slot.raw.numel())
     work.dense = counter.get_total_flops() / 2 / samples
     return work
+
+
+class _OwnLayers:
+    """The products that registered layers of one's own compute, without those of registered layers inside of them."""
+
+    def __init__(self, flops: Callable[[], int]) -> None:
+        self.flops, self.begun = flops, [0.0]
+        self.starts: list[int] = []
+        self.products: list[tuple[WeightSlot, float]] = []
+
+    def watch(self, layer: nn.Module, slot: WeightSlot, hooks: ExitStack) -> None:
+        """Counts what is computed between the beginning and the end of a layer's forward pass."""
+
+        def before(*_: Any) -> None:
+            self.starts.append(self.flops())
+            self.begun.append(0.0)
+
+        def after(*_: Any) -> None:
+            products, inside = (self.flops() - self.starts.pop()) / 2, self.begun.pop()
+            self.begun[-1] += products
+            if products > inside:
+                self.products.append((slot, products - inside))
+
+        hooks.enter_context(layer.register_forward_pre_hook(before))
+        hooks.enter_context(layer.register_forward_hook(after))
 
 
 def _uses(layer: Any, given: Tensor, output: Tensor) -> int:
@@ -210,7 +248,7 @@ def call_arguments(network: nn.Module, count: int, inputs: Inputs) -> tuple[Any,
         ValueError: if there are no inputs and the network does not say what it takes.
     """
     if inputs is None:
-        return (default_inputs(network, count),)
+        return default_inputs(network, count)
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     return tuple(one.detach() if isinstance(one, Tensor) else one for one in given)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ganprune.core.checks import check_integer
-from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
+from ganprune.networks.convolutional import SIDES, DCGANDiscriminatorSpec, DCGANGeneratorSpec, doublings
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
 from ganprune.networks.gan import GAN, GANSpec
 
@@ -24,7 +24,7 @@ def dcgan(
     """The course's pair: a DCGAN whose channel counts are multiples of ``width``.
 
     Args:
-        image_shape: (C, 28, 28) or (C, 32, 32).
+        image_shape: (C, S, S), with S 28, 32, 56, 64, 112 or 128.
         width: channels nearest to the image, at least 1; doubled at each halving of the resolution.
         latent_dim: length of the latent vector.
         norm: of the discriminator: "none", "batch", or "spectral", under which the logits have a gain of 20. The
@@ -34,9 +34,13 @@ def dcgan(
     """
     check_integer("width", width, 1)
     gain = SPECTRAL_GAIN if norm == "spectral" else 1.0
+    layers = (
+        doublings(image_shape[-1]) if image_shape[-1] in SIDES else 3
+    )  # a wrong side is refused by the specs
+    widths = tuple(width * 2**number for number in range(layers))
     spec = GANSpec(
-        DCGANGeneratorSpec(latent_dim, (4 * width, 2 * width, width), image_shape),
-        DCGANDiscriminatorSpec((width, 2 * width, 4 * width), image_shape, norm, gain),
+        DCGANGeneratorSpec(latent_dim, widths[::-1], image_shape),
+        DCGANDiscriminatorSpec(widths, image_shape, norm, gain),
     )
     return GAN.from_spec(spec, seed, device)
 

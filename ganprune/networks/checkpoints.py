@@ -56,7 +56,7 @@ def load_network(network: nn.Module, tensors: Mapping[str, Tensor], name: str, p
     found = {
         key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
     }
-    problems = _misfits(network, found)
+    problems = misfits(network, found)
     if problems:
         raise CheckpointError(f"the {name} in {path} does not fit: " + "; ".join(problems))
     for key, tensor in network.state_dict(keep_vars=True).items():
@@ -64,7 +64,7 @@ def load_network(network: nn.Module, tensors: Mapping[str, Tensor], name: str, p
     network.load_state_dict(found)
 
 
-def _misfits(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+def misfits(network: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """What keeps a network from taking these weights, one sentence each."""
     wanted = network.state_dict()
     problems = [f"{key} is missing" for key in wanted if key not in tensors]
@@ -142,7 +142,7 @@ def _refuse_what_load_refuses(name: str, network: nn.Module, spec: dict[str, Any
             f"the {name} cannot be saved, because its spec does not rebuild it: {error}"
         ) from error
     weights = {_plain_key(key): value for key, value in network.state_dict().items()}
-    problems = _misfits(rebuilt, weights)
+    problems = misfits(rebuilt, weights)
     if problems:
         raise CheckpointError(
             f"the {name} cannot be saved, because it is no longer the network that its spec builds: "

@@ -11,25 +11,36 @@ from ganprune.core.checks import check_number
 from ganprune.networks.parts import check_latent, check_norm, normalise_spectrally, set_size, set_sizes
 from ganprune.networks.registry import register_model_spec
 
+SIDES = (28, 32, 56, 64, 112, 128)
+"""The lengths that the sides of a DCGAN's images can have."""
 
-def _strides(image_shape: tuple[int, int, int]) -> list[tuple[int, int, int]]:
-    """(kernel, stride, padding) from 4 × 4 maps up to the image, three doublings."""
-    _, height, side = image_shape
-    if height != side or side not in (28, 32):
-        raise ValueError(f"image_shape must be (channels, 28, 28) or (channels, 32, 32), got {image_shape!r}")
-    first = (3, 2, 1) if side == 28 else (4, 2, 1)  # 4 → 7 or 4 → 8
-    return [first, (4, 2, 1), (4, 2, 1)]
+
+def _strides(image_shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(kernel, stride, padding) from 4 × 4 maps up to the image, three to five doublings."""
+    if len(image_shape) != 3 or image_shape[1] != image_shape[2] or image_shape[2] not in SIDES:
+        allowed = ", ".join(f"(channels, {side}, {side})" for side in SIDES[:-1])
+        raise ValueError(
+            f"image_shape must be {allowed} or (channels, {SIDES[-1]}, {SIDES[-1]}), got {image_shape!r}"
+        )
+    side = image_shape[2]
+    first = (3, 2, 1) if side % 28 == 0 else (4, 2, 1)  # 4 → 7 or 4 → 8
+    return [first, *[(4, 2, 1)] * doublings(side)][:-1]
+
+
+def doublings(side: int) -> int:
+    """How often the side of a map doubles from 4 × 4 to the image: 3 for 28 and 32, 4 for 56 and 64, else 5."""
+    return 3 + SIDES.index(side) // 2
 
 
 @register_model_spec
 @dataclass(frozen=True)
 class DCGANGeneratorSpec:
-    """DCGAN generator (Radford et al. 2016): latent → 4 × 4 maps → three doublings → image.
+    """DCGAN generator (Radford et al. 2016): latent → 4 × 4 maps → three to five doublings → image.
 
     Attributes:
         latent_dim: length of the latent vector.
-        channels: channels of the 4 × 4 maps and after the first and second doubling.
-        image_shape: (C, 28, 28) or (C, 32, 32).
+        channels: channels of the 4 × 4 maps and after each doubling but the last.
+        image_shape: (C, S, S), with S one of :data:`SIDES`; each doubling of S takes one more entry of ``channels``.
     """
 
     latent_dim: int = 64
@@ -38,9 +49,8 @@ class DCGANGeneratorSpec:
 
     def __post_init__(self) -> None:
         set_size(self, "latent_dim")
-        set_sizes(self, "channels", 3)
         set_sizes(self, "image_shape", 3)
-        _strides(self.image_shape)
+        set_sizes(self, "channels", len(_strides(self.image_shape)))
 
     def build(self) -> DCGANGenerator:
         """The freshly initialised network."""
@@ -50,11 +60,11 @@ class DCGANGeneratorSpec:
 @register_model_spec
 @dataclass(frozen=True)
 class DCGANDiscriminatorSpec:
-    """DCGAN discriminator: image → three halvings → 4 × 4 maps → one logit.
+    """DCGAN discriminator: image → three to five halvings → 4 × 4 maps → one logit.
 
     Attributes:
         channels: channels after each halving.
-        image_shape: (C, 28, 28) or (C, 32, 32).
+        image_shape: (C, S, S), with S one of :data:`SIDES`.
         norm: "spectral" (Miyato et al. 2018), "batch" (not after the first layer) or "none".
         logit_gain: factor on the logits; the bound that spectral norm puts on the slope grows by it. The course's
             value was chosen by short pilot runs of one seed each, which is no evidence beyond them.
@@ -67,9 +77,8 @@ class DCGANDiscriminatorSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "logit_gain", check_number("logit_gain", self.logit_gain, "(0, inf)"))
-        set_sizes(self, "channels", 3)
         set_sizes(self, "image_shape", 3)
-        _strides(self.image_shape)
+        set_sizes(self, "channels", len(_strides(self.image_shape)))
         check_norm(self.norm)
 
     def build(self) -> DCGANDiscriminator:
@@ -83,17 +92,17 @@ class DCGANGenerator(nn.Module):
     def __init__(self, spec: DCGANGeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
-        first, second, third = spec.channels
         up = _strides(spec.image_shape)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        pairs = [(spec.latent_dim, first, (4, 1, 0)), (first, second, up[0]), (second, third, up[1])]
+        widths = (spec.latent_dim, *spec.channels)
+        pairs = zip(widths, spec.channels, [(4, 1, 0), *up], strict=False)
         for number, (inputs, outputs, (kernel, stride, padding)) in enumerate(pairs, 1):
             layers[f"deconv{number}"] = nn.ConvTranspose2d(
                 inputs, outputs, kernel, stride, padding, bias=False
             )
             layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
             layers[f"relu{number}"] = nn.ReLU(inplace=True)
-        layers["deconv4"] = nn.ConvTranspose2d(third, spec.image_shape[0], *up[2])
+        layers[f"deconv{len(widths)}"] = nn.ConvTranspose2d(widths[-1], spec.image_shape[0], *up[-1])
         layers["tanh"] = nn.Tanh()
         self.layers = nn.Sequential(layers)
         _initialise_dcgan(self)
@@ -122,7 +131,7 @@ class DCGANDiscriminator(nn.Module):
                 layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
             layers[f"lrelu{number}"] = nn.LeakyReLU(0.2, inplace=True)
             inputs = outputs
-        layers["conv4"] = nn.Conv2d(inputs, 1, 4)
+        layers[f"conv{len(spec.channels) + 1}"] = nn.Conv2d(inputs, 1, 4)
         self.layers = nn.Sequential(layers)
         _initialise_dcgan(self)
         if spec.norm == "spectral":

@@ -7,43 +7,32 @@ A checkpoint of such a network records the name and the arguments, never code. L
 from __future__ import annotations
 
 import copy
-import importlib
 import json
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ganprune.core.device import placement_of
 from ganprune.core.modes import call_untouched
+from ganprune.masks.names import find_adapter
+from ganprune.networks.importing import check_import_path, describe, file_key, import_object, is_file
 from ganprune.networks.parts import copy_network
-from ganprune.networks.registry import UntrustedError, register_model_spec
-from ganprune.networks.sampling import draw_latents, latent_dim_of
+from ganprune.networks.registry import MODEL_SPECS, UntrustedError, register_model_spec, spec_from_dict
+from ganprune.networks.sampling import draw_inputs, latent_dim_of
 
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _trusted: list[str] = []
-
-
-def check_import_path(path: str) -> str:
-    """The path, if it has the form "module:Class" or "package.module:Class".
-
-    Raises:
-        ValueError: if it has not.
-    """
-    if not isinstance(path, str) or not _PATH.fullmatch(path):
-        raise ValueError(f"must have the form module:Class, got {path!r}")
-    return path
 
 
 @contextmanager
 def trust(*paths: str) -> Iterator[None]:
     """Allows these ``module:Class`` to be imported inside the block, by hand or from a checkpoint.
+
+    A checkpoint knows a file ``path/to/file.py:Class`` by its name, so that it may lie elsewhere than it did.
 
     ::
 
@@ -67,8 +56,9 @@ class CustomSpec:
     """The spec of a network of your own: where its class is, and the arguments that build it.
 
     Attributes:
-        path: "module:Class"; a function that returns a module will do as well. The current directory is searched
-            first, as it is by ``python -m``.
+        path: "module:Class" or "path/to/file.py:Class"; a function that returns a module, or one in its adapter
+            (:func:`ganprune.adapt`), will do as well. The current directory is searched first, as it is by
+            ``python -m``.
         arguments: keyword arguments, of values that JSON can hold (a tuple becomes a list).
 
     Raises:
@@ -100,32 +90,52 @@ class CustomSpec:
             ValueError: if the path is not trusted, cannot be imported, does not make a module from the arguments,
                 or makes one that cannot be copied or that has an attribute ``spec`` of its own.
         """
-        if self.path not in _trusted:
+        path = _trusted_form(self.path)
+        if path is None:
             raise UntrustedError(
                 f"{self.path} is code from outside of this package, imported only where you name it yourself: with "
                 f"--generator {self.path} or --discriminator {self.path} on the command line, or inside "
                 f"trust({self.path!r})"
             )
-        make = _import_class(self.path)
+        make = import_object(path)
         shown = f"{self.path} with arguments {json.dumps(self.arguments)}"
         try:
             network = make(**copy.deepcopy(self.arguments))
         except Exception as error:
-            raise ValueError(f"{shown} could not be built: {_describe(error)}") from error
+            raise ValueError(f"{shown} could not be built: {describe(error)}") from error
         if not isinstance(network, nn.Module) or next(network.parameters(), None) is None:
             raise ValueError(
                 f"{shown} must give a torch.nn.Module with parameters, got {type(network).__name__}"
             )
-        if hasattr(network, "spec"):
+        spec = getattr(network, "spec", None)
+        if hasattr(network, "spec") and not (find_adapter(network) and type(spec).__name__ in MODEL_SPECS):
             raise ValueError(f"{shown} has an attribute spec, which is taken by this package; rename it")
         try:
             copy_network(network)
         except Exception as error:
             raise ValueError(
-                f"{shown} cannot be copied, which the EMA generator needs: {_describe(error)}"
+                f"{shown} cannot be copied, which the EMA generator needs: {describe(error)}"
             ) from error
         network.spec = self  # type: ignore[assignment]
         return network
+
+
+def _trusted_form(path: str) -> str | None:
+    """The trusted path that means this one: itself, or that of a file of this name which lies elsewhere by now."""
+    if path in _trusted:
+        return path
+    same = (one for one in reversed(_trusted) if is_file(path) and file_key(one) == file_key(path))
+    return next(same, None)
+
+
+def own_spec_of(spec: Any) -> CustomSpec | None:
+    """The spec of the network of your own that a spec is, or builds upon, as that of an adapted network does."""
+    while not isinstance(spec, CustomSpec):
+        inside = getattr(spec, "network", None)
+        if not isinstance(inside, Mapping):
+            return None
+        spec = spec_from_dict(dict(inside))
+    return spec
 
 
 def _has_names_for_keys(value: Any) -> bool:
@@ -133,28 +143,6 @@ def _has_names_for_keys(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _has_names_for_keys(inner) for key, inner in value.items())
     return all(map(_has_names_for_keys, value)) if isinstance(value, (list, tuple)) else True
-
-
-def _describe(error: BaseException) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _import_class(path: str) -> Callable[..., Any]:
-    """The class or function that "module:Class" names; ValueError if there is none."""
-    module_name, _, name = path.partition(":")
-    here = os.getcwd()
-    if not {here, ""} & set(sys.path):
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a script without a guard may leave
-        raise ValueError(f"{path} cannot be imported: {_describe(error)}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise ValueError(f"{path} cannot be imported: module {module_name} has no class {name}")
-    return found
 
 
 def check_generator(network: nn.Module, name: str = "generator") -> tuple[int, int, int]:
@@ -170,24 +158,26 @@ def check_generator(network: nn.Module, name: str = "generator") -> tuple[int, i
     Raises:
         ValueError: if it is not; the message says what it gave instead.
     """
-    try:
-        latent_dim_of(network)
-    except ValueError as error:
-        found = getattr(network, "latent_dim", None)
-        raise ValueError(
-            f"{name} must have an attribute latent_dim, an integer of at least 1, got {found!r}"
-        ) from error
-    z = draw_latents(network, 4)
+    adapter = find_adapter(network)
+    if adapter is None or not adapter.draws:
+        try:
+            latent_dim_of(network)
+        except ValueError as error:
+            found = getattr(network, "latent_dim", None)
+            raise ValueError(
+                f"{name} must have an attribute latent_dim, an integer of at least 1, got {found!r}; {_ADAPT}"
+            ) from error
+    arguments = draw_inputs(network, 4)
     wanted = "must map latents (N, latent_dim) to images (N, C, H, W)"
-    images = _call(network, z, f"{name} {wanted}")
-    if images.ndim != 4 or len(images) != len(z):
-        raise ValueError(
-            f"{name} {wanted}, got shape {tuple(images.shape)} from latents of shape {tuple(z.shape)}"
-        )
+    images = _call(network, arguments, f"{name} {wanted}")
+    if images.ndim != 4 or len(images) != 4:
+        shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        raise ValueError(f"{name} {wanted}, got shape {tuple(images.shape)} from inputs of shape {shapes[0]}")
     low, high = float(images.min()), float(images.max())
     if not (low >= -1.001 and high <= 1.001):
         raise ValueError(
-            f"{name} must give images in [-1, 1], got values from {low:.4g} to {high:.4g}; let it end with Tanh"
+            f"{name} must give images in [-1, 1], got values from {low:.4g} to {high:.4g}; let it end with Tanh, or "
+            "declare what it gives: gp.adapt(network, image_range=(0, 1)), or (0, 255), or clamp=True"
         )
     channels, height, width = images.shape[1:]
     return channels, height, width
@@ -208,19 +198,22 @@ def check_discriminator(
     """
     wanted = f"{name} must map images (N, {', '.join(map(str, image_shape))}) to logits (N,)"
     device, dtype = placement_of(network)
-    logits = _call(network, torch.zeros(4, *image_shape, device=device, dtype=dtype), wanted)
+    logits = _call(network, (torch.zeros(4, *image_shape, device=device, dtype=dtype),), wanted)
     if tuple(logits.shape) != (4,):
-        raise ValueError(f"{wanted}, got shape {tuple(logits.shape)} for N = 4")
+        raise ValueError(f"{wanted}, got shape {tuple(logits.shape)} for N = 4; {_ADAPT}")
     if not bool(logits.isfinite().all()):
         raise ValueError(f"{wanted}, got NaN or infinity for N = 4")
 
 
-def _call(network: nn.Module, batch: Tensor, wanted: str) -> Tensor:
+_ADAPT = "a function that returns gp.adapt(network, ...) says what a network of another form takes and gives"
+
+
+def _call(network: nn.Module, arguments: tuple[Any, ...], wanted: str) -> Tensor:
     """The output of a network that is left as it was, as float32; ValueError if it fails or gives no tensor."""
     try:
-        output = call_untouched(network, batch)
+        output = call_untouched(network, *arguments)
     except Exception as error:  # whatever a stranger's code raises
-        raise ValueError(f"{wanted}; it failed with {_describe(error)}") from error
+        raise ValueError(f"{wanted}; it failed with {describe(error)}; {_ADAPT}") from error
     if not isinstance(output, Tensor):
-        raise ValueError(f"{wanted}, got {type(output).__name__}")
+        raise ValueError(f"{wanted}, got {type(output).__name__}; {_ADAPT}")
     return output.float()

@@ -17,6 +17,7 @@ from ganprune.core.random import step_seed
 from ganprune.masks.apply import apply_mask, check_fit, check_mask
 from ganprune.masks.keep import MaskKeeper, is_kept, keep_mask
 from ganprune.masks.mask import Mask, MaskError
+from ganprune.masks.names import find_adapter
 from ganprune.masks.weights import weight_slots
 from ganprune.networks.parts import copy_network
 
@@ -102,6 +103,8 @@ def built_here(network: nn.Module) -> bool:
     Its class is one of the package's, and so is, or is PyTorch's, that of each of its parts: a part of your own may
     count on the layout that it is used to.
     """
+    if find_adapter(network) is not None:  # what lies inside is somebody else's
+        return False
     origins = [type(part).__module__.partition(".")[0] for part in network.modules()]
     return origins[0] == "ganprune" and set(origins) <= {"ganprune", "torch"}
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import operator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ganprune.core.checks import ArgumentTypeError, check_integer
 from ganprune.core.device import placement_of
 from ganprune.core.modes import call_untouched, eval_mode
-from ganprune.core.random import seeded, step_seed
+from ganprune.core.random import keep_random_state, seeded, step_seed
+from ganprune.masks.names import find_adapter
 from ganprune.networks.fast_convolutions import fast_convolutions
 from ganprune.networks.gan import built_here
 
@@ -117,6 +120,24 @@ def draw_latents(network: nn.Module, n: int, seed: int = 0) -> Tensor:
     return sample_latents(n, latent_shape_of(network), seed, device).to(dtype)
 
 
+def draw_inputs(network: nn.Module, n: int, seed: int = 0) -> tuple[Any, ...]:
+    """What a generator is called with: latents, and whatever else its adapter draws, such as labels and noise.
+
+    Args:
+        network: the generator, perhaps inside of :func:`ganprune.adapt`.
+        n: number of samples, at least 1.
+        seed: determines all of it, on every device alike.
+
+    Returns:
+        The arguments of one call, on the device and in the dtype of the network; without an adapter one tensor, that
+        of :func:`draw_latents`.
+    """
+    adapter = find_adapter(network)
+    if adapter is not None and adapter.draws:
+        return adapter.draw_inputs(check_integer("n", n, 1), seed)
+    return (draw_latents(network, n, seed),)
+
+
 def input_shape_of(network: nn.Module) -> tuple[int, ...] | None:
     """The shape of one input: a latent for a generator, else what the network or its spec names, else None."""
     holders = (getattr(network, "spec", None), network)
@@ -127,20 +148,23 @@ def input_shape_of(network: nn.Module) -> tuple[int, ...] | None:
     return None if shape is None else tuple(shape)
 
 
-def default_inputs(network: nn.Module, n: int) -> Tensor:
-    """Standard normal inputs of the shape, on the device and in the dtype that a network takes.
+def default_inputs(network: nn.Module, n: int) -> tuple[Any, ...]:
+    """The arguments of one call: what an adapter draws, else standard normal inputs of the shape that is named.
 
     Raises:
         ValueError: if the network does not say what it takes.
     """
+    adapter = find_adapter(network)
+    if adapter is not None and adapter.draws:
+        return adapter.draw_inputs(n, 0)
     shape = input_shape_of(network)
     if shape is None:
         raise ValueError(
             f"inputs must be given for a {type(network).__name__}, which has neither latent_dim nor a spec that names "
-            "a shape"
+            "a shape; gp.adapt(network, latent=...) says it once for all"
         )
     device, dtype = placement_of(network)
-    return sample_latents(n, shape, device=device).to(dtype)
+    return (sample_latents(n, shape, device=device).to(dtype),)
 
 
 def check_output(network: nn.Module, output: Any, wanted: str) -> Tensor:
@@ -156,37 +180,75 @@ def check_output(network: nn.Module, output: Any, wanted: str) -> Tensor:
     """
     if not isinstance(output, Tensor):
         raise ArgumentTypeError(
-            f"{type(network).__name__} must give {wanted} as one tensor, got {type(output).__name__}; wrap it in a "
-            "module that returns that alone"
+            f"{type(network).__name__} must give {wanted} as one tensor, got {type(output).__name__}; "
+            "gp.adapt(network, output=...) picks it"
         )
     return output
 
 
 @torch.no_grad()
 def sample(
-    network: nn.Module, n: int = 64, seed: int = 0, batch_size: int = 1_000, latents: Tensor | None = None
+    network: nn.Module,
+    n: int = 64,
+    seed: int = 0,
+    batch_size: int = 1_000,
+    latents: Tensor | None = None,
+    labels: int | Tensor | None = None,
 ) -> Tensor:
-    """Samples of a generator in evaluation mode; the generator is left as it was.
+    """Samples of a generator in evaluation mode; the generator and the global random state are left as they were.
 
     Args:
-        network: any module that maps latents (N, latent_dim), or maps of one pixel (N, latent_dim, 1, 1), to samples.
+        network: any module that maps latents (N, latent_dim), or maps of one pixel (N, latent_dim, 1, 1), to samples,
+            or what :func:`ganprune.adapt` makes of another one.
         n: number of samples (ignored when latents are given).
-        seed: determines the latents.
-        batch_size: samples made at a time.
+        seed: determines the latents, and the labels and the noise of an adapted generator.
+        batch_size: samples made at a time. What a network draws in its ``forward`` depends on it, inputs do not.
         latents: use these instead, shape (n, latent_dim); they are moved to the network's device and dtype.
+        labels: classes for an adapted generator that takes labels: one for all, or integers (n,).
 
     Returns:
         float32, shape (n, C, H, W), on the generator's device.
 
     Raises:
         TypeError: if the network gives anything but one tensor.
+        ValueError: if labels are given and the network takes none, or they are no classes of it.
     """
     check_integer("batch_size", batch_size, 1)
-    device, dtype = placement_of(network)
-    chosen = draw_latents(network, n, seed) if latents is None else latents
+    adapter = find_adapter(network)
+    if latents is None or (adapter is not None and adapter.draws):
+        arguments = draw_inputs(network, n if latents is None else len(latents), seed)
+    if latents is not None:
+        device, dtype = placement_of(network)
+        arguments = (latents.to(device, dtype), *(arguments[1:] if adapter is not None else ()))
+    if labels is not None:
+        if adapter is None:
+            raise ValueError(
+                "labels must be None: the network takes none; gp.adapt(network, labels=...) says it does"
+            )
+        arguments = adapter.with_labels(arguments, labels)
+    count = next(len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
     with ExitStack() as block:
         block.enter_context(eval_mode(network))
+        block.enter_context(_seeded_noise(network, seed))
         if built_here(network):
             block.enter_context(fast_convolutions(network))
-        batches = [network(z.to(device, dtype)) for z in chosen.split(batch_size)]
+        batches = [
+            network(*_rows(arguments, start, start + batch_size)) for start in range(0, count, batch_size)
+        ]
     return torch.cat([check_output(network, batch, "images (N, C, H, W)").float() for batch in batches])
+
+
+def _rows(arguments: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
+    """Some of the samples among the arguments of a call."""
+    return tree_map(lambda leaf: leaf[start:stop] if isinstance(leaf, Tensor) else leaf, arguments)
+
+
+@contextmanager
+def _seeded_noise(network: nn.Module, seed: int) -> Iterator[None]:
+    """What a network of one's own draws in ``forward`` comes from the seed; the global state stays what it was."""
+    if built_here(network):
+        yield
+        return
+    with keep_random_state(placement_of(network)[0]):
+        torch.manual_seed(step_seed(seed, 0, "sample noise"))
+        yield

@@ -268,6 +268,11 @@ def wanda(network: nn.Module, inputs: Any, protect: Iterable[str] = ()) -> dict[
     _check_ran(slots, squares)
     scores = {}
     for key, slot in slots.items():
+        if slot.raw.ndim < 2 or squares[key].numel() != slot.inputs:
+            raise ValueError(
+                f"score 'wanda' cannot tell which of {squares[key].numel()} inputs the weights of {key} "
+                f"{tuple(slot.raw.shape)} read; leave it out with protect"
+            )
         weight = slot.effective().abs()
         weight = weight.float() if weight.element_size() < 4 else weight  # the norm can exceed a half's range
         scores[key] = weight * per_input(slot, squares[key].sqrt().to(weight.dtype))

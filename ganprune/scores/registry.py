@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ganprune.core.checks import check_choice
 from ganprune.core.random import keep_random_state, step_seed
+from ganprune.masks.left_out import warn_of_left_out
 from ganprune.masks.spectral import settled_spectral_norms
-from ganprune.masks.weights import effective_weights, prunable_slots, prunable_weights, warn_of_left_out
+from ganprune.masks.weights import effective_weights, prunable_slots, prunable_weights
 
 ScoreFunction = Callable[..., Mapping[str, Tensor]]
 
@@ -150,9 +151,9 @@ def score(
 
     What is scored is the weight that the forward pass uses: w / σ under PyTorch's spectral norm, for instance.
     A norm or a multiplier that a layer of one's own applies (equalised learning rate, a spectral norm written by
-    hand) is not seen by magnitude and Wanda, which then score the raw weight; their scores compare well within
-    such a layer, and badly between layers. Which weights are scored says ``prunable_weights``; if a large part of
-    the network's parameters is not among them, a warning says so.
+    hand) is seen by magnitude and Wanda where :func:`ganprune.register_layer` was told of it. Elsewhere they score
+    the raw weight; such scores compare well within a layer, and badly between layers. Which weights are scored says
+    ``prunable_weights``; if a large part of the network's parameters is not among them, a warning says so.
 
     Args:
         network: the network that is scored, a generator or a discriminator.
@@ -254,7 +255,7 @@ def _check_not_all_zero(scores: Mapping[str, Tensor], name: str) -> None:
 @register_score("magnitude")
 def magnitude(network: nn.Module, protect: Iterable[str] = ()) -> dict[str, Tensor]:
     """``|w|`` (Han et al. 2015, "Learning both weights and connections"); w is the effective weight under a norm of
-    PyTorch's, and the raw weight under a norm or multiplier of one's own."""
+    PyTorch's and in registered layers, and the raw weight under another norm or multiplier of one's own."""
     return {key: weight.abs() for key, weight in effective_weights(network, protect).items()}
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ganprune.core.checks import check_integer
 from ganprune.masks.mask import check_sparsity, pruned_count
-from ganprune.masks.names import unwrap
+from ganprune.masks.names import find_adapter, unwrap
 from ganprune.masks.select import keep_largest
 from ganprune.masks.weights import prunable_slots, weight_slots
 from ganprune.networks.parts import copy_network
@@ -129,6 +129,9 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 def _ones(network: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...]:
     """One sample of ones that require a gradient, in the inputs' shape; integers (class labels) stay as they are."""
+    adapter = find_adapter(network)
+    if inputs is None and adapter is not None and adapter.draws:
+        inputs = adapter.draw_inputs(1, 0)
     if inputs is None:
         shape = input_shape_of(unwrap(network))
         if shape is None:

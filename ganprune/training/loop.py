@@ -18,7 +18,7 @@ from ganprune.core.random import keep_random_state, step_seed
 from ganprune.losses import get_loss, gradient_penalty, r1_penalty
 from ganprune.networks.fast_convolutions import fast_convolutions
 from ganprune.networks.gan import GAN, built_here
-from ganprune.networks.sampling import check_output, draw_latents
+from ganprune.networks.sampling import check_output, draw_inputs
 from ganprune.training.callbacks import callbacks_of, in_order
 from ganprune.training.config import TrainConfig
 from ganprune.training.state import TrainState, wants_channels_last
@@ -104,12 +104,12 @@ def _step(state: TrainState, split: BatchSource) -> None:
     for critic_step in range(config.critic_steps):
         draw = step_seed(config.seed, state.step, f"critic {critic_step}")
         real = _laid_out(split.batch(config.batch_size, draw, 0), gan.discriminator, config)
-        z = draw_latents(gan.generator, config.batch_size, draw)
+        inputs = draw_inputs(gan.generator, config.batch_size, draw)
         with _arithmetic(config, gan.generator, gan.discriminator):
             with torch.set_grad_enabled(
                 critic_step == config.critic_steps - 1
             ):  # the last batch serves G as well
-                fake = _laid_out(_images(gan.generator, z), gan.discriminator, config)
+                fake = _laid_out(_images(gan.generator, inputs), gan.discriminator, config)
             on_real, on_fake = _logits(gan.discriminator, real, fake.detach())
         d_loss = loss.discriminator(on_real.float(), on_fake.float())
         update = state.step * config.critic_steps + critic_step  # of the discriminator
@@ -197,8 +197,8 @@ def _logits(discriminator: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tenso
     return _judge(discriminator, real), _judge(discriminator, fake)
 
 
-def _images(generator: nn.Module, latents: Tensor) -> Tensor:
-    return check_output(generator, generator(latents), "samples (N, ...)")
+def _images(generator: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
+    return check_output(generator, generator(*inputs), "samples (N, ...)")
 
 
 def _judge(discriminator: nn.Module, samples: Tensor) -> Tensor:

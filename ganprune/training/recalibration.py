@@ -11,7 +11,7 @@ from torch import nn
 from ganprune.core.checks import check_integer
 from ganprune.core.modes import eval_mode
 from ganprune.core.random import keep_random_state, step_seed
-from ganprune.networks.sampling import draw_latents
+from ganprune.networks.sampling import draw_inputs
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def recalibrate_batchnorm(
         return
     if inputs is None:
         seeds = (step_seed(seed, number, "recalibrate") for number in range(batches))
-        inputs = (draw_latents(network, batch_size, one) for one in seeds)
+        inputs = (draw_inputs(network, batch_size, one) for one in seeds)
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     finished = False
