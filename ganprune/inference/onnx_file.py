@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ganprune import __version__
-from ganprune.channels.folding import fold_norms
 from ganprune.core.device import standard_defaults
 from ganprune.core.errors import GanpruneError
 from ganprune.core.files import replacing
@@ -24,6 +23,7 @@ from ganprune.core.random import keep_random_state
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
 from ganprune.masks.names import unwrap
+from ganprune.networks.folding import fold_norms
 from ganprune.networks.parts import copy_network
 from ganprune.networks.sampling import input_shape_of, sample_latents
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ganprune.channels.folding import fold_norms
 from ganprune.core.device import standard_defaults
 from ganprune.core.random import keep_random_state
 from ganprune.inference.lowering import lower
@@ -14,6 +13,7 @@ from ganprune.inference.recording import Recording, record
 from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask
 from ganprune.masks.names import unwrap
+from ganprune.networks.folding import fold_norms
 from ganprune.networks.parts import copy_network
 from ganprune.networks.sampling import input_shape_of, sample_latents
 
