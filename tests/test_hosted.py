@@ -57,7 +57,7 @@ def test_the_address_stands_in_one_place(tmp_path: Path) -> None:
     assert address.repository(config(tmp_path, url="", branch="main")) is None
     found = address.repository(config(tmp_path, url=f"{URL}.git"))
     assert found == address.Repository(URL, "main")
-    assert found.requirement == f"ganprune @ git+{URL}@main"
+    assert found.requirement == f"ganprune[sparse] @ git+{URL}@main"
     assert address.repository(config(tmp_path, url=f"{URL}/", branch="dev")) == address.Repository(URL, "dev")
     assert "repository" in yaml.safe_load(address.CONFIG.read_text(encoding="utf-8"))
 
@@ -84,7 +84,7 @@ def test_copies_install_the_package_where_it_is_missing(tmp_path: Path) -> None:
     for path in students.write_copies(tmp_path, pattern=students.CHAPTERS):
         title, first, *_ = nbformat.read(path, as_version=4).cells
         assert title.cell_type == "markdown"
-        assert f'%pip install --quiet "ganprune @ git+{URL}@spring"' in first.source
+        assert f'%pip install --quiet "ganprune[sparse] @ git+{URL}@spring"' in first.source
         exec(TransformerManager().transform_cell(first.source), {})  # the package is there: nothing happens
 
 

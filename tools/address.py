@@ -29,7 +29,7 @@ class Repository:
     @property
     def requirement(self) -> str:
         """What pip installs."""
-        return f"ganprune @ git+{self.url}@{self.branch}"
+        return f"ganprune[sparse] @ git+{self.url}@{self.branch}"
 
 
 def repository(config: Path = CONFIG) -> Repository | None:
