@@ -409,7 +409,7 @@ PARTS = {
     10: "ab",
     11: "ab",
 }
-PARTS |= {16: "ab", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh"}
+PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh"}
 
 
 def test_claims_are_numbered_as_they_were_planned() -> None:
