@@ -346,7 +346,7 @@ def test_configurations_are_those_of_the_records() -> None:
     dense = arms_of("laptop").dense
     assert gp.load(pretrained_path("dcgan-mnist", 0)).metadata["key"] == config_hash(dense)
     known = {config_hash(arm) for name in STUDIES for arm in study(name).arms}
-    for name in ("from_scratch", "initial_masks", "spoilt_images"):
+    for name in ("from_scratch", "initial_masks", "ring_games", "spoilt_images"):
         assert {row["key"] for row in records.read(name)} <= known
 
 
