@@ -289,7 +289,10 @@ def test_what_the_text_says_about_the_record_is_so() -> None:
     ]
     assert 0 < min(proved) <= max(proved) < 0.05 * math.log(2)
     assert len(found["raw"]) == len(found["tested"]) == len(found["seeds"])
-    for name in ("generator_loss", "discriminator_loss"):  # five finished trainings cannot be ranked by their losses
+    for name in (
+        "generator_loss",
+        "discriminator_loss",
+    ):  # five finished trainings cannot be ranked by their losses
         assert exact_p(at(name, moments[-1]), at("digit_fid", moments[-1])) > 0.05
     judged = [float(rho) for rho in judge["each seed"].split(", ")]
     assert max(judged) < min(float(rho) for rho in generator["each seed"].split(", "))
