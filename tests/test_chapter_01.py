@@ -11,6 +11,10 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+import ganprune as gp
+from ganprune.experiments.ring_games import is_collapsed, is_complete, sum_up, watch
+from ganprune.experiments.studies import arms_of
+
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_gan_from_scratch.ipynb"
 DEFINITIONS = (
     "setup",
@@ -20,7 +24,6 @@ DEFINITIONS = (
     "ring-data",
     "loop-code",
     "snapshot-code",
-    "collapse-run",
 )
 SOLUTIONS = ("check-5", "solution-5-code", "solution-6-code")
 
@@ -29,7 +32,6 @@ SOLUTIONS = ("check-5", "solution-5-code", "solution-6-code")
 def chapter() -> dict[str, Any]:
     """Return the names that the chapter's definitions make; cells that also run something keep their first part."""
     source = {cell["id"]: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-    source["collapse-run"] = source["collapse-run"].split("\n\n\n")[0]
     source["judge"] = source["train-judge"].split("\n\n\n")[0]
     names: dict[str, Any] = {}
     for cell in (*DEFINITIONS, "judge", *SOLUTIONS):
@@ -37,24 +39,19 @@ def chapter() -> dict[str, Any]:
     return names
 
 
-def late(chapter: dict[str, Any], game: Any, column: int) -> float:
-    """Return a column of the curve (1 modes, 2 good share, 3 spread), averaged over the last quarter of a game."""
-    curve = chapter["mode_curve"](game, 25)
-    return sum(row[column] for row in curve[-len(curve) // 4 :]) / len(curve[-len(curve) // 4 :])
-
-
-def late_modes(chapter: dict[str, Any], game: Any) -> float:
-    """Return the modes covered over the last quarter of a game."""
-    return late(chapter, game, 1)
+def late(game: Any) -> dict[str, Any]:
+    """Return what is seen of a game, averaged over its last quarter."""
+    looks = watch(game, 25)
+    return sum_up(looks[-len(looks) // 4 :])
 
 
 def test_the_game_covers_the_ring(chapter: dict[str, Any]) -> None:
-    assert late_modes(chapter, chapter["play"](500)) >= 6
+    assert late(chapter["play"](500))["modes"] >= 6
 
 
 @pytest.mark.parametrize("options", [{"g_steps": 5}, {"d_rate": 1e-4}], ids=["many turns of G", "slow D"])
 def test_a_slow_judge_lets_the_generator_collapse(chapter: dict[str, Any], options: dict[str, Any]) -> None:
-    assert late_modes(chapter, chapter["play"](300, **options)) <= 3
+    assert late(chapter["play"](300, **options))["modes"] <= 3
 
 
 def test_the_spread_of_the_data_is_what_the_rule_says(chapter: dict[str, Any]) -> None:
@@ -63,31 +60,16 @@ def test_the_spread_of_the_data_is_what_the_rule_says(chapter: dict[str, Any]) -
 
 
 def test_many_turns_of_the_generator_gather_its_samples_in_one_crowd(chapter: dict[str, Any]) -> None:
-    assert late(chapter, chapter["play"](600, g_steps=5), 3) < 1
-
-
-def test_a_run_is_collapsed_if_it_lacks_modes_and_is_one_crowd() -> None:
-    source = {cell["id"]: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-    names: dict[str, Any] = {"MODES": 8}
-    exec(source["collapse-table"].split("\n\n\nrows = ")[0], names)
-    control, crowd, scattered, full = (
-        [(step, modes, 0.5, spread) for step in range(8)]
-        for modes, spread in ((8, 2.0), (1, 0.3), (1, 1.9), (8, 0.3))
-    )
-    runs = [crowd, scattered, full]
-    assert [names["collapsed"]([run], [control]) for run in runs] == ["1 of 1", "0 of 1", "0 of 1"]
-    assert names["collapsed"]([crowd, crowd], [control, scattered]) == "1 of 1"
-    assert names["collapsed"]([crowd], [scattered]) == "no verdict"
+    assert late(chapter["play"](600, g_steps=5))["spread"] < 1
 
 
 def test_packs_betray_a_collapse(chapter: dict[str, Any]) -> None:
-    assert late_modes(chapter, chapter["play_packed"](400, pack=4)) >= 4
+    assert late(chapter["play_packed"](400, pack=4))["modes"] >= 4
 
 
 def test_watching_does_not_change_the_game(chapter: dict[str, Any]) -> None:
     *_, (_, watched, _) = (
-        (step, generator, chapter["mode_curve"]([(step, generator, None)], 1))
-        for step, generator, _ in chapter["play"](5)
+        (step, generator, watch([(step, generator, None)], 1)) for step, generator, _ in chapter["play"](5)
     )
     *_, (_, alone, _) = chapter["play"](5)
     assert all(a.equal(b) for a, b in zip(watched.parameters(), alone.parameters(), strict=True))
@@ -163,3 +145,32 @@ def test_the_non_saturating_loss_descends_what_the_solution_derives() -> None:
     best = (log_p - fixed).detach()
     loss = slope(lambda log_g: torch.trapezoid(-log_g.exp() * torch.nn.functional.logsigmoid(best), x))
     assert loss == pytest.approx(slope(divergences), rel=1e-6)
+
+
+def test_what_the_text_says_about_the_recorded_games_is_so() -> None:
+    games = arms_of("laptop").ring
+    found = {name: gp.records.rows_of(gp.records.read("ring_games"), game) for name, game in games.items()}
+    assert all({row["seed"] for row in rows} == set(range(10)) for rows in found.values())
+    even, turns, slow, fast, narrow = (
+        {step: [row for row in rows if row["step"] == step] for step in (1_000, 7_000)}
+        for rows in found.values()
+    )
+    assert all(row["complete"] for row in even[1_000] + even[7_000])
+    (other,) = (row for row in turns[1_000] if not row["collapsed"])
+    assert 1 <= other["modes"] < 1.5
+    for suspect in (fast, narrow):
+        assert not any(row["collapsed"] for row in suspect[1_000])
+        assert 0 < sum(row["complete"] for row in suspect[1_000]) < 10
+    assert max(row["modes"] for row in slow[1_000]) <= 2
+    lost = [row["collapsed"] for row in slow[7_000]]
+    assert 5 < sum(lost) < 10 and all(row["collapsed"] != row["complete"] for row in slow[7_000])
+    for row in found["D learns 10 times slower"]:
+        later = (one for one in slow[7_000] if one["seed"] == row["seed"])
+        assert not row["collapsed"] or all(one["collapsed"] for one in later)
+
+
+def test_the_rows_of_the_record_follow_the_rule() -> None:
+    for row in gp.records.read("ring_games"):
+        assert row["collapsed"] == is_collapsed(row["modes"], row["spread"])
+        assert row["complete"] == is_complete(row["modes"])
+        assert row["commit"] and not row["commit"].endswith("+")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,15 @@ def test_the_recipe_of_the_text_is_the_default() -> None:
 RECORD = ("record-rows", "record-table")
 
 
+def exact_p(losses: list[float], distances: list[float]) -> float:
+    """Return the share of all orders of the losses that rank the distances at least as well, or as badly."""
+    found = abs(stats.spearmanr(losses, distances)[0])
+    others = [abs(stats.spearmanr(order, distances)[0]) for order in permutations(losses)]
+    return sum(other >= found - 1e-9 for other in others) / len(others)
+
+
 def test_what_the_text_says_about_the_record_is_so() -> None:
-    found = run_cells(*RECORD, "record-facts", "rank", "rank-between")
+    found = run_cells(*RECORD, "record-facts", "rank")
     assert found["seeds"] == [0, 1, 2, 3, 4]
     over_seeds, moments = found["over_seeds"], found["moments"]
     at, late = found["at"], found["late"]
@@ -281,8 +289,11 @@ def test_what_the_text_says_about_the_record_is_so() -> None:
     ]
     assert 0 < min(proved) <= max(proved) < 0.05 * math.log(2)
     assert len(found["raw"]) == len(found["tested"]) == len(found["seeds"])
-    assert all(row["p"] > 0.05 for row in found["rows"])
-    assert found["rows"][0]["rho"] > 0 > found["rows"][1]["rho"]
+    for name in (
+        "generator_loss",
+        "discriminator_loss",
+    ):  # five finished trainings cannot be ranked by their losses
+        assert exact_p(at(name, moments[-1]), at("digit_fid", moments[-1])) > 0.05
     judged = [float(rho) for rho in judge["each seed"].split(", ")]
     assert max(judged) < min(float(rho) for rho in generator["each seed"].split(", "))
 

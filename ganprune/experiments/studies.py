@@ -13,6 +13,7 @@ from ganprune.experiments.base import Experiment
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
+from ganprune.experiments.ring_games import RingGame
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import COURSE_TRAINING, FromScratch
@@ -26,6 +27,8 @@ SEEDS = (0, 1, 2, 3, 4)
 """Seeds that decide."""
 SEARCHED = (100,)
 """Seeds on which recipes are searched, so that no claim is tested by the search that chose its recipe."""
+OTHER_SEEDS = {"recipe": SEARCHED, "mode-collapse": tuple(range(10))}
+"""Of the studies that have seeds of their own; a game on the ring takes a minute or less."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,13 @@ class Sizes:
     width: int = 32
     samples: int = 10_000
     ticket_rounds: int = 5
+    ring_steps: int = 1_000
 
 
 PROFILES = {
-    "smoke": Sizes(6, 3, 4, width=4, samples=64, ticket_rounds=1),
+    "smoke": Sizes(6, 3, 4, width=4, samples=64, ticket_rounds=1, ring_steps=20),
     "laptop": Sizes(COURSE_TRAINING.steps, COURSE_RECOVERY.steps, 4_000),
-    "gpu": Sizes(60_000, 20_000, 20_000),
+    "gpu": Sizes(60_000, 20_000, 20_000, ring_steps=2_000),
 }
 
 
@@ -92,11 +96,26 @@ class Arms:
         twins = SparseLatency(self.dense, turns=40 if full else 2)
         self.sparse_latency = {n: dataclasses.replace(twins, batch_size=n) for n in (64, 1)}
         self.training_time = TrainingTime(self.dense, updates=32 if full else 2, turns=10 if full else 2)
+        self.ring = self._ring(sizes.ring_steps)
 
     @staticmethod
     def training(steps: int, **changes: Any) -> TrainConfig:
         """The course's training, of another length."""
         return dataclasses.replace(COURSE_TRAINING, steps=steps, **changes)
+
+    @staticmethod
+    def _ring(moment: int) -> dict[str, RingGame]:
+        """Games on the ring: the even one and the one with a slow discriminator are played seven times as long."""
+        short = RingGame(moment, moment, moment // 20)
+        return {
+            "one update each": dataclasses.replace(short, steps=7 * moment),
+            "5 G updates per D update": dataclasses.replace(short, generator_updates=5),
+            "D learns 10 times slower": dataclasses.replace(
+                short, steps=7 * moment, discriminator_learning_rate=1e-4
+            ),
+            "5 D updates per G update": dataclasses.replace(short, discriminator_updates=5),
+            "latent of one number": dataclasses.replace(short, latent_dim=1),
+        }
 
     def scratch(self, **changes: Any) -> FromScratch:
         """A shorter training from scratch."""
@@ -299,6 +318,7 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
         lambda arms: list(arms.sparse_latency.values()),
     ),
     "training-time": ("Does a pruned generator train faster?", 10, lambda arms: [arms.training_time]),
+    "mode-collapse": ("What makes a generator lose modes?", 1, lambda arms: list(arms.ring.values())),
 }
 """Name → question, chapter, arms; in the order in which they are run."""
 
@@ -320,6 +340,4 @@ def study(name: str, profile: str = "laptop") -> Study:
         ValueError: if there is no such study or profile.
     """
     question, chapter, make = STUDIES[check_choice("name", name, STUDIES)]
-    return Study(
-        name, question, chapter, tuple(make(arms_of(profile))), SEARCHED if name == "recipe" else SEEDS
-    )
+    return Study(name, question, chapter, tuple(make(arms_of(profile))), OTHER_SEEDS.get(name, SEEDS))
