@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         remarks = {"command": "ganprune export", "network": options.network, "checkpoint": _name(options)}
         if options.onnx:
             written = gp.export_onnx(out, generator, mask, remarks)
-            row |= {"opset": written.opset, "difference": written.difference}
+            row |= {"inputs": list(written.inputs), "opset": written.opset, "difference": written.difference}
             row["file_bytes"] = written.file_bytes
         else:
             if mask is not None:

@@ -27,6 +27,7 @@ INVERSES = {"sub": ("add", torch.neg), "div": ("mul", torch.reciprocal)}
 REMEDIES = {
     "softmax": "a network with attention runs dense: export it with gp.export_onnx",
     "bmm": "a network with attention runs dense: export it with gp.export_onnx",
+    "clamp": "leave clamp=True away and clamp the images, or export the network with gp.export_onnx",
     "pad": "use zero padding of the convolution itself, or export the network with gp.export_onnx",
     "interpolat": "upsample by the nearest neighbour, or export the network with gp.export_onnx",
     "upsample": "upsample by the nearest neighbour and a whole factor, or export the network with gp.export_onnx",
@@ -223,6 +224,8 @@ class _Lowering:
         """A constant as one number for each channel."""
         shape = call.arguments[0].shape[1:] or (1,)
         tensor = torch.as_tensor(constant, dtype=torch.float64)
+        if tensor.ndim > len(shape) and bool((tensor == tensor[:1]).all()):  # the same for each image
+            tensor = tensor[:1]
         try:
             rows = tensor.expand(1, *shape).reshape(shape[0], -1)
         except RuntimeError:
