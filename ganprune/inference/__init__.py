@@ -1,9 +1,10 @@
 """Inference: a pruned generator outside of training, where its zeros cost nothing or less.
 
-``arguments`` says what a network is called with. ``tracing`` makes a list of operations (``program``) of any network, with norms folded in. ``sparse_file`` writes and
-reads it as non-zero weights and their positions. ``twin`` computes it without multiplying by zeros: ``layout`` says
-where each value lies in memory, ``tables`` what is multiplied with what, and ``kernels`` and ``lanes`` do it.
-``onnx_file`` writes the dense network for other runtimes, and ``onnx_reasons`` says why it cannot.
+``arguments`` says what a network is called with. ``tracing`` makes a list of operations (``program``) of any network,
+with norms folded in. ``sparse_file`` writes and reads it as non-zero weights and their positions. ``twin`` computes it
+without multiplying by zeros: ``layout`` says where each value lies in memory, ``tables`` what is multiplied with what,
+and ``kernels`` and ``lanes`` do it. ``onnx_file`` writes the dense network for other runtimes, and
+``onnx_reasons`` says why it cannot.
 """
 
 from __future__ import annotations

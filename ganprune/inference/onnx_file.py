@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,19 @@ from ganprune import __version__
 from ganprune.core.device import standard_defaults
 from ganprune.core.errors import GanpruneError
 from ganprune.core.files import replacing
+from ganprune.core.modes import setting
 from ganprune.core.random import keep_random_state
 from ganprune.inference.arguments import name_of, named_inputs, plain_copy
-from ganprune.inference.onnx_reasons import ExportError, check_chance, reason_of
+from ganprune.inference.onnx_reasons import ExportError, check_chance, make_images, reason_of
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.names import unwrap
+from ganprune.masks.names import find_adapter, unwrap
 
 OPSET = 20
 """The version of ONNX's operations that is asked for."""
 TOLERANCE = 1e-5
-"""Largest difference between a file's images and the network's, over their range: 2, as of images in [-1, 1], or more."""
+"""Largest difference between a file's images and the network's, over their range: 2, as of images in [-1, 1], or what
+a generator without a last tanh makes before its images are cut."""
 BATCHES = (1, 2, 3, 16, 64)
 """Numbers of images with which a file is tried before it takes its place."""
 
@@ -43,7 +45,7 @@ class OnnxFile:
         file_bytes: its size.
         opset: the version of ONNX's operations that it uses.
         inputs: the names of its inputs.
-        sparsity: the share of the prunable weights that is zero.
+        sparsity: the share of the prunable weights that is zero; None if no layer is known to be prunable.
         difference: the largest one between its images, made by ONNX Runtime, and the network's.
     """
 
@@ -51,7 +53,7 @@ class OnnxFile:
     file_bytes: int
     opset: int
     inputs: tuple[str, ...]
-    sparsity: float
+    sparsity: float | None
     difference: float
 
 
@@ -64,9 +66,9 @@ def export_onnx(
     """Writes a network in evaluation mode as one ONNX file, for any number of images, atomically.
 
     The file is run by ONNX Runtime on several numbers of images before it takes its place, and its images are compared
-    with the network's own. Its output is called ``images``. Its inputs are what the network is called with: ``latents``,
-    and for one in an adapter also ``labels`` (int64 (N,), or float32 rows), ``noise_0`` and so on, or ``inputs``; all of
-    them with the same N in front. An adapted generator's images are in [-1, 1], as everywhere in this package.
+    with the network's own. Its output is called ``images``. Its inputs are what the network is called with:
+    ``latents``, and for one in an adapter also ``labels`` (int64 (N,), or float32 rows), ``noise_0`` and so on, or
+    ``inputs``; all with the same N in front. An adapted generator's images are in [-1, 1], as everywhere here.
 
     Args:
         path: file to write, usually ``*.onnx``.
@@ -87,8 +89,10 @@ def export_onnx(
     network = unwrap(network)
     if mask is not None:
         check_mask(network, mask)
-    sparsity = (Mask.nonzero(network) if mask is None else mask).sparsity
-    remarks = {"sparsity": f"{sparsity:.6f}", "ganprune": __version__, **(metadata or {})}
+    known = mask or known_zeros(network)
+    sparsity = None if known is None else known.sparsity
+    remarks = {} if sparsity is None else {"sparsity": f"{sparsity:.6f}"}
+    remarks |= {"ganprune": __version__, **(metadata or {})}
     with replacing(path) as temporary, standard_defaults(), keep_random_state():
         try:
             inputs = named_inputs(plain, 2)
@@ -100,6 +104,14 @@ def export_onnx(
         difference = _check(runtime, temporary, plain)
         size = temporary.stat().st_size
     return OnnxFile(Path(path), size, opset, tuple(inputs), sparsity, difference)
+
+
+def known_zeros(network: nn.Module) -> Mask | None:
+    """The mask of the weights that are not zero; None where no layer is known to be prunable."""
+    try:
+        return Mask.nonzero(network)
+    except ValueError:
+        return None
 
 
 def _library(name: str) -> Any:
@@ -147,11 +159,11 @@ class _Positional(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside the block the exporter says nothing; standard output is for results."""
+    """Inside the block the exporter says nothing; what it could not do is said in one sentence after it."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -185,26 +197,35 @@ def _check(runtime: Any, path: Path, network: nn.Module) -> float:
     settings.intra_op_num_threads, settings.log_severity_level = 1, 3
     session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     worst, name = 0.0, name_of(network)
+    if not all(isinstance(one.shape[0], str) for one in session.get_inputs()):
+        raise ExportError(
+            f"the ONNX file of {name} would take one number of images alone, because the forward pass makes it a "
+            "number of Python; write x.shape[0] where it says len(x), and no number of images into a view"
+        )
     for count in BATCHES:
         inputs = named_inputs(network, count, seed=count)
-        expected = network(*inputs.values())
+        expected = make_images(network, inputs)
         fed = {key: one.numpy() for key, one in inputs.items()}
-        try:
-            found = torch.from_numpy(session.run(["images"], fed)[0])
-        except Exception as error:  # the runtime raises classes of its own
-            raise ExportError(
-                f"ONNX Runtime does not run the file on {count} inputs: {' '.join(str(error).split())[:300]}"
-            ) from error
+        found = torch.from_numpy(session.run(["images"], fed)[0])
         if found.shape != expected.shape:
             raise ExportError(
                 f"the ONNX file makes {tuple(found.shape)} of {count} inputs and {name} makes "
                 f"{tuple(expected.shape)}; let its forward pass take any number of images"
             )
         difference = float((found - expected).abs().max())
-        if not difference <= TOLERANCE * max(2.0, float(expected.max() - expected.min())):
+        if not difference <= TOLERANCE * _range_of(network, inputs, expected):
             raise ExportError(
                 f"the ONNX file's images of {count} inputs differ from those of {name} by {difference:.3g}; a forward "
                 "pass that depends on values or on its neighbours' number cannot be written"
             )
         worst = max(worst, difference)
     return worst
+
+
+def _range_of(network: nn.Module, inputs: dict[str, Tensor], images: Tensor) -> float:
+    """What the images' rounding is measured by: their range before they are cut, at least that of [-1, 1]."""
+    adapter = find_adapter(network)
+    if adapter is not None and adapter.clamp:
+        with setting((adapter, "clamp", False)):
+            images = network(*inputs.values())
+    return max(2.0, float(images.max() - images.min()))

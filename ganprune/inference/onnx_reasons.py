@@ -28,12 +28,7 @@ def check_chance(network: nn.Module, inputs: dict[str, Tensor]) -> None:
     images = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        images.append(network(*(one.clone() for one in inputs.values())))
-    if not isinstance(images[0], Tensor):
-        raise ExportError(
-            f"{name_of(network)} must give its images as one tensor, got {type(images[0]).__name__}; "
-            "gp.adapt(network, output=...) picks it"
-        )
+        images.append(make_images(network, inputs))
     if not torch.equal(*images):
         drawing = _recorded(network, 2).draws
         raise ExportError(
@@ -41,6 +36,24 @@ def check_chance(network: nn.Module, inputs: dict[str, Tensor]) -> None:
             "evaluation mode, and a file would draw others; let the network take them as an input and say so, "
             "gp.adapt(network, noise=...)"
         )
+
+
+def make_images(network: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """What a network gives; ExportError if it fails or gives anything but one tensor."""
+    try:
+        images = network(*(one.clone() for one in inputs.values()))
+    except Exception as error:  # whatever a stranger's code raises
+        shapes = ", ".join(f"{name} {tuple(one.shape)}" for name, one in inputs.items())
+        raise ExportError(
+            f"{name_of(network)} could not be run on {shapes}: {' '.join(str(error).split())[:200]}; say what it takes "
+            "by gp.adapt, and let it take any number of images"
+        ) from error
+    if not isinstance(images, Tensor):
+        raise ExportError(
+            f"{name_of(network)} must give its images as one tensor, got {type(images).__name__}; "
+            "gp.adapt(network, output=...) picks it"
+        )
+    return images
 
 
 def reason_of(error: Exception, network: nn.Module) -> str:
@@ -55,6 +68,11 @@ def reason_of(error: Exception, network: nn.Module) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if "DataDependent" in type(cause).__name__:
+        return (
+            "its forward pass goes another way for other values, and a file holds one way for all; choose by "
+            "torch.where, or give the network without the choice"
+        )
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0] if lines else 'no reason given'}"[:300]
 

@@ -62,7 +62,9 @@ def _only_input(plain: nn.Module, n: int, seed: int = 0) -> Tensor:
     """What a plain copy is called with; InferenceError if that is more than one tensor."""
     named = named_inputs(plain, n, seed)
     if len(named) > 1:
-        remedy = "fix the class, labels=0 and so on" if "labels" in named else "wrap it in a module that takes one"
+        remedy = (
+            "fix the class, labels=0 and so on" if "labels" in named else "wrap it in a module that takes one"
+        )
         raise InferenceError(
             f"{name_of(plain)} takes {', '.join(named)}, and a list of sparse operations takes one input; {remedy}, or "
             "export the network with gp.export_onnx"
