@@ -146,12 +146,15 @@ class _Lowering:
         value = self._read(name, call)
         if isinstance(weight, Reference) or isinstance(bias, Reference):
             raise self._refusal(name, call, " with a weight that depends on the latents")
+        pairs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
+        if weight.ndim == 3:  # over sound: a map of one row
+            weight, value = weight.unsqueeze(2), _as_row(self.settle(name, value))
+            pairs = {key: (key in ("stride", "dilation"), *pair) for key, pair in pairs.items()}
         if weight.ndim != 4:
             raise self._refusal(name, call, f" in {weight.ndim - 2} dimensions")
         kind = "conv_transpose2d" if transposed else "conv2d"
         outputs = weight.shape[1] * groups if transposed else weight.shape[0]
         bias = weight.new_zeros(outputs) if bias is None else bias
-        pairs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
         options: dict[str, Any] = {key: (int(pair[0]), int(pair[-1])) for key, pair in pairs.items()}
         return self._add_layer(name, kind, weight, bias, value, groups=int(groups), **options)
 
@@ -289,6 +292,11 @@ class _Lowering:
         tuple(INVERSES): _inverse,
         ("add", "mul"): _arithmetic,
     }
+
+
+def _as_row(value: Value) -> Value:
+    """A value of shape (C, L) as maps (C, 1, L)."""
+    return dataclasses.replace(value, shape=(value.shape[0], 1, value.shape[1]))
 
 
 def _scale_layer(layer: Layer, scale: Tensor, shift: Tensor | int) -> Layer:
