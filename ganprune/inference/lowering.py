@@ -117,8 +117,9 @@ class _Lowering:
     def _refusal(self, name: str, call: Call, why: str = "") -> InferenceError:
         found = (text for word, text in REMEDIES.items() if word in call.operation)
         remedy = next(found, "export the network with gp.export_onnx instead")
+        shown = call.operation.strip("_").removesuffix("_kernel")
         return InferenceError(
-            f"{name} computes {call.operation}{why}, which a list of sparse operations does not have; {remedy}"
+            f"{name} computes {shown}{why}, which a list of sparse operations does not have; {remedy}"
         )
 
     def _read(self, name: str, call: Call) -> Value:
