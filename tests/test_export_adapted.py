@@ -197,9 +197,10 @@ def test_reasons_are_one_sentence(name: str, tmp_path: Path, capfd: pytest.Captu
 # ---------------------------------------------------------------- one class
 
 
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_a_twin_draws_one_class(one_hot: bool, tmp_path: Path) -> None:
-    network = labelled(one_hot)
+def test_a_twin_draws_one_class(one_hot: bool, joined: bool, tmp_path: Path) -> None:
+    network = labelled(one_hot, joined)
     mask = gp.prune(network, 0.5)
     z = gp.sample_latents(20, 6, seed=2)
     for label in range(3):
@@ -208,7 +209,7 @@ def test_a_twin_draws_one_class(one_hot: bool, tmp_path: Path) -> None:
     path = tmp_path / "two.gps"
     gp.save_sparse(path, network, labels=2)
     torch.testing.assert_close(gp.sparse_twin(gp.load_sparse(path).program)(z), expected, rtol=0, atol=1e-5)
-    dense = labelled(one_hot)
+    dense = labelled(one_hot, joined)
     torch.testing.assert_close(
         gp.sparse_twin(dense, mask, labels=2)(z), expected, rtol=0, atol=1e-5
     )  # the same seed made it

@@ -57,7 +57,7 @@ def lower(recording: Recording, latent: tuple[int, ...], batch: int) -> Program:
 
     Batch norm goes into the layer before it where nobody else reads that layer, and so does an activation; nearest
     upsampling goes before the layer after it. What finds no layer becomes one: a 1 × 1 convolution with a diagonal
-    weight, of which only the diagonal is ever multiplied.
+    weight, of which only the diagonal is ever multiplied; so do channels that are put side by side.
 
     Args:
         recording: of a network without norms on weights.
@@ -238,6 +238,34 @@ class _Lowering:
             raise self._refusal(name, call, " with a number for each pixel")
         return rows[:, 0]
 
+    def _join(self, name: str, call: Call) -> Value:
+        """Channels side by side: a layer copies each part to its place, and the copies are added."""
+        parts, shape = call.arguments[0], call.output.shape[1:]
+        if (call.arguments[1:] or (0,))[0] % len(call.output.shape) != 1:
+            raise self._refusal(name, call, " along another axis than the channels")
+        bias, places, begin = torch.zeros(shape[0], dtype=torch.float64), [], 0
+        for part in parts:
+            end = begin + part.shape[1]
+            if isinstance(part, Reference):
+                places.append((begin, end, self.settle(name, self.values[part.value])))
+            else:
+                rows = part.double().reshape(len(part), end - begin, -1)
+                if bool((rows != rows[:1, :, :1]).any()):
+                    raise self._refusal(name, call, " with a number for each image or pixel")
+                bias[begin:end] = rows[0, :, 0]
+            begin = end
+        joined: Value | None = None
+        for begin, end, value in places:
+            weight = torch.eye(shape[0], dtype=torch.float64)[:, begin:end, None, None]
+            maps = (end - begin, *(shape[1:] if len(shape) == 3 else (math.prod(shape[1:]), 1)))
+            here = dataclasses.replace(value, shape=maps)
+            made = self._add_layer(name, "conv2d", weight, bias if joined is None else 0 * bias, here)
+            joined = (
+                made if joined is None else self._append(Sum(name, (joined.source, made.source), made.shape))
+            )
+        assert joined is not None
+        return joined
+
     def _upsampling(self, name: str, call: Call) -> Value:
         value, old, new = self._read(name, call), call.arguments[0].shape[2:], call.output.shape[2:]
         factors = {after // before for before, after in zip(old, new, strict=True)}
@@ -292,6 +320,7 @@ class _Lowering:
         ("addmm", "mm"): _linear,
         tuple(INVERSES): _inverse,
         ("add", "mul"): _arithmetic,
+        ("cat",): _join,
     }
 
 

@@ -110,8 +110,9 @@ def sparse_twin(
     """
     threads = check_integer("threads", threads, 1)
     if isinstance(network, Program):
-        if mask is not None or labels is not None:
-            raise ValueError("mask and labels must be None for a program, whose weights are what they are")
+        for name, given in (("mask", mask), ("labels", labels)):
+            if given is not None:
+                raise ValueError(f"{name} must be None for a program, whose weights are what they are")
         return SparseTwin(network, threads)
     return SparseTwin(trace_program(network, mask, labels), threads)
 
