@@ -66,7 +66,14 @@ def test_the_page_runs_from_top_to_bottom(folder: Path, capsys: pytest.CaptureFi
         page = page.replace(long, short)
     found: dict = {}
     commands = 0
-    for language, code in re.findall(r"^```(python|bash)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE):
+    said = ""
+    for language, code in re.findall(
+        r"^```(python|bash|text)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE
+    ):
+        if language == "text":
+            assert set(code.splitlines()) <= set(said.splitlines())
+            continue
+        capsys.readouterr()
         file = re.match(r"# (\S+\.py)\n", code)
         if file is not None:
             Path(file[1]).parent.mkdir(exist_ok=True)
@@ -80,7 +87,12 @@ def test_the_page_runs_from_top_to_bottom(folder: Path, capsys: pytest.CaptureFi
                 assert line.startswith("ganprune ")
                 assert main(line.split()[1:]) == 0, capsys.readouterr().err
                 commands += 1
-    assert commands == 8
+        said = capsys.readouterr().out
+    assert commands == 9
+    averaged = found["pruned"].generator_ema
+    expected = gp.sample(averaged, latents=gp.sample_latents(8, 64), labels=2)
+    torch.testing.assert_close(found["drawn"], expected, rtol=0, atol=1e-4)
+    assert np.abs(found["images"]).max() <= 1
     assert found["after"].macs < 0.5 * found["before"].macs
     assert found["mask"].sparsity == pytest.approx(0.5, abs=0.01)
     assert found["halved"][0].out_features == 8

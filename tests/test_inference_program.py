@@ -69,6 +69,15 @@ def test_batch_norm_goes_through_a_reshape_into_a_linear_layer() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
+def test_sound_is_maps_of_one_row(kind: Any) -> None:
+    first, second = kind(4, 6, 5, 2, 1, bias=False), kind(6, 2, 3, dilation=2)
+    network = lively(Shaped((4, 20), first, nn.BatchNorm1d(6), nn.ReLU(), second, nn.Tanh()))
+    program = check(network)
+    assert [layer.weight.shape[2] for layer in program.layers] == [1, 1]
+    assert program.image == evaluated(network, torch.zeros(1, 4, 20)).shape[1:]
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_batch_norm_is_folded_into_groups(kind: Any, groups: int) -> None:
@@ -86,6 +95,10 @@ def test_batch_norm_is_folded_into_groups(kind: Any, groups: int) -> None:
         Do(lambda x: x.view(len(x), 2, 6, 3)),
         Do(lambda x: functional.leaky_relu_(x.clone(), 0.3)),
         nn.Sequential(nn.Dropout2d(), nn.BatchNorm2d(4, affine=False)),
+        Do(lambda x: torch.cat([x, x.tanh()], 1)),
+        Do(
+            lambda x: torch.cat([torch.arange(2.0).view(1, 2, 1, 1).expand(len(x), 2, 3, 3), x, 2 * x], dim=1)
+        ),
         nn.UpsamplingNearest2d(scale_factor=3),
         nn.Conv2d(4, 4, 3, padding="same"),
     ],
@@ -147,6 +160,11 @@ REFUSED = {
     "gate": (Do(lambda x: x * x.sigmoid()), "two values that depend"),
     "noise": (Do(lambda x: x + torch.randn(len(x), 1, 4, 4)), "such as noise"),
     "pixels": (Do(lambda x: x + torch.arange(4.0)), "a number for each pixel"),
+    "rows": (Do(lambda x: torch.cat([x, x], 2)), "another axis than the channels"),
+    "pixels beside": (
+        Do(lambda x: torch.cat([x, torch.arange(16.0).view(1, 1, 4, 4).expand(len(x), 1, 4, 4)], 1)),
+        "each image or pixel",
+    ),
     "values": (Do(lambda x: x if float(x.sum()) > 0 else -x), "looks across the images"),
     "batch": (Do(lambda x: x * len(x)), "the number of images"),
     "PReLU": (nn.PReLU(4), "prelu"),

@@ -1,17 +1,20 @@
-"""Twelve public architectures: sampled, scored, pruned, kept, shrunk or refused; the table is that of the book."""
+"""Twelve public architectures: sampled, scored, pruned, shrunk and exported, or refused; the table is the book's."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import public_architectures
 import pytest
 import torch
 from public_architectures import NAMES, Critic, registered
+from tools.channel_networks import lively
 from torch import Tensor, nn
 
 import ganprune as gp
@@ -19,6 +22,7 @@ from ganprune.channels.analysis import Analysis, analyse
 from ganprune.channels.cutting import zero_channels
 from ganprune.channels.parts import drop_picker
 from ganprune.channels.surgery import finish_removal
+from ganprune.inference import ExportError, InferenceError
 from ganprune.networks import CustomSpec, trust
 
 PAGE = Path(__file__).resolve().parents[1] / "book" / "bring-your-own.md"
@@ -32,6 +36,17 @@ REASONS = {
     "those of last": "pixel shuffle",
 }
 """What a reason says → what the table calls it."""
+REFUSED = {
+    "as many groups as there are images": "a weight for each image",
+    "noise_0": "noise inputs",
+    "permute": "attention",
+    "split": "a latent in parts",
+    "pow": "pixel norm",
+    "reflection_pad": "reflection",
+    "prelu": "PReLU",
+    "3 dimensions": "three dimensions",
+}
+"""The same for exports and twins."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*belong to layers that are not pruned.*constant")
 
@@ -143,21 +158,123 @@ def test_norms_over_channels_are_shrunk_when_asked() -> None:
     assert gp.sample(small, 3).shape == gp.sample(network, 3).shape
 
 
+@functools.cache
+def pruned(name: str) -> nn.Module:
+    """Return the generator with half of its weights zero, and batch norms that have seen images."""
+    network = lively(build(name).eval())
+    gp.prune(network, 0.5, allocation="uniform")
+    return network
+
+
+@functools.cache
+def exported(name: str) -> tuple[bytes, tuple[str, ...]] | str:
+    """Return the ONNX file and the names of its inputs, or why there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "g.onnx"
+        try:
+            done = gp.export_onnx(path, pruned(name))
+            return path.read_bytes(), done.inputs
+        except ExportError as error:
+            return str(error)
+
+
+def from_file(data: bytes, names: tuple[str, ...], drawn: tuple[Tensor, ...]) -> Tensor:
+    """Return the images that ONNX Runtime makes."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    fed = {key: one.numpy() for key, one in zip(names, drawn, strict=True)}
+    return torch.from_numpy(session.run(["images"], fed)[0])
+
+
+def range_of(network: nn.Module, drawn: tuple[Tensor, ...]) -> float:
+    """Return the range of what a generator makes before its images are cut: 2 of one that ends with tanh."""
+    uncut = copy.copy(network)
+    uncut.clamp = False
+    images = uncut(*drawn)
+    return max(2.0, float(images.max() - images.min()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_its_onnx_file_makes_the_same_images(name: str) -> None:
+    network, found = pruned(name), exported(name)
+    if isinstance(found, str):
+        assert re.search("groups as there are images.*; multiply .* instead of its weight", found)
+        return
+    for n in (1, 2, 3, 7, 64, 256):
+        drawn = network.draw_inputs(n, seed=n)
+        images, expected = from_file(*found, drawn), gp.sample(network, n, seed=n)
+        assert images.shape == expected.shape
+        assert float((images - expected).abs().max()) <= 1e-5 * range_of(network, drawn)
+
+
+@pytest.mark.parametrize("name", ["ACGAN", "SAGAN", "PGAN", "SRGAN"])
+@torch.no_grad()
+def test_a_shrunk_one_is_exported_as_what_it_computes(name: str, tmp_path: Path) -> None:
+    small = gp.shrink_channels(pruned(name), 0.5)
+    done = gp.export_onnx(tmp_path / "g.onnx", small)
+    assert len(done.path.read_bytes()) < len(exported(name)[0])
+    for n in (1, 3, 64):
+        drawn = small.draw_inputs(n, seed=n)
+        images = from_file(done.path.read_bytes(), done.inputs, drawn)
+        expected = gp.sample(small, n, seed=n)
+        assert float((images - expected).abs().max()) <= 1e-5 * range_of(small, drawn)
+
+
+@functools.cache
+def twin_of(name: str) -> gp.inference.SparseTwin | str:
+    """Return a sparse twin, of one class where there are labels, or why there is none."""
+    network = pruned(name)
+    try:
+        return gp.sparse_twin(network, labels=3 if network.inputs.labels else None)
+    except InferenceError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_its_sparse_twin_makes_the_same_images(name: str) -> None:
+    network, twin = pruned(name), twin_of(name)
+    if isinstance(twin, str):
+        assert "gp.export_onnx" in twin and "\n" not in twin
+        return
+    drawn = network.draw_inputs(40, seed=5)
+    labels = 3 if network.inputs.labels else None
+    if labels is not None:
+        drawn = network.with_labels(drawn, labels)
+        with pytest.raises(InferenceError, match="takes latents, labels, .* fix the class"):
+            gp.sparse_twin(network)
+    assert float((twin(drawn[0]) - network(*drawn)).abs().max()) <= 1e-4
+    assert len(twin.program.layers) >= len(gp.prunable_weights(network))
+
+
 def row_of(name: str) -> str:
-    """Return an architecture's row of the table: which groups of channels can go, and why the others stay."""
+    """Return an architecture's row of the table: its channels that can go, its file and its twin, or why not."""
     groups = [group for group in analysed(name).groups if group.reason != OUTPUT and group.channels > 1]
     free = [group for group in groups if group.prunable]
     why = {words for group in groups for key, words in REASONS.items() if key in group.reason}
     unknown = [g.reason for g in groups if g.reason and not any(key in g.reason for key in REASONS)]
     assert not unknown
     channels = f"{len(free)} of {len(groups)} groups" + (f"; {', '.join(sorted(why))}" if why else "")
-    return f"| {name} | yes | {', '.join(SCORES)} | 80%, kept | {channels} |"
+    file, twin = exported(name), twin_of(name)
+    written = f"no: {short_reason(file)}" if isinstance(file, str) else ", ".join(file[1])
+    sparse = "yes, of one class" if build(name).inputs.labels else "yes"
+    sparse = f"no: {short_reason(twin)}" if isinstance(twin, str) else sparse
+    return f"| {name} | yes | {', '.join(SCORES)} | 80%, kept | {channels} | {written} | {sparse} |"
+
+
+def short_reason(message: str) -> str:
+    """Return the layer that an error names, and what the table calls the operation."""
+    found = re.search(r"([\w.]+|the network) (?:has|computes|takes) (.+)", message)
+    assert found is not None, message
+    words = next(words for key, words in REFUSED.items() if key in found[2])
+    return words if found[1] in ("the network", "StyleGAN2") else f"`{found[1]}`, {words}"
 
 
 def test_the_table_is_that_of_the_book() -> None:
     """What the tests above have shown of each, and the channels."""
     rows = [row_of(name) for name in NAMES]
     assert sum(len(removed(analysed(name))) > 0 for name in NAMES) >= 9
+    assert sum(not isinstance(exported(name), str) for name in NAMES) >= 8
     text = PAGE.read_text(encoding="utf-8")
     found = re.search(r"^\| Architecture \|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
     assert found is not None

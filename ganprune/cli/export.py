@@ -13,6 +13,7 @@ from ganprune.cli.networks import load_gan
 from ganprune.cli.output import say
 from ganprune.cli.runs import check_writable
 from ganprune.core.files import owned
+from ganprune.inference.onnx_file import known_zeros
 from ganprune.networks.checkpoints import PRETRAINED
 
 EXAMPLES = """examples:
@@ -59,17 +60,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         generator, mask = gan.networks()[options.network], gan.masks.get("generator")
         names = ("checkpoint", "generator", "network")
         row: dict[str, Any] = {"command": "export", **{name: getattr(options, name) for name in names}}
-        known = mask or gp.Mask.nonzero(generator)
-        row |= {"sparsity": known.sparsity, "nonzero": known.kept}
+        known = mask or known_zeros(generator)
+        row |= {} if known is None else {"sparsity": known.sparsity, "nonzero": known.kept}
         remarks = {"command": "ganprune export", "network": options.network, "checkpoint": _name(options)}
         if options.onnx:
             written = gp.export_onnx(out, generator, mask, remarks)
-            row |= {"opset": written.opset, "difference": written.difference}
+            row |= {"inputs": list(written.inputs), "opset": written.opset, "difference": written.difference}
             row["file_bytes"] = written.file_bytes
         else:
             if mask is not None:
                 gp.check_mask(generator, mask)
-            row["file_bytes"] = gp.save_sparse(out, generator, {"sparsity": known.sparsity, **remarks})
+            zeros = {} if known is None else {"sparsity": known.sparsity}
+            row["file_bytes"] = gp.save_sparse(out, generator, zeros | remarks)
     say(f"saved {out}, {row['file_bytes']:,} bytes")
     return row | {"out": str(out)}
 

@@ -95,7 +95,7 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
                 say(f"{role} has the weights {taken!r} of {weights}")
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
     _check_own(gan)
-    if options.generator_weights is None and options.command in ("evaluate", "sample"):
+    if options.generator_weights is None and options.command in ("evaluate", "sample", "export"):
         say(f"generator {options.generator} has initial weights; --generator-weights loads trained ones")
     return gan
 
@@ -138,7 +138,7 @@ def _shipped_spec(
         hidden = (8 * width, 16 * width)
         return gp.mlp_gan(image_shape, latent_dim, hidden, norm, device="cpu").spec
     if own_generator and image_shape[1:] not in [(side, side) for side in SIDES]:
-        if options.command in ("evaluate", "sample"):  # it has nothing to say there
+        if options.command in ("evaluate", "sample", "export"):  # it has nothing to say there
             return gp.mlp_gan(image_shape, 1, (1,), device="cpu").spec
         raise ValueError(
             f"generator {options.generator} makes images {image_shape}, for which the course has no discriminator; "

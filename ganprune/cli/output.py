@@ -15,6 +15,7 @@ TABLE = (
         "checkpoint",
         "generator",
         "network",
+        "inputs",
         "model",
         "data",
         "split",
@@ -143,6 +144,8 @@ def _label(key: str, data: str | None) -> str:
 def _shown(value: Any) -> str:
     if type(value) is int:
         return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 

@@ -27,6 +27,7 @@ INVERSES = {"sub": ("add", torch.neg), "div": ("mul", torch.reciprocal)}
 REMEDIES = {
     "softmax": "a network with attention runs dense: export it with gp.export_onnx",
     "bmm": "a network with attention runs dense: export it with gp.export_onnx",
+    "clamp": "leave clamp=True away and clamp the images, or export the network with gp.export_onnx",
     "pad": "use zero padding of the convolution itself, or export the network with gp.export_onnx",
     "interpolat": "upsample by the nearest neighbour, or export the network with gp.export_onnx",
     "upsample": "upsample by the nearest neighbour and a whole factor, or export the network with gp.export_onnx",
@@ -56,7 +57,7 @@ def lower(recording: Recording, latent: tuple[int, ...], batch: int) -> Program:
 
     Batch norm goes into the layer before it where nobody else reads that layer, and so does an activation; nearest
     upsampling goes before the layer after it. What finds no layer becomes one: a 1 × 1 convolution with a diagonal
-    weight, of which only the diagonal is ever multiplied.
+    weight, of which only the diagonal is ever multiplied; so do channels that are put side by side.
 
     Args:
         recording: of a network without norms on weights.
@@ -116,8 +117,9 @@ class _Lowering:
     def _refusal(self, name: str, call: Call, why: str = "") -> InferenceError:
         found = (text for word, text in REMEDIES.items() if word in call.operation)
         remedy = next(found, "export the network with gp.export_onnx instead")
+        shown = call.operation.strip("_").removesuffix("_kernel")
         return InferenceError(
-            f"{name} computes {call.operation}{why}, which a list of sparse operations does not have; {remedy}"
+            f"{name} computes {shown}{why}, which a list of sparse operations does not have; {remedy}"
         )
 
     def _read(self, name: str, call: Call) -> Value:
@@ -145,12 +147,15 @@ class _Lowering:
         value = self._read(name, call)
         if isinstance(weight, Reference) or isinstance(bias, Reference):
             raise self._refusal(name, call, " with a weight that depends on the latents")
+        pairs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
+        if weight.ndim == 3:  # over sound: a map of one row
+            weight, value = weight.unsqueeze(2), _as_row(self.settle(name, value))
+            pairs = {key: (key in ("stride", "dilation"), *pair) for key, pair in pairs.items()}
         if weight.ndim != 4:
             raise self._refusal(name, call, f" in {weight.ndim - 2} dimensions")
         kind = "conv_transpose2d" if transposed else "conv2d"
         outputs = weight.shape[1] * groups if transposed else weight.shape[0]
         bias = weight.new_zeros(outputs) if bias is None else bias
-        pairs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation}
         options: dict[str, Any] = {key: (int(pair[0]), int(pair[-1])) for key, pair in pairs.items()}
         return self._add_layer(name, kind, weight, bias, value, groups=int(groups), **options)
 
@@ -223,6 +228,8 @@ class _Lowering:
         """A constant as one number for each channel."""
         shape = call.arguments[0].shape[1:] or (1,)
         tensor = torch.as_tensor(constant, dtype=torch.float64)
+        if tensor.ndim > len(shape) and bool((tensor == tensor[:1]).all()):  # the same for each image
+            tensor = tensor[:1]
         try:
             rows = tensor.expand(1, *shape).reshape(shape[0], -1)
         except RuntimeError:
@@ -230,6 +237,34 @@ class _Lowering:
         if bool((rows != rows[:, :1]).any()) or math.prod(call.output.shape[1:]) != math.prod(shape):
             raise self._refusal(name, call, " with a number for each pixel")
         return rows[:, 0]
+
+    def _join(self, name: str, call: Call) -> Value:
+        """Channels side by side: a layer copies each part to its place, and the copies are added."""
+        parts, shape = call.arguments[0], call.output.shape[1:]
+        if (call.arguments[1:] or (0,))[0] % len(call.output.shape) != 1:
+            raise self._refusal(name, call, " along another axis than the channels")
+        bias, places, begin = torch.zeros(shape[0], dtype=torch.float64), [], 0
+        for part in parts:
+            end = begin + part.shape[1]
+            if isinstance(part, Reference):
+                places.append((begin, end, self.settle(name, self.values[part.value])))
+            else:
+                rows = part.double().reshape(len(part), end - begin, -1)
+                if bool((rows != rows[:1, :, :1]).any()):
+                    raise self._refusal(name, call, " with a number for each image or pixel")
+                bias[begin:end] = rows[0, :, 0]
+            begin = end
+        joined: Value | None = None
+        for begin, end, value in places:
+            weight = torch.eye(shape[0], dtype=torch.float64)[:, begin:end, None, None]
+            maps = (end - begin, *(shape[1:] if len(shape) == 3 else (math.prod(shape[1:]), 1)))
+            here = dataclasses.replace(value, shape=maps)
+            made = self._add_layer(name, "conv2d", weight, bias if joined is None else 0 * bias, here)
+            joined = (
+                made if joined is None else self._append(Sum(name, (joined.source, made.source), made.shape))
+            )
+        assert joined is not None
+        return joined
 
     def _upsampling(self, name: str, call: Call) -> Value:
         value, old, new = self._read(name, call), call.arguments[0].shape[2:], call.output.shape[2:]
@@ -285,7 +320,13 @@ class _Lowering:
         ("addmm", "mm"): _linear,
         tuple(INVERSES): _inverse,
         ("add", "mul"): _arithmetic,
+        ("cat",): _join,
     }
+
+
+def _as_row(value: Value) -> Value:
+    """A value of shape (C, L) as maps (C, 1, L)."""
+    return dataclasses.replace(value, shape=(value.shape[0], 1, value.shape[1]))
 
 
 def _scale_layer(layer: Layer, scale: Tensor, shift: Tensor | int) -> Layer:

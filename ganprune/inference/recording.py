@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganprune.channels.parts import tensors_in
+from ganprune.masks.names import canonical_name
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Reference:
     """A value that depends on the input, in the place of its tensor.
 
     Attributes:
-        value: its number; 0 is the input, and calls count on from there.
+        value: its number; inputs count from 0, and calls count on from there.
         shape: with the batch in front.
     """
 
@@ -47,10 +48,17 @@ class Call:
 
 @dataclass
 class Recording:
-    """A forward pass: its calls in order, and the number of the value that came out; None if none did."""
+    """A forward pass.
+
+    Attributes:
+        calls: in order.
+        output: the value that came out; None if none did.
+        draws: the layers that drew random numbers, "" for the network itself.
+    """
 
     calls: list[Call] = field(default_factory=list)
     output: Reference | None = None
+    draws: list[str] = field(default_factory=list)
 
     def uses(self) -> dict[int, int]:
         """How often each value is read; coming out of the network counts as once."""
@@ -64,19 +72,19 @@ class Recording:
 
 
 @torch.no_grad()
-def record(network: nn.Module, batch: Tensor) -> Recording:
+def record(network: nn.Module, *inputs: Tensor) -> Recording:
     """The basic operations of one forward pass.
 
     Args:
         network: in evaluation mode; it gets hooks while it runs.
-        batch: what it is called with.
+        inputs: what it is called with.
 
     Returns:
-        The operations on what depends on the batch. What depends on weights alone is computed, and not recorded.
+        The operations on what depends on the inputs. What depends on weights alone is computed, and not recorded.
     """
-    recorder = _Recorder(batch)
+    recorder = _Recorder(inputs)
     with recorder.naming_layers(network), recorder:
-        output = network(batch)
+        output = network(*inputs)
     if isinstance(output, Tensor):
         recorder.recording.output = recorder.reference_of(output)
     return recorder.recording
@@ -85,13 +93,14 @@ def record(network: nn.Module, batch: Tensor) -> Recording:
 class _Recorder(TorchDispatchMode):
     """Sees every basic operation below autograd, in which functional forms and methods look like modules."""
 
-    def __init__(self, batch: Tensor) -> None:
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
         self.recording = Recording()
         self._layers: list[str] = []
         self._known: dict[int, Reference] = {}
         self._alive: list[Tensor] = []  # an id may be given anew once its tensor is gone
-        self._remember(batch)
+        for one in inputs:
+            self._remember(one)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -106,6 +115,7 @@ class _Recorder(TorchDispatchMode):
             self._layers.pop()
 
         for name, part in network.named_modules():
+            name = canonical_name(name, network)
             handles.append(part.register_forward_pre_hook(lambda *_, n=name: self._layers.append(n)))
             handles.append(part.register_forward_hook(leave))
         try:
@@ -131,6 +141,8 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         depends = any(self.reference_of(one) for one in tensors_in([list(args), list(kwargs.values())]))
         found = tensors_in(result)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.recording.draws.append(self._layers[-1] if self._layers else "")
         if depends and found:
             name = func._schema.name.removeprefix("aten::")
             name = name if name.startswith("_") else name.rstrip("_")

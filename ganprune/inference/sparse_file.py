@@ -47,7 +47,10 @@ class SparseFile:
 
 
 def save_sparse(
-    path: str | Path, network: nn.Module | Program, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    network: nn.Module | Program,
+    metadata: Mapping[str, Any] | None = None,
+    labels: int | None = None,
 ) -> int:
     """Writes the non-zero weights of a network in evaluation mode, atomically; norms are folded in.
 
@@ -55,6 +58,7 @@ def save_sparse(
         path: file to write, usually ``*.gps``.
         network: a generator whose layers stand in one line, without branches and groups, or its program.
         metadata: JSON-able remarks, such as the sparsity, the seed, quality and the command.
+        labels: the one class that is drawn from the file, of an adapted generator that takes labels.
 
     Returns:
         The size of the file in bytes.
@@ -63,7 +67,9 @@ def save_sparse(
         InferenceError: if the network branches, has groups, or computes something that a program does not have.
         ValueError: if the metadata holds what JSON cannot hold. Nothing is written then.
     """
-    program = network if isinstance(network, Program) else trace_program(network)
+    if isinstance(network, Program) and labels is not None:
+        raise ValueError("labels must be None for a program, whose weights are what they are")
+    program = network if isinstance(network, Program) else trace_program(network, labels=labels)
     payload, entries = bytearray(), []
     for number, layer in enumerate(program.operations):
         entries.append(layer_entry(_check_straight(program, number, layer), **_pack(payload, layer)))

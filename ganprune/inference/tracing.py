@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ganprune.core.checks import check_integer
 from ganprune.core.device import standard_defaults
 from ganprune.core.random import keep_random_state
+from ganprune.inference.arguments import OneClass, name_of, named_inputs, plain_copy
 from ganprune.inference.lowering import lower
 from ganprune.inference.program import FoldedNetwork, InferenceError, Program
 from ganprune.inference.recording import Recording, record
-from ganprune.masks.apply import apply_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.names import unwrap
-from ganprune.networks.folding import fold_norms
-from ganprune.networks.parts import copy_network
-from ganprune.networks.sampling import input_shape_of, sample_latents
+from ganprune.masks.names import find_adapter
 
 BATCH = 3
 """Images of the recorded pass; few shapes have a 3 in front by chance."""
@@ -24,40 +22,54 @@ TOLERANCE = 1e-4
 
 
 @torch.no_grad()
-def trace_program(network: nn.Module, mask: Mask | None = None) -> Program:
+def trace_program(network: nn.Module, mask: Mask | None = None, labels: int | None = None) -> Program:
     """The operations that a network computes in evaluation mode.
 
     The forward pass is recorded once, norms are folded in, and the program's images are compared with the network's
     own on other latents, in another number.
 
     Args:
-        network: a generator, or any module that takes one tensor and names the shape of it (a ``latent_dim``, a
-            ``latent_shape`` or a spec); it is left as it was.
+        network: a generator that takes one tensor: adapted, or one that names the shape of its latents (by a
+            ``latent_dim``, a ``latent_shape`` or a spec); it is left as it was.
         mask: applied to the copy that is looked at; None for the network as it is.
+        labels: the one class of which an adapted generator with labels makes images; None for one without.
 
     Raises:
         TypeError: if ``network`` is no module.
-        ValueError: if the network does not say what it takes, or the mask does not fit it.
+        ValueError: if the network does not say what it takes, there is no such class, or the mask does not fit it.
         InferenceError: if it computes something that a program does not have; the message names the layer.
     """
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
-    network = unwrap(network)
-    latent = input_shape_of(network)
-    if latent is None:
-        raise ValueError(
-            f"network must say what it takes: give {type(network).__name__} an attribute latent_dim, the length of its "
-            "latents"
-        )
-    plain = copy_network(network).cpu().float().eval()
-    if mask is not None:
-        apply_mask(plain, mask.to("cpu") if isinstance(mask, Mask) else mask)
-    plain = fold_norms(plain)
+    plain = plain_copy(network, mask)
+    if labels is not None:
+        plain = _of_one_class(plain, labels)
     with standard_defaults(), keep_random_state():
-        recording = _record(plain, sample_latents(BATCH, latent))
-        program = lower(recording, latent, BATCH)
-        _check_same(plain, program, sample_latents(BATCH + 1, latent, seed=1))
+        latents = _only_input(plain, BATCH)
+        program = lower(_record(plain, latents), tuple(latents.shape[1:]), BATCH)
+        _check_same(plain, program, _only_input(plain, BATCH + 1, seed=1))
     return program
+
+
+def _of_one_class(plain: nn.Module, labels: int) -> OneClass:
+    label, adapter = check_integer("labels", labels, 0), find_adapter(plain)
+    if adapter is None:
+        raise ValueError(
+            "labels must be None: the network takes none; gp.adapt(network, labels=...) says it does"
+        )
+    return OneClass(adapter, label)
+
+
+def _only_input(plain: nn.Module, n: int, seed: int = 0) -> Tensor:
+    """What a plain copy is called with; InferenceError if that is more than one tensor."""
+    named = named_inputs(plain, n, seed)
+    if len(named) > 1:
+        remedy = (
+            "fix the class, labels=0 and so on" if "labels" in named else "wrap it in a module that takes one"
+        )
+        raise InferenceError(
+            f"{name_of(plain)} takes {', '.join(named)}, and a list of sparse operations takes one input; {remedy}, or "
+            "export the network with gp.export_onnx"
+        )
+    return next(iter(named.values()))
 
 
 def _record(network: nn.Module, latents: Tensor) -> Recording:
@@ -65,8 +77,8 @@ def _record(network: nn.Module, latents: Tensor) -> Recording:
         return record(network, latents)
     except Exception as error:  # whatever a stranger's code raises
         raise InferenceError(
-            f"{type(network).__name__} could not be run on latents of shape {tuple(latents.shape)} alone; wrap what "
-            f"takes more, such as labels, in a module that takes latents: {' '.join(str(error).split())}"
+            f"{name_of(network)} could not be run on latents of shape {tuple(latents.shape)} alone; say what it takes "
+            f"besides, such as labels, by gp.adapt: {' '.join(str(error).split())}"
         ) from error
 
 
@@ -76,6 +88,6 @@ def _check_same(network: nn.Module, program: Program, latents: Tensor) -> None:
     allowed = TOLERANCE * float(expected.abs().max())
     if found.shape != expected.shape or not bool(((found - expected).abs() <= allowed).all()):
         raise InferenceError(
-            f"{type(network).__name__} does something else on other latents than on those that were recorded: its "
+            f"{name_of(network)} does something else on other latents than on those that were recorded: its "
             "forward pass depends on values, on the number of images or on chance; export it with gp.export_onnx"
         )

@@ -83,7 +83,9 @@ class SparseTwin:
         )
 
 
-def sparse_twin(network: nn.Module | Program, mask: Mask | None = None, threads: int = 1) -> SparseTwin:
+def sparse_twin(
+    network: nn.Module | Program, mask: Mask | None = None, threads: int = 1, labels: int | None = None
+) -> SparseTwin:
     """A twin of a network for inference alone, in which zeros cost nothing.
 
     Dense kernels multiply by zeros, so that a pruned network is as slow as before. The twin walks over the non-zero
@@ -95,6 +97,7 @@ def sparse_twin(network: nn.Module | Program, mask: Mask | None = None, threads:
             program, such as that of a sparse file.
         mask: applied to a copy of the network; None if its pruned weights are zero already.
         threads: so many threads share the images, 16 at a time. Nobody else's number of threads changes.
+        labels: the one class that the twin of an adapted, class-conditional generator draws; one twin for each class.
 
     Returns:
         A callable: latents ``(N, *latent)``, as a tensor or an array, to images ``(N, *image)``, float32 on the CPU.
@@ -103,14 +106,15 @@ def sparse_twin(network: nn.Module | Program, mask: Mask | None = None, threads:
     Raises:
         InferenceError: if the network computes something that a program does not have, which is named; or if numba,
             which compiles the kernels, is not installed.
-        ValueError: if ``threads`` is no integer of at least 1, or the mask does not fit.
+        ValueError: if ``threads`` is no integer of at least 1, the mask does not fit, or there is no such class.
     """
     threads = check_integer("threads", threads, 1)
     if isinstance(network, Program):
-        if mask is not None:
-            raise ValueError("mask must be None for a program, whose weights are what they are")
+        for name, given in (("mask", mask), ("labels", labels)):
+            if given is not None:
+                raise ValueError(f"{name} must be None for a program, whose weights are what they are")
         return SparseTwin(network, threads)
-    return SparseTwin(trace_program(network, mask), threads)
+    return SparseTwin(trace_program(network, mask, labels), threads)
 
 
 def _kernel() -> Callable[..., Any]:

@@ -66,6 +66,13 @@ class Inputs:
 
         return tree_map(place, tuple(drawn))
 
+    def names(self, count: int) -> tuple[str, ...]:
+        """The names of so many arguments: inputs (with numbers, if several), latents, labels, noise_0 and so on."""
+        own = [*["latents"] * (self.latent is not None), *["labels"] * bool(self.labels)]
+        own += [f"noise_{number}" for number in range(len(self.noise))]
+        given = count - len(own)
+        return (*(["inputs"] if given == 1 else [f"inputs_{number}" for number in range(given)]), *own)
+
     def encode(self, labels: Tensor) -> Tensor:
         """Integers (N,) as the network takes them."""
         return nn.functional.one_hot(labels, self.labels).float() if self.one_hot else labels

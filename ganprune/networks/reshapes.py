@@ -61,11 +61,16 @@ def _wanted_sizes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
         return None
     try:
         if func in _UNFLATTENS:
-            dim, sizes = operator.index(rest[0]) % args[0].ndim, [operator.index(one) for one in rest[1]]
+            dim, sizes = operator.index(rest[0]) % args[0].ndim, [_size(one) for one in rest[1]]
             return [*args[0].shape[:dim], *sizes, *args[0].shape[dim + 1 :]]
-        return [operator.index(one) for one in (rest[0] if isinstance(rest[0], (tuple, list)) else rest)]
+        return [_size(one) for one in (rest[0] if isinstance(rest[0], (tuple, list)) else rest)]
     except (TypeError, IndexError):  # a dtype, or names of dimensions
         return None
+
+
+def _size(one: Any) -> int:
+    """A size as an integer; one that an exporter holds open stays open."""
+    return one if isinstance(one, torch.SymInt) else operator.index(one)  # type: ignore[return-value]
 
 
 def _fit(x: Tensor, sizes: list[int]) -> list[int] | None:
