@@ -218,7 +218,7 @@ def test_a_twin_draws_one_class(one_hot: bool, joined: bool, tmp_path: Path) -> 
 
 
 def test_wrong_labels_are_refused() -> None:
-    network, twin = labelled(), None
+    network = labelled()
     for bad in (-1, 3, 1.5, True):
         with pytest.raises(ValueError, match=r"labels must be (in \[0, 3\)|an integer of at least 0)"):
             gp.sparse_twin(network, labels=bad)  # type: ignore[arg-type]
@@ -226,6 +226,12 @@ def test_wrong_labels_are_refused() -> None:
         gp.sparse_twin(gp.adapt(Noisy(False), 3), labels=0)
     with pytest.raises(ValueError, match="labels must be None: the network takes none"):
         gp.sparse_twin(Shaped((3,), nn.Linear(3, 2)), labels=0)
+    critic = gp.dcgan(width=4, device="cpu").discriminator
+    with pytest.raises(ValueError, match="labels must be None: the network takes none"):
+        gp.sparse_twin(gp.adapt(critic), labels=0)
+    odd = gp.adapt(nn.Linear(2, 2), inputs=lambda n, seed: (torch.zeros(n, 2), 0.5))
+    with pytest.raises(InferenceError, match="one row for each image, got float for 3 images"):
+        gp.sparse_twin(odd)
     twin = gp.sparse_twin(network, labels=0)
     with pytest.raises(ValueError, match="labels must be None for a program"):
         gp.sparse_twin(twin.program, labels=0)

@@ -195,8 +195,13 @@ def _check(runtime: Any, path: Path, network: nn.Module) -> float:
     """The largest difference over several numbers of images; ExportError if it is too large."""
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = 1, 3
-    session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     worst, name = 0.0, name_of(network)
+    try:
+        session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has errors of its own
+        raise ExportError(
+            f"ONNX Runtime cannot load the file of {name}: {' '.join(str(error).split())[:300]}"
+        ) from error
     if not all(isinstance(one.shape[0], str) for one in session.get_inputs()):
         raise ExportError(
             f"the ONNX file of {name} would take one number of images alone, because the forward pass makes it a "
@@ -216,7 +221,7 @@ def _check(runtime: Any, path: Path, network: nn.Module) -> float:
         if not difference <= TOLERANCE * _range_of(network, inputs, expected):
             raise ExportError(
                 f"the ONNX file's images of {count} inputs differ from those of {name} by {difference:.3g}; a forward "
-                "pass that depends on values or on its neighbours' number cannot be written"
+                "pass that depends on values or on the number of images cannot be written"
             )
         worst = max(worst, difference)
     return worst

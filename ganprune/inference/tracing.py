@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ganprune.core.checks import check_integer
 from ganprune.core.device import standard_defaults
+from ganprune.core.errors import GanpruneError
 from ganprune.core.random import keep_random_state
 from ganprune.inference.arguments import OneClass, name_of, named_inputs, plain_copy
 from ganprune.inference.lowering import lower
@@ -51,7 +52,7 @@ def trace_program(network: nn.Module, mask: Mask | None = None, labels: int | No
 
 def _of_one_class(plain: nn.Module, labels: int) -> OneClass:
     label, adapter = check_integer("labels", labels, 0), find_adapter(plain)
-    if adapter is None:
+    if adapter is None or not adapter.draws:
         raise ValueError(
             "labels must be None: the network takes none; gp.adapt(network, labels=...) says it does"
         )
@@ -60,7 +61,10 @@ def _of_one_class(plain: nn.Module, labels: int) -> OneClass:
 
 def _only_input(plain: nn.Module, n: int, seed: int = 0) -> Tensor:
     """What a plain copy is called with; InferenceError if that is more than one tensor."""
-    named = named_inputs(plain, n, seed)
+    try:
+        named = named_inputs(plain, n, seed)
+    except GanpruneError as error:
+        raise InferenceError(str(error)) from error
     if len(named) > 1:
         remedy = (
             "fix the class, labels=0 and so on" if "labels" in named else "wrap it in a module that takes one"
