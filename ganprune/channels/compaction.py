@@ -35,7 +35,7 @@ from ganprune.channels.surgery import dress, fit_spec
 from ganprune.core.random import seeded
 from ganprune.masks.apply import check_mask
 from ganprune.masks.mask import Mask
-from ganprune.masks.names import rewrap, unwrap
+from ganprune.masks.names import find_adapter, unwrap
 from ganprune.masks.weights import weight_slots
 
 SAME = 1e-10
@@ -93,7 +93,9 @@ def compact(network: nn.Module, inputs: Any = None, mask: Mask | None = None) ->
     removal, refused = _remove_groups(analysis, _Work.of(analysis))
     kept = _report_kept(analysis, removal, refused)
     if not any(removal.units.values()):
-        return CompactionResult(rewrap(network, copy.deepcopy(unwrap(network))), mask, {}, kept, 0.0)
+        adapter = find_adapter(network)
+        same = copy.deepcopy(unwrap(network) if adapter is None else adapter)
+        return CompactionResult(same, mask, {}, kept, 0.0)
     small, cut = removal.network, removal.cut
     _restore_dtypes(small, analysis.plain)
     smaller = _cut_mask(analysis.plain, small, cut, mask)
