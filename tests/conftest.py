@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -13,6 +15,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 os.environ.setdefault("GANPRUNE_PROFILE", "smoke")
 os.environ.setdefault("GANPRUNE_PROGRESS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and commands that tests start would inherit that.
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
