@@ -20,6 +20,7 @@ from torch import nn
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.timing import Times, compare, keep_freed_memory, median_interval
+from ganprune.experiments.speed import break_even
 from ganprune.networks.fast_convolutions import fast_convolutions
 
 MINUTES = 5
@@ -27,6 +28,8 @@ SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 SHOWN = 0.9
 """The sparsity that the rows of ratios are about; the details have all of them."""
 WIDTHS = (32, 64)
+TRAINED = 32
+"""The width of the shipped generators; others are fresh, and one threshold leaves all of their layers equally dense."""
 BATCHES = (1, 16, 64)
 OTHERS = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "openvino_int8": "OpenVINO in int8"}
 TORCH = ("products", "products, channels_last", "plain", "plain, channels_last")
@@ -45,7 +48,9 @@ class Setting:
 
     def __str__(self) -> str:
         images = "one image" if self.images == 1 else f"{self.images} images"
-        return f"width {self.width}, {images} on {('one', 'two')[self.threads - 1]} thread{'s' * (self.threads - 1)}"
+        fresh = "" if self.width == TRAINED else " (untrained)"
+        threads = f"{('one', 'two')[self.threads - 1]} thread{'s' * (self.threads - 1)}"
+        return f"width {self.width}{fresh}, {images} on {threads}"
 
 
 def generator_of(width: int) -> nn.Module:
@@ -140,17 +145,6 @@ def arms_of(setting: Setting, dense: Dense) -> dict[str, Call]:
     return arms
 
 
-def break_even(sparsities: tuple[float, ...], speedups: list[float]) -> float:
-    """The sparsity from which on a twin is faster, on straight lines between what was measured; 1 if it never is."""
-    points = list(zip(sparsities, speedups, strict=True))
-    if points[-1][1] < 1:
-        return 1.0
-    for (low, slower), (high, faster) in reversed(list(zip(points, points[1:], strict=False))):
-        if slower < 1:
-            return low + (high - low) * (1 - slower) / (faster - slower)
-    return sparsities[0]
-
-
 def rows_of(setting: Setting, times: Times) -> Iterator[Row]:
     """The rows of one comparison: ratios at the shown sparsity, and break-even over all of them."""
     best = min(TORCH, key=times.median)
@@ -180,11 +174,12 @@ def rows_of(setting: Setting, times: Times) -> Iterator[Row]:
         return
     ratios = [times.ratio(best, str(sparsity)) for sparsity in setting.sparsities]
     each = [
-        break_even(setting.sparsities, [dense / times.rounds[str(s)][turn] for s in setting.sparsities])
+        break_even({s: times.rounds[str(s)][turn] / dense for s in setting.sparsities})
         for turn, dense in enumerate(times.rounds[best])
     ]
-    low, high = median_interval(each)
-    found = statistics.median(each)
+    never = [1.0 if one is None else one for one in each]
+    low, high = median_interval(never)
+    found = statistics.median(never)
     yield Row(
         f"break-even sparsity against PyTorch's best: {setting}",
         None if found >= 1 else found,

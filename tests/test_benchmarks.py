@@ -110,15 +110,6 @@ def test_the_interval_of_the_median_covers_it():
     assert hits >= 0.93 * 400
 
 
-def test_break_even_lies_on_the_lines_between_what_was_measured():
-    break_even = load("sparse_inference").break_even
-    sparsities = (0.0, 0.5, 0.9)
-    assert break_even(sparsities, [0.5, 1.5, 4.0]) == pytest.approx(0.25)
-    assert break_even(sparsities, [1.1, 2.0, 4.0]) == 0.0
-    assert break_even(sparsities, [0.2, 0.4, 0.9]) == 1.0
-    assert break_even(sparsities, [1.2, 0.8, 1.2]) == pytest.approx(0.7)  # from there on it is always faster
-
-
 def test_seconds_may_be_read_from_another_clock():
     ticks = iter(range(100))
     times = load("timing").compare({"a": lambda: None}, 3, warmup=0, read=lambda: float(next(ticks)))

@@ -226,6 +226,8 @@ class BenchmarkTable(SphinxDirective):
         rows: list[list[nodes.Node | str]] = []
         for row in found:
             value = "never reached" if row["value"] is None else f"{number(row['value'])} {row['unit']}"
+            if row["value"] is not None and {"low", "high"} <= row["details"].keys():
+                value += f" [{number(row['details']['low'])}, {number(row['details']['high'])}]"
             bar = "–" if row["bar"] is None else f"{row['sense']} {number(float(row['bar']))}"
             verdict = {True: "holds", False: "missed", None: "–"}[row["holds"]]
             rows.append([row["name"], value, bar, verdict])
