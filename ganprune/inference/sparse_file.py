@@ -45,6 +45,13 @@ class SparseFile:
     network: nn.Module
     metadata: dict[str, Any]
 
+    def __repr__(self) -> str:
+        program = self.program
+        return (
+            f"SparseFile({len(program.operations)} operations, {program.nonzeros:,} weights that are not zero, "
+            f"sparsity {program.sparsity:.4f}, metadata {self.metadata})"
+        )
+
 
 def save_sparse(
     path: str | Path,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ganprune.core.checks import check_integer
 from ganprune.inference.program import InferenceError, Program, size_of
+from ganprune.inference.sparse_file import SparseFile
 from ganprune.inference.tables import build_tables
 from ganprune.inference.tracing import trace_program
 from ganprune.masks.mask import Mask
@@ -49,7 +50,7 @@ class SparseTwin:
         Raises:
             ValueError: if the shape is another.
         """
-        given = latents.detach().cpu() if isinstance(latents, Tensor) else latents
+        given = latents.detach().float().cpu() if isinstance(latents, Tensor) else latents
         batch = np.ascontiguousarray(given, np.float32)
         wanted = self.program.latent
         if batch.ndim != 1 + len(wanted) or batch.shape[1:] != wanted:
@@ -84,7 +85,10 @@ class SparseTwin:
 
 
 def sparse_twin(
-    network: nn.Module | Program, mask: Mask | None = None, threads: int = 1, labels: int | None = None
+    network: nn.Module | Program | SparseFile,
+    mask: Mask | None = None,
+    threads: int = 1,
+    labels: int | None = None,
 ) -> SparseTwin:
     """A twin of a network for inference alone, in which zeros cost nothing.
 
@@ -109,6 +113,8 @@ def sparse_twin(
         ValueError: if ``threads`` is no integer of at least 1, the mask does not fit, or there is no such class.
     """
     threads = check_integer("threads", threads, 1)
+    if isinstance(network, SparseFile):
+        network = network.program
     if isinstance(network, Program):
         for name, given in (("mask", mask), ("labels", labels)):
             if given is not None:
