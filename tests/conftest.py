@@ -7,7 +7,9 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -23,6 +25,7 @@ if (
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile(
@@ -34,6 +37,16 @@ MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", MAC_BROWSER)
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
 # Without a browser the tests that need one are not collected; .ci/run installs one.
 NEED_BROWSER = [
     "test_browser_kernel.py",
@@ -43,6 +56,28 @@ NEED_BROWSER = [
     "test_slides_browser.py",
 ]
 collect_ignore = [] if BROWSER else NEED_BROWSER
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The address of the built site, served on this machine."""
+    import accessibility
+    from test_site import SITE
+
+    assert (SITE / "index.html").is_file(), f"no site in {SITE}: `make test` builds it"
+    with accessibility.served(SITE) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without what it does of its own accord in the background."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield started
+        started.close()
 
 
 def pytest_report_header() -> str:

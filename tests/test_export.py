@@ -172,6 +172,16 @@ def test_the_command_writes_sparse_files(
     assert float((stored.network(z) - evaluated(gan.generator, z)).abs().max()) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["layers.deconv2.weight", "layers.norm1.running_var"])
+def test_a_weight_that_is_nan_is_named_and_nothing_is_written(tmp_path: Path, name: str) -> None:
+    network = gp.dcgan(width=4, device="cpu").generator
+    with torch.no_grad():
+        network.state_dict()[name].view(-1)[0] = float("nan")
+    with pytest.raises(gp.inference.ExportError, match=f"NaN or infinite, and so is {name}; load a network"):
+        gp.export_onnx(tmp_path / "a.onnx", network)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_at_once_do_not_share_an_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.onnx", "a.gps"):
         out, kind = tmp_path / name, "--onnx" if name.endswith("onnx") else "--sparse"

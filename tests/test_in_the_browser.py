@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import accessibility
@@ -11,10 +10,9 @@ import in_your_browser
 import numpy as np
 import pytest
 import torch
-from conftest import BROWSER
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 from test_site import CHAPTERS, PAGES, SITE, file_of
-from test_site_browser import DESK, FLAGS, PHONE, Visit
+from test_site_browser import DESK, PHONE, Visit
 
 from ganprune.experiments.page_files import SPARSITIES, page_path
 from ganprune.inference.sparse_file import load_sparse
@@ -50,20 +48,6 @@ class Generator:
         """The last drawing, when so many have been made."""
         self.page.wait_for_function("(count) => drawings.length >= count", arg=drawings)
         return self.page.evaluate(LAST)
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with accessibility.served(SITE) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield started
-        started.close()
 
 
 def visit(

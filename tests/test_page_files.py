@@ -109,3 +109,10 @@ def test_the_onnx_file_is_the_dense_network(small: Path) -> None:
         with torch.inference_mode():
             expected = recovered(0.0).generator_ema.eval()(latents)
         assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+
+
+def test_what_the_page_says_of_precision_holds() -> None:
+    """At the highest sparsity precision is no lower than before, while recall has collapsed."""
+    before, last = (load_sparse(page_path(sparsity)).metadata for sparsity in page_files.SPARSITIES[-2:])
+    assert last["precision"] >= before["precision"]
+    assert last["recall"] < before["recall"] / 2

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ganprune as gp
+from ganprune.data.synthetic import ring_centres
 from ganprune.experiments import ring_games
 from ganprune.experiments.ring_games import (
     MODES,
@@ -79,7 +80,7 @@ def test_what_is_seen_of_the_data_is_known() -> None:
 
 
 def test_one_point_is_one_mode_without_spread() -> None:
-    seen = look_at(ring_games.centres()[3].repeat(100, 1))
+    seen = look_at(ring_centres()[3].repeat(100, 1))
     assert (seen["modes"], seen["good_share"]) == (1, 1.0) and seen["spread"] < 1e-3
 
 

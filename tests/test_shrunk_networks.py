@@ -113,6 +113,15 @@ def test_tracers_and_exporters_see_the_channels_that_there_are() -> None:
         torch.testing.assert_close(one(other), small(other))
 
 
+def test_hooks_of_ones_own_stay() -> None:
+    small, calls = gp.shrink_channels(Fixed().eval(), 0.5), []
+    small.register_forward_hook(lambda *_: calls.append(1), always_call=True)
+    smaller = gp.shrink_channels(small, 0.5)
+    with pytest.raises(RuntimeError):
+        smaller(torch.randn(3, 4))
+    assert calls
+
+
 def test_an_error_in_the_network_leaves_nothing_behind() -> None:
     small = gp.shrink_channels(Fixed().eval(), 0.5)
     with pytest.raises(RuntimeError):

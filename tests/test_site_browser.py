@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import accessibility
 import pytest
-from conftest import BROWSER
-from playwright.sync_api import Browser, Locator, Page, Response, sync_playwright
-from test_site import CHAPTERS, PAGES, SITE, file_of
+from playwright.sync_api import Browser, Locator, Page, Response
+from test_site import CHAPTERS, PAGES, file_of
 
 pytestmark = pytest.mark.site
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    assert (SITE / "index.html").is_file(), f"no site in {SITE}: `make test` builds it"
-    with accessibility.served(SITE) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield started
-        started.close()
 
 
 class Visit:

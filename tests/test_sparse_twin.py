@@ -6,6 +6,7 @@ import copy
 import itertools
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +210,13 @@ def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(InferenceError, match=r"pip install 'ganprune\[sparse\]'"):
         gp.sparse_twin(network)
+
+
+def test_a_sparse_file_and_latents_of_any_float_are_taken(tmp_path: Path) -> None:
+    network = gp.dcgan(width=4, device="cpu").generator
+    gp.save_sparse(tmp_path / "a.gps", network)
+    found = gp.load_sparse(tmp_path / "a.gps")
+    assert repr(found).startswith("SparseFile(4 operations, ") and repr(found).count("\n") == 0
+    z = gp.sample_latents(3, 64).bfloat16()
+    expected = gp.sample(network, latents=z.float())
+    torch.testing.assert_close(gp.sparse_twin(found)(z), expected, atol=1e-5, rtol=0)

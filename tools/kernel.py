@@ -1,13 +1,9 @@
 """Assemble the WebAssembly that the book draws with: from its text in ``book/kernel`` to the bytes a browser runs.
 
 The assembler is the npm package that ``tools/kernel.json`` pins; it works at build time, and is not served.
-
-    python tools/kernel.py FOLDER    write FOLDER/sparse.wasm
 """
 
-import argparse
 import subprocess
-import sys
 from pathlib import Path
 
 import javascript
@@ -49,19 +45,3 @@ def assemble(target: Path, source: Path = SOURCE) -> Path:
     if done.returncode:
         raise AssemblyError(done.stderr.strip())
     return target
-
-
-def main() -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    try:
-        print(assemble(parser.parse_args().folder / SOURCE.with_suffix(".wasm").name))
-    except (AssemblyError, javascript.FetchError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

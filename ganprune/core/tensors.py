@@ -41,6 +41,20 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
         save_file(plain, temporary, {"ganprune": remarks})
 
 
+def open_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors (on the CPU) and the remarks of any safetensors file that is there, whoever wrote it.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    try:
+        with standard_defaults(), safe_open(str(path), framework="pt") as handle:
+            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+            return tensors, handle.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors (on the CPU) and the metadata of a file that :func:`write_safetensors` wrote.
 
@@ -50,11 +64,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint not found: expected a file at {path}")
+    tensors, remarks = open_safetensors(path)
     try:
-        with standard_defaults(), safe_open(str(path), framework="pt") as handle:
-            metadata = json.loads((handle.metadata() or {}).get("ganprune", "{}"))
-            tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+        metadata = json.loads(remarks.get("ganprune", "{}"))
+    except ValueError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(

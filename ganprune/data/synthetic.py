@@ -28,6 +28,11 @@ def gaussian_ring(n: int, seed: int, modes: int = 8, radius: float = 2.0, std: f
     check_integer("modes", modes, 1)
     generator = seeded(seed)
     chosen = torch.randint(modes, (n,), generator=generator, device="cpu")
-    angles = chosen.to(torch.float32) * (2 * math.pi / modes)
-    centres = radius * torch.stack([angles.cos(), angles.sin()], dim=1)
-    return centres + std * torch.randn(n, 2, generator=generator, dtype=torch.float32, device="cpu")
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float32, device="cpu")
+    return ring_centres(modes, radius)[chosen] + std * noise
+
+
+def ring_centres(modes: int = 8, radius: float = 2.0) -> Tensor:
+    """The centres of :func:`gaussian_ring`: evenly on a circle, float32, shape (modes, 2)."""
+    angles = torch.arange(modes, dtype=torch.float32, device="cpu") * (2 * math.pi / modes)
+    return radius * torch.stack([angles.cos(), angles.sin()], dim=1)

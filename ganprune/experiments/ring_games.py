@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ganprune.core.checks import check_integer
 from ganprune.core.random import keep_random_state
+from ganprune.data.synthetic import ring_centres
 from ganprune.experiments.base import Experiment
 from ganprune.losses import get_loss
 from ganprune.networks.fully_connected import MLPDiscriminatorSpec, MLPGeneratorSpec
@@ -51,12 +52,6 @@ def is_complete(modes: float) -> bool:
     return modes > MODES - 0.5
 
 
-def centres() -> Tensor:
-    """The centres of the clusters, float32 (8, 2)."""
-    angles = torch.arange(MODES) * (2 * math.pi / MODES)
-    return RADIUS * torch.stack([angles.cos(), angles.sin()], dim=1)
-
-
 def look_at(points: Tensor) -> dict[str, Any]:
     """What one sees of samples in the plane.
 
@@ -67,7 +62,7 @@ def look_at(points: Tensor) -> dict[str, Any]:
         "modes" that are covered, 0 to 8; "good_share" of the samples, 0 to 1; "spread", the root mean square distance
         from their mean; "mean", its two coordinates.
     """
-    nearest = torch.cdist(points, centres()).min(dim=1)
+    nearest = torch.cdist(points, ring_centres(MODES, RADIUS)).min(dim=1)
     good = nearest.values < GOOD
     shares = torch.bincount(nearest.indices[good], minlength=MODES) / len(points)
     mean = points.mean(0)
@@ -167,7 +162,7 @@ class RingGame(Experiment):
             discriminator = MLPDiscriminatorSpec(HIDDEN, (2,)).build()
             random = torch.Generator()
             random.set_state(torch.get_rng_state())
-        loss, middle = get_loss("non-saturating"), centres()
+        loss, middle = get_loss("non-saturating"), ring_centres(MODES, RADIUS)
         g_optimizer = _adam(generator, self.learning_rate)
         d_optimizer = _adam(discriminator, self.discriminator_learning_rate)
         yield 0, generator, discriminator

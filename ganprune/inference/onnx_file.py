@@ -86,7 +86,6 @@ def export_onnx(
     onnx, runtime = (_library(name) for name in ("onnx", "onnxruntime"))
     _library("onnxscript")
     plain = plain_copy(network)
-    check_finite(plain)
     network = unwrap(network)
     if mask is not None:
         check_mask(network, mask)
@@ -105,17 +104,6 @@ def export_onnx(
         difference = _check(runtime, temporary, plain)
         size = temporary.stat().st_size
     return OnnxFile(Path(path), size, opset, tuple(inputs), sparsity, difference)
-
-
-def check_finite(network: nn.Module) -> None:
-    """Does nothing if all parameters are finite.
-
-    Raises:
-        ExportError: if one is not; it is named.
-    """
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ExportError(f"{name} is NaN or infinite somewhere; load a network without such weights")
 
 
 def known_zeros(network: nn.Module) -> Mask | None:

@@ -9,6 +9,7 @@ from ganprune.channels.parts import part_name
 from ganprune.core.errors import GanpruneError
 from ganprune.inference.arguments import name_of, named_inputs
 from ganprune.inference.recording import Recording, record
+from ganprune.masks.names import canonical_name
 
 GROUPS = 8
 """The place of the number of groups among the arguments of a recorded convolution."""
@@ -20,15 +21,27 @@ class ExportError(GanpruneError, RuntimeError):
 
 @torch.no_grad()
 def check_chance(network: nn.Module, inputs: dict[str, Tensor]) -> None:
-    """Does nothing if two forward passes on the same inputs give the same.
+    """Does nothing if two forward passes on the same inputs give the same, and finite numbers.
 
     Raises:
-        ExportError: if a layer draws random numbers that reach the images; it is named.
+        ExportError: if a layer draws random numbers that reach the images, or images are NaN or infinite; the layer, or
+            the weight that is, is named.
     """
     images = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         images.append(make_images(network, inputs))
+    if not all(bool(one.isfinite().all()) for one in images):
+        weights = network.state_dict().items()
+        bad = next((name for name, one in weights if not bool(one.isfinite().all())), None)
+        raise ExportError(
+            f"{name_of(network)} gives images that are NaN or infinite"
+            + (
+                f", and so is {canonical_name(bad, network)}; load a network without such weights"
+                if bad
+                else ""
+            )
+        )
     if not torch.equal(*images):
         drawing = _recorded(network, 2).draws
         raise ExportError(

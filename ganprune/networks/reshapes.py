@@ -146,7 +146,7 @@ def _drop_hooks(network: nn.Module) -> None:
         for key, hook in list(hooks.items()):
             if isinstance(hook, (_Begin, _End)):
                 del hooks[key]
-    network._forward_hooks_always_called.clear()
+                network._forward_hooks_always_called.pop(key, None)
 
 
 def fitted_reshapes(network: nn.Module) -> tuple[int, ...]:

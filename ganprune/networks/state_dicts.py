@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ganprune.core.device import standard_defaults
-from ganprune.core.tensors import CheckpointError
+from ganprune.core.tensors import CheckpointError, open_safetensors
 from ganprune.masks.names import unwrap
 from ganprune.networks.checkpoints import load_network, misfits
 
@@ -86,16 +85,14 @@ def _read(path: Path) -> Any:
                 "safetensors.torch.save_file"
             ) from error
     try:
-        with standard_defaults(), safe_open(str(path), framework="pt") as handle:
-            if "ganprune" in (handle.metadata() or {}):
-                raise CheckpointError(
-                    f"{path} is a checkpoint of a whole GAN; load it by gp.load (--checkpoint on the command line)"
-                )
-            return {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+        tensors, remarks = open_safetensors(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; write one with safetensors.torch.save_file") from error
+    if "ganprune" in remarks:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); write one with safetensors.torch.save_file"
-        ) from error
+            f"{path} is a checkpoint of a whole GAN; load it by gp.load (--checkpoint on the command line)"
+        )
+    return tensors
 
 
 def _state_dicts(item: Any, key: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
