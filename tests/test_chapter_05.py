@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import re
 import statistics
@@ -416,3 +417,16 @@ def test_the_opening_takes_the_recorded_time_if_there_is_one(
     run_cells("live-says", **cells)
     expected = "1.00 times as long as before (95%" if seeds else "1.05 times as long as before (timed"
     assert texts["chapter-05-zeros"].startswith(expected)
+
+
+def test_for_one_image_a_recorded_runtime_is_faster_than_the_twin() -> None:
+    """What the chapter says in brackets, from the benchmark that it points to."""
+    rows = json.loads((Path(__file__).parents[1] / "benchmarks" / "latest.json").read_text(encoding="utf-8"))[
+        "rows"
+    ]
+    of_one = {
+        row["name"].split(",")[0]: row["details"]["high"]
+        for row in rows
+        if row["benchmark"] == "sparse_inference" and "90%: width 32, one image on one thread" in row["name"]
+    }
+    assert of_one["ONNX Runtime"] < 1 and of_one["OpenVINO in int8"] < 1
