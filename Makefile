@@ -105,7 +105,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml --rootdir .
 SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_in_the_browser.py tests/test_browser_kernel.py tests/test_build.py tests/test_serve.py tests/test_slides_browser.py
 
 test: lint  ## run every test: package, notebooks, copies for students, built site
-	@echo "Building a book and running every test: about 10 minutes on two cores (JOBS=$(JOBS))."
+	@echo "Building a book and running every test: about 20 minutes on two cores (JOBS=$(JOBS))."
 	copies="$$(mktemp -d)"; trap 'rm -rf "$$copies"' EXIT; $(BIN)/python tools/students.py --output "$$copies" || exit 1; \
 	  export GANPRUNE_PROFILE=smoke; OMP_NUM_THREADS=1 $(BIN)/python tools/book.py --output _build/smoke >"$$copies/book.log" 2>&1 & book=$$!; \
 	  $(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(SITE_TESTS:%=--ignore %) tests notebooks "$$copies"; tests=$$?; \

@@ -45,9 +45,9 @@ SETTINGS = (
     "GANPRUNE_REPOSITORY_BRANCH",
 )
 LENGTHS = {  # profile → how long a first build takes
-    "smoke": "about 2 minutes on two cores",
-    "laptop": "about 4 minutes on two cores",
-    "gpu": "longer than the 4 minutes of the profile laptop, since it trains longer",
+    "smoke": "about 6 minutes on two cores",
+    "laptop": "about 10 minutes on two cores",
+    "gpu": "longer than the 10 minutes of the profile laptop, since it trains longer",
 }
 # Jupyter Book's last words name the folder that the book is built in, which is not where the book will be.
 PROGRAM = """
