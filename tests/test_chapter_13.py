@@ -123,7 +123,7 @@ def test_the_recorded_study_takes_five_rounds_to_a_tenth() -> None:
     study = arms_of("laptop").tickets
     assert study.keep == 0.631 and study.rounds == 5 and study.controlled == (4, 5)
     assert round(study.keep**study.rounds, 3) == 0.1
-    assert study.start.steps == 4_000 and study.samples == 10_000
+    assert study.start.steps == 12_000 and study.samples == 10_000
 
 
 def test_our_average_forgets_the_dense_generator_when_the_step_is_put_back() -> None:

@@ -273,6 +273,7 @@ def test_a_cluster_of_two_loses_and_repeats_nothing(store, coin, monkeypatch) ->
     """A real cluster on this machine: a worker is killed in the middle of a seed, and another one takes it up."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "180")  # on a machine that does other work as well
     mixed = coin(dies_once=(2,), fails=(4,))
     append_once(file_of(mixed, store), measure(mixed, 5))
     with pytest.raises(

@@ -36,7 +36,7 @@ class Tickets(Experiment):
     name: ClassVar[str] = "tickets"
 
     start: FromScratch = field(
-        default_factory=lambda: FromScratch(training=dataclasses.replace(COURSE_TRAINING, steps=4_000))
+        default_factory=lambda: FromScratch(training=dataclasses.replace(COURSE_TRAINING, steps=12_000))
     )
     rounds: int = 5
     keep: float = 0.631
