@@ -102,7 +102,7 @@ book: profile $(READY)  ## build the book to _build/html
 # The tests see the book in the smoke profile: every cell runs, in seconds. It is built while the other tests run, and
 # then looked at; tests that build books of their own wait for it, as only one build runs at a time. The copies for students run in a folder of their own, far from the repository, as at a student's.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c pyproject.toml --rootdir . -n $(JOBS) --dist loadfile
-SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_in_the_browser.py tests/test_browser_kernel.py tests/test_build.py tests/test_serve.py tests/test_slides_browser.py
+SITE_TESTS = tests/test_site.py tests/test_site_browser.py tests/test_second_browser.py tests/test_in_the_browser.py tests/test_browser_kernel.py tests/test_build.py tests/test_serve.py tests/test_slides_browser.py
 
 test: lint  ## run every test: package, notebooks, copies for students, built site
 	@echo "Building a book and running every test: about 20 minutes on two cores (JOBS=$(JOBS))."

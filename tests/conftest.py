@@ -36,6 +36,7 @@ settings.load_profile("suite")
 MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", MAC_BROWSER)
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+FIREFOX = next(filter(None, map(shutil.which, ("firefox", "firefox-esr"))), None)
 
 FLAGS = [
     "--no-sandbox",
@@ -55,7 +56,8 @@ NEED_BROWSER = [
     "test_site_browser.py",
     "test_slides_browser.py",
 ]
-collect_ignore = [] if BROWSER else NEED_BROWSER
+NEED_FIREFOX = ["test_second_browser.py"]
+collect_ignore = ([] if BROWSER else NEED_BROWSER) + ([] if BROWSER and FIREFOX else NEED_FIREFOX)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,10 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def pytest_report_header() -> str:
-    """Say whether the built site is looked at in a browser."""
-    return f"browser: {BROWSER or 'none found, so these are left out: ' + ', '.join(NEED_BROWSER)}"
+def pytest_report_header() -> list[str]:
+    """Say in which browsers the built site is looked at."""
+    needed = {"Chromium": (BROWSER, NEED_BROWSER), "Firefox": (FIREFOX, NEED_FIREFOX)}
+    return [
+        f"{name}: {found or 'not found, so these are left out: ' + ', '.join(tests)}"
+        for name, (found, tests) in needed.items()
+    ]
