@@ -12,8 +12,8 @@ import torch
 from torch.distributions import Normal
 
 import ganprune as gp
+from ganprune.experiments.arms import arms_of
 from ganprune.experiments.ring_games import is_collapsed, is_complete, sum_up, watch
-from ganprune.experiments.studies import arms_of
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_gan_from_scratch.ipynb"
 DEFINITIONS = (

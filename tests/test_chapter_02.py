@@ -19,7 +19,7 @@ from tools.chapters import Chapter
 from torch import nn
 
 import ganprune as gp
-from ganprune.experiments.studies import arms_of
+from ganprune.experiments.arms import arms_of
 
 ROOT = Path(__file__).resolve().parents[1]
 matplotlib.use("Agg")

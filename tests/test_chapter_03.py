@@ -391,7 +391,8 @@ def glued(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], str]:
 
 def invented(seeds: int, path: Path) -> None:
     """Rows as the study writes them, with figures that nobody measured."""
-    from ganprune.experiments.studies import arms_of, losses_of
+    from ganprune.experiments.arms import arms_of
+    from ganprune.experiments.studies import losses_of
     from ganprune.records.store import config_hash
 
     distances = {"non-saturating": 8.0, "wasserstein": 8.1, "hinge": 9.5}
@@ -404,6 +405,8 @@ def invented(seeds: int, path: Path) -> None:
 
 
 def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganprune.experiments.arms import arms_of
+
     monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
     texts, table = glued(monkeypatch)
     assert {texts[f"03-2{letter}"] for letter in "abc"} == {"not measured yet"}
@@ -413,4 +416,4 @@ def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert texts["03-2a"].startswith("supported, ratio 1.01 [")
     assert texts["03-2b"].startswith("not supported, ratio 1.19 [")
     assert "8.1 [" in table
-    assert texts["03-budget"] == "4,000"
+    assert texts["03-budget"] == f"{arms_of('laptop').sizes.scratch_steps:,}"

@@ -373,7 +373,7 @@ def glued(
 
 def invented(seeds: int, path: Path) -> None:
     """Rows as the study writes them, with seconds that no machine took."""
-    from ganprune.experiments.studies import arms_of
+    from ganprune.experiments.arms import arms_of
     from ganprune.records.store import config_hash
 
     experiment = arms_of("laptop").latency
@@ -384,7 +384,7 @@ def invented(seeds: int, path: Path) -> None:
 
 
 def test_the_setting_names_threads_and_processor_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ganprune.experiments.studies import arms_of
+    from ganprune.experiments.arms import arms_of
 
     texts, _ = glued("records", monkeypatch)
     rows = gp.records.rows_of(gp.records.read_store(), arms_of("laptop").latency)

@@ -433,7 +433,7 @@ def test_what_the_text_says_of_the_squared_gradient_is_recorded(monkeypatch: pyt
 
 def invented(path: Path) -> None:
     """Rows as the study writes them, with distances that nothing had."""
-    from ganprune.experiments.studies import arms_of
+    from ganprune.experiments.arms import arms_of
     from ganprune.records.store import config_hash
 
     arms = arms_of("laptop")

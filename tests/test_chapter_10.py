@@ -17,8 +17,8 @@ from tools.chapters import Chapter
 from torch import Tensor, nn
 
 import ganprune as gp
+from ganprune.experiments.arms import arms_of
 from ganprune.experiments.claims import claims, shipped_verdicts
-from ganprune.experiments.studies import arms_of
 
 CHAPTER = Chapter(
     "10_when_and_how_fast",

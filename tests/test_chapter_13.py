@@ -118,7 +118,7 @@ def test_the_number_of_rounds_is_the_least_that_reaches_the_density(keep: float,
 
 
 def test_the_recorded_study_takes_five_rounds_to_a_tenth() -> None:
-    from ganprune.experiments.studies import arms_of
+    from ganprune.experiments.arms import arms_of
 
     study = arms_of("laptop").tickets
     assert study.keep == 0.631 and study.rounds == 5 and study.controlled == (4, 5)
@@ -365,7 +365,7 @@ def glued(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def invented(seeds: int, path: Path, gain: float = 0.7) -> None:
     """Rows as the study writes them, with figures that nobody measured; later rounds are worse."""
-    from ganprune.experiments.studies import arms_of
+    from ganprune.experiments.arms import arms_of
     from ganprune.records.store import config_hash
 
     study = arms_of("laptop").tickets

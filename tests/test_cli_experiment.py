@@ -14,8 +14,9 @@ from tools.fake_experiments import Coin
 from ganprune.__main__ import main
 from ganprune.cli import experiment
 from ganprune.experiments import images, runner
+from ganprune.experiments.arms import arms_of
 from ganprune.experiments.claims import claims
-from ganprune.experiments.studies import STUDIES, arms_of, study
+from ganprune.experiments.studies import STUDIES, study
 from ganprune.records import config_hash, read
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,6 +16,7 @@ from small_data import small_mnist
 import ganprune as gp
 from ganprune import records
 from ganprune.experiments import images, recovery, speed, tickets, training
+from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
 from ganprune.experiments.images import SpoiltImages
@@ -23,7 +24,7 @@ from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
 from ganprune.experiments.ring_games import RingGame
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime, break_even
-from ganprune.experiments.studies import PROFILES, STUDIES, arms_of, study
+from ganprune.experiments.studies import STUDIES, study
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import FromScratch
 from ganprune.experiments.verdicts import Arm, judge
@@ -391,6 +392,13 @@ def test_a_protected_arm_keeps_as_many_weights_as_its_control(profile) -> None:
     assert abs(kept - gp.prune(control.dense.initial(0), 0.9).kept) <= 1
 
 
+def test_the_control_in_float32_differs_in_nothing_else() -> None:
+    arms = arms_of("laptop")
+    one, other = arms.in_float32(0.9), arms.recovery(0.9)
+    assert one.label == other.label.replace("global", "global, float32")
+    assert replace(one, training=replace(one.training, precision="auto")) == other
+
+
 def test_an_unknown_study_or_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="name must be one of"):
         study("magnitud")
@@ -412,7 +420,7 @@ PARTS = {
     10: "ab",
     11: "ab",
 }
-PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh"}
+PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh", 24: ""}
 
 
 def test_claims_are_numbered_as_they_were_planned() -> None:
@@ -515,6 +523,18 @@ def test_a_claim_with_an_arm_that_has_no_record_shows_no_effect() -> None:
     found = judge(claim, rows)
     assert found.n == 0 and found.in_words() == "not measured yet"
     assert found.line()["verdict"] == "not measured yet" and found.line()["effect"] is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_pair_whose_arms_were_trained_in_different_precisions_is_marked(precision: str) -> None:
+    claim = next(claim for claim in claims(arms_of("laptop")) if claim.claim == "7")
+    cubic, one_shot = claim.comparisons[0].treated, claim.comparisons[0].control
+    rows = []
+    for seed in range(5):
+        rows.append({**Simulated(cubic).row(seed, seed / 9), "precision_of_training": "bfloat16"})
+        taken = precision if seed == 3 else "bfloat16"
+        rows.append({**Simulated(one_shot).row(seed, seed / 7), "precision_of_training": taken})
+    assert judge(claim, rows).mixed == (precision == "float32")
 
 
 def test_the_shipped_verdicts_are_those_of_the_shipped_records() -> None:

@@ -10,7 +10,7 @@ from tools.small_gans import equal, weights
 
 import ganprune as gp
 from ganprune.experiments import pretrained
-from ganprune.experiments.studies import arms_of
+from ganprune.experiments.arms import arms_of
 from ganprune.records import config_hash
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import ganprune as gp
 from ganprune.data.synthetic import ring_centres
 from ganprune.experiments import ring_games
+from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.ring_games import (
     MODES,
     SPREAD,
@@ -26,7 +27,6 @@ from ganprune.experiments.ring_games import (
     look_at,
     sum_up,
 )
-from ganprune.experiments.studies import PROFILES, arms_of
 
 CHAPTER = Chapter("01_gan_from_scratch", math=math, torch=torch, nn=nn, F=F, gp=gp)
 SHORT = RingGame(steps=8, moment=8, every=1)

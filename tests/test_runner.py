@@ -20,9 +20,10 @@ from tools.small_book import wait_for
 
 from ganprune.core.files import owned, owned_in_turn
 from ganprune.experiments import runner
+from ganprune.experiments.arms import arms_of
 from ganprune.experiments.recovery import Recovery
 from ganprune.experiments.runner import ExperimentError, Unit, cost, file_of, run_units, shard, units, work
-from ganprune.experiments.studies import arms_of, study
+from ganprune.experiments.studies import study
 from ganprune.records import append_once, check_record, config_hash, measure, read
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,8 +22,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from ganprune.experiments.arms import arms_of
 from ganprune.experiments.claims import shipped_verdicts
-from ganprune.experiments.studies import STUDIES, arms_of, recipe_arms
+from ganprune.experiments.studies import STUDIES, recipe_arms
 from ganprune.experiments.verdicts import Verdict
 from ganprune.records.store import SHIPPED, read, rows_of
 
@@ -70,7 +71,8 @@ class ClaimsTable(SphinxDirective):
                 if verdict.detectable is not None:
                     seeds += f"; {verdict.detectable:.3g} would show"
                 word = f"{MARKS[verdict.verdict]} {verdict.verdict} ({seeds})"
-                lines.append(f"| {verdict.claim} | {words} | {word} | {effect(verdict)} |")
+                mark = " †" if verdict.mixed else ""
+                lines.append(f"| {verdict.claim} | {words} | {word} | {effect(verdict)}{mark} |")
             lines.append("")
         container = nodes.container()
         self.state.nested_parse(StringList(lines, source=self.env.docname), self.content_offset, container)

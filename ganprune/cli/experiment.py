@@ -12,9 +12,10 @@ from typing import Any
 from ganprune.cli.options import COUNT, number, wrong
 from ganprune.cli.output import Shown, say
 from ganprune.cli.tracking import add_tracker
+from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.claims import ledger
 from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
-from ganprune.experiments.studies import PROFILES, STUDIES, Study, arms_of, study
+from ganprune.experiments.studies import STUDIES, Study, study
 from ganprune.records.statistics import interval
 from ganprune.records.store import SHIPPED, read_store, rows_of
 

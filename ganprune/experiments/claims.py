@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ganprune.experiments.arms import Arms, arms_of
 from ganprune.experiments.base import Experiment
-from ganprune.experiments.studies import RECOVERED, SPARSITIES, Arms, arms_of, losses_of
+from ganprune.experiments.studies import RECOVERED, SPARSITIES, losses_of
 from ganprune.experiments.verdicts import Arm, Claim, Comparison, Rows, Verdict, judge
 from ganprune.records.store import read_store
 
@@ -42,6 +43,7 @@ def claims(arms: Arms) -> list[Claim]:
         *_small(arms),
         *_variety(arms),
         *_discriminators(arms),
+        *_precision(arms),
     ]
 
 
@@ -303,6 +305,14 @@ def _discriminators(arms: Arms) -> Iterator[Claim]:
             text = f"{name} {word} of a generator at 90%, trained on"
             source = "wang2023adapt" if "balance" in name else ""
             yield Claim(f"23{next(letters)}", text, source, "discriminators", rule, compared, _control(arms))
+
+
+def _precision(arms: Arms) -> Iterator[Claim]:
+    compared = (Comparison(recovered(arms.in_float32(0.9)), recovered(arms.recovery(0.9))),)
+    text = (
+        "a generator at 90%, trained on in float32, matches the one trained on in the processor's precision"
+    )
+    yield Claim("24", text, "", "magnitude", "matches", compared, _control(arms))
 
 
 def _control(arms: Arms) -> Arm:

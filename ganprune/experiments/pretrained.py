@@ -17,8 +17,9 @@ from typing import Any
 
 from ganprune.core.files import cache_dir
 from ganprune.data.splits import ImageData
+from ganprune.experiments.arms import arms_of
 from ganprune.experiments.base import course_data
-from ganprune.experiments.studies import SEEDS, arms_of
+from ganprune.experiments.studies import SEEDS
 from ganprune.metrics.fidelity import evaluate
 from ganprune.networks.build import mlp_gan
 from ganprune.networks.checkpoints import PRETRAINED, pretrained_path, save

@@ -105,6 +105,7 @@ class Recovery(Experiment):
             parts += [] if self.schedule == "one-shot" else [self.schedule]
         parts += [] if self.discriminator == "trained" else [f"discriminator {self.discriminator}"]
         parts += [f"imitation {self.imitation:g}"] if self.imitation else []
+        parts += [self.training.precision] if self.training and self.training.precision != "auto" else []
         return ", ".join([*parts, f"{self.steps:,} steps"])
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:

@@ -47,14 +47,21 @@ class Arm:
     stage: str
     where: Mapping[str, Any] = field(default_factory=dict)
 
+    def rows(self, rows: Rows) -> dict[int, Mapping[str, Any]]:
+        """Seed → its row."""
+        wanted = {"stage": self.stage, "network": "generator_ema", "split": "test", **self.where}
+        return {
+            row["seed"]: row
+            for row in rows_of(rows, self.experiment)  # type: ignore[arg-type]
+            if all(row.get(name, value) == value for name, value in wanted.items())
+        }
+
     def values(self, rows: Rows, measure: Measure) -> dict[int, float]:
         """Seed → the measure."""
-        found: dict[int, float] = {}
-        for row in rows_of(rows, self.experiment):  # type: ignore[arg-type]
-            wanted = {"stage": self.stage, "network": "generator_ema", "split": "test", **self.where}
-            if all(row.get(name, value) == value for name, value in wanted.items()):
-                found[row["seed"]] = float(row[measure] if isinstance(measure, str) else measure(row))
-        return found
+        return {
+            seed: float(row[measure] if isinstance(measure, str) else measure(row))
+            for seed, row in self.rows(rows).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,12 @@ class Comparison:
             return None
         values = [one[seed] for seed in seeds], [other[seed] for seed in seeds]
         return contrast(*values, log=self.measure not in SHARES, against=self.against)
+
+    def mixes_precisions(self, rows: Rows) -> bool:
+        """Whether a seed's arms were trained in different precisions, because their processors differed."""
+        one, other = (arm.rows(rows) for arm in (self.treated, self.control))
+        key = "precision_of_training"
+        return any(one[seed].get(key) != other[seed].get(key) for seed in one.keys() & other.keys())
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,7 @@ class Verdict:
         scale: "ratio", "difference" or "share of seeds".
         study: where it is run.
         source: who makes the claim.
+        mixed: whether in a pair one arm was trained in bfloat16 and the other in float32.
     """
 
     claim: str
@@ -139,6 +153,7 @@ class Verdict:
     scale: str
     study: str
     source: str
+    mixed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -180,7 +195,8 @@ def judge(claim: Claim, rows: Rows) -> Verdict:
     against = next(against for found, against in known if found is shown)
     shift = 1.0 if against is None or not shown.log else against
     effect, low, high = (end * shift for end in (ends.mean, ends.low, ends.high))
-    return _verdict(claim, n, word, effect, low, high, detectable_ratio(shown), scale)
+    mixed = any(comparison.mixes_precisions(rows) for comparison in claim.comparisons)
+    return _verdict(claim, n, word, effect, low, high, detectable_ratio(shown), scale, mixed)
 
 
 def decide(
@@ -284,11 +300,20 @@ def _verdict(
     high: float | None = None,
     detectable: float | None = None,
     scale: str = "ratio",
+    mixed: bool = False,
 ) -> Verdict:
     numbers = {"effect": effect, "low": low, "high": high, "detectable": detectable}
     finite = {
         name: value if value is None or math.isfinite(value) else None for name, value in numbers.items()
     }
     return Verdict(
-        claim.claim, claim.text, n, word, **finite, scale=scale, study=claim.study, source=claim.source
+        claim.claim,
+        claim.text,
+        n,
+        word,
+        **finite,
+        scale=scale,
+        study=claim.study,
+        source=claim.source,
+        mixed=mixed,
     )
