@@ -164,7 +164,9 @@ def _parse(data: bytes) -> tuple[Program, dict[str, Any]]:
         )
     data, checksum = data[:-4], data[-4:]
     if zlib.crc32(data) != int.from_bytes(checksum, "little"):
-        raise ValueError("its checksum is another, so bytes of it were changed or lost; fetch or write it again")
+        raise ValueError(
+            "its checksum is another, so bytes of it were changed or lost; fetch or write it again"
+        )
     if length % 4 or 16 + length > len(data):
         raise ValueError(
             f"its header should have {length} bytes, a multiple of 4, in a file of {len(data)} bytes"
