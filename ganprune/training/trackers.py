@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.errors import GanpruneError
+from ganprune.core.files import make_folder
 from ganprune.networks.checking import NotFiniteError
 from ganprune.networks.sampling import sample
 from ganprune.training.callbacks import LOG, Callback
@@ -166,7 +167,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, library: Any, folder: Path, name: str, config: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._library = library
         self._run = library.init(project="ganprune", name=name, dir=str(folder), config=config)
         self._run.define_metric("*", step_metric="step")  # rows of one step may come one after the other
