@@ -1,35 +1,12 @@
-"""The command line, ``ganprune`` or ``python -m ganprune``: reads the arguments and calls the command."""
+"""The command line, ``ganprune`` or ``python -m ganprune``; this entrance is quiet when it is interrupted early."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import sys
-import time
-from collections.abc import Sequence
 
-import torch
-
-import ganprune as gp
-from ganprune.cli.networks import named_paths, settle_networks
-from ganprune.cli.options import EXIT_CODES, Parser, UsageError
-from ganprune.cli.output import Shown, as_json, as_table, fail, sentence
-from ganprune.networks.custom import trust
-from ganprune.training.loop import DivergenceError
-
-COMMANDS = {
-    "train": "train a GAN and save it",
-    "prune": "prune a generator, fine-tune it against its discriminator, and save it",
-    "lottery": "find lottery tickets by iterative pruning with rewinding, with controls",
-    "evaluate": "measure a generator's quality and size",
-    "sample": "write a picture of samples",
-    "export": "write a generator as an ONNX file or as a sparse file",
-    "extractor": "train the feature extractor of a data set ahead of its first evaluation",
-    "experiment": "list, plan and run the studies of the course; show what the records say about its claims",
-}
-"""What each command does. A command is a module of ``ganprune.cli``, imported when it is called."""
-FAILURES = (gp.GanpruneError, OSError, MemoryError, torch.OutOfMemoryError)
-"""What can go wrong with good arguments: exit code 1 and one sentence."""
+TYPE_CHECKING = False  # as of typing, which takes some time to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,64 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 it could not be done, 2 an argument is wrong, 3 the training diverged, 130 interrupted.
     """
-    begin = time.perf_counter()
     try:
-        words = sys.argv[1:] if argv is None else list(argv)
-        options = build_parser(words).parse_args(words)
-        command = importlib.import_module(f"ganprune.cli.{options.command}")
-        if options.command not in ("extractor", "experiment"):
-            settle_networks(options)
-        with trust(*named_paths(options)):
-            row = command.run(options)
-    except SystemExit as stop:  # --help and --version
-        return int(stop.code or 0)
-    except UsageError as error:
-        return fail(2, str(error))
-    except DivergenceError as error:
-        return fail(3, f"ganprune: error: {sentence(error)}")
-    except FAILURES as error:
-        return fail(1, f"ganprune: error: {sentence(error)}")
-    except ValueError as error:
-        return fail(2, f"ganprune: error: {sentence(error)}")
-    except KeyboardInterrupt as stop:
-        return fail(130, f"ganprune: interrupted{f'; {stop}' if str(stop) else ''}")
-    if isinstance(row, Shown):
-        sys.stdout.write(as_json(row.value) if options.json else row.text)
-        return 0
-    row["seconds"] = round(time.perf_counter() - begin, 3)
-    sys.stdout.write(as_json(row) if options.json else as_table(row))
-    return 0
+        from ganprune.cli.dispatch import run_command  # imports PyTorch, which takes a second
 
-
-def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line.
-
-    Args:
-        words: the arguments that it will see: of the commands, only the one that they call gets its options; None for
-            the options of all commands.
-    """
-    parser = Parser(
-        prog="ganprune",
-        description="Train, prune, evaluate and sample generative adversarial networks; find lottery tickets.",
-        epilog=f"'ganprune COMMAND --help' explains every option and has examples.\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"ganprune {gp.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    called = COMMANDS if words is None else [word for word in words if not word.startswith("-")][:1]
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(checkpoint=None)
-        if name in called:
-            module = importlib.import_module(f"ganprune.cli.{name}")
-            command.epilog = f"{module.EXAMPLES}\n\n{EXIT_CODES}"
-            module.add_arguments(command)
-    return parser
+        return run_command(argv)
+    except KeyboardInterrupt:
+        sys.stderr.write("ganprune: interrupted\n")
+        return 130
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,12 +91,23 @@ def test_labels_may_be_chosen() -> None:
         gp.sample(gp.adapt(nn.Linear(3, 2), 3), 6, labels=1)
 
 
+class Shifted(nn.Module):
+    """Adds a vector for its class to a latent of three numbers."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(classes, 3), nn.Linear(3, 2)
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        return self.layer(z + self.table(label))
+
+
 def test_labels_in_rows() -> None:
     rows = gp.adapt(nn.Bilinear(3, 5, 2), 3, 5, one_hot=True)
     assert gp.sample(rows, 4).shape == (4, 2)
     label = draw_inputs(rows, 4)[1]
     assert torch.equal(label.sum(1), torch.ones(4))
-    assert torch.equal(draw_inputs(gp.adapt(nn.Linear(3, 2), 3, 5), 4)[1], label.argmax(1))
+    assert torch.equal(draw_inputs(gp.adapt(Shifted(5), 3, 5), 4)[1], label.argmax(1))
 
 
 def test_the_gan_trains_prunes_and_measures(gan: gp.GAN) -> None:
@@ -214,11 +226,120 @@ def test_parts_of_the_output() -> None:
         ({"latent": 3, "noise": (1, 0)}, "noise must be an integer of at least 1, got 0"),
         ({"latent": 3, "image_range": (1, 0)}, r"image_range must be \(lowest, highest\), got \(1, 0\)"),
         ({"latent": 3, "image_range": (0, float("inf"))}, "image_range must be in"),
+        ({"latent": 3, "image_range": (0, 1j)}, "image_range must be a number in"),
+        ({"latent": 3, "image_range": 1}, r"image_range must be \(lowest, highest\), got 1"),
+        ({"latent": 3 + 0j}, r"latent must be an integer of at least 1, got \(3\+0j\)"),
     ],
 )
 def test_wrong_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gp.adapt(nn.Linear(3, 2), **options)
+
+
+class OneHot(nn.Bilinear):
+    """Takes a latent of three numbers and a row for each of five classes."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 5, 2)
+
+
+MISFITS = {
+    "length": (
+        nn.Linear(3, 2),
+        {"latent": 4},
+        r"latent must be what Linear takes, got latents \(2, 4\), .*cannot",
+    ),
+    "maps": (
+        nn.ConvTranspose2d(3, 2, 4),
+        {"latent": 3},
+        r"latents \(2, 3\), .*; latent=\(3, 1, 1\) is taken",
+    ),
+    "vectors": (nn.Bilinear(3, 3, 2), {"latent": (3, 1, 1), "noise": 3}, r"; latent=\(3,\) is taken"),
+    "no labels": (Shifted(5), {"latent": 3}, r"latents \(2, 3\), with which it fails: TypeError: .*'label'"),
+    "unasked labels": (
+        nn.Linear(3, 2),
+        {"latent": 3, "labels": 5},
+        r"latent and labels must be what Linear takes",
+    ),
+    "too many labels": (
+        Shifted(5),
+        {"latent": 3, "labels": 6},
+        "labels must be at most .* Shifted has, got 6: .* 5 fails",
+    ),
+    "rows": (OneHot(), {"latent": 3, "labels": 5}, r"labels \(2,\), .*; one_hot=True is taken"),
+    "noise": (
+        nn.Bilinear(3, 5, 2),
+        {"latent": 3, "noise": 4},
+        r"latent and noise must be .*noise_0 \(2, 4\)",
+    ),
+    "inputs": (
+        nn.Linear(3, 2),
+        {"inputs": torch.zeros(9, 4)},
+        r"inputs must be what Linear takes, got inputs \(2, 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_options_that_do_not_fit_the_network_are_named_in_one_sentence(name: str) -> None:
+    network, options, message = MISFITS[name]
+    state, random = {key: value.clone() for key, value in network.state_dict().items()}, torch.get_rng_state()
+    with pytest.raises(ValueError, match=message) as caught:
+        gp.adapt(network, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 450
+    assert network.training and torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+
+
+def test_latents_of_an_adapted_generator_have_its_shape() -> None:
+    for bad in (torch.zeros(4, 8), torch.zeros(4, 9, 1, 1), torch.zeros(8, 1, 1)):
+        with pytest.raises(ValueError, match=r"latents must have shape \(N, 8, 1, 1\), got "):
+            gp.sample(conditional(), latents=bad)
+
+
+DECLARED = {
+    "tanh as -1 to 100": (nn.Tanh(), (-1, 100), True),
+    "tanh as 0 to 255, clamped": (nn.Tanh(), (0, 255), True),
+    "sigmoid as 0 to 255": (nn.Sigmoid(), (0, 255), True),
+    "sigmoid as 0 to 100": (nn.Sigmoid(), (0, 100), True),
+    "sigmoid as 0 to 1": (nn.Sigmoid(), (0, 1), False),
+    "sigmoid as -1 to 1": (nn.Sigmoid(), (-1, 1), False),
+    "tanh as normalised colours": (nn.Tanh(), (-2.2, 2.7), False),
+}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+@pytest.mark.parametrize("size", [0.0, 1e-3, 3.0])
+def test_a_range_that_is_far_too_wide_is_noticed(name: str, size: float) -> None:
+    """Also of an untrained generator, all of whose values lie close together; and what fits never warns."""
+    last, image_range, wide = DECLARED[name]
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 16), _Times(size), last, nn.Unflatten(1, (1, 4, 4)))
+    adapted = gp.adapt(network, 3, image_range=image_range, clamp=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gp.sample(adapted, 64)
+    assert len(caught) == wide
+    if wide:
+        message = str(caught[0].message)
+        assert f"next to nothing of the declared image_range=({float(image_range[0])}, " in message
+        assert caught[0].filename == __file__ and "\n" not in message
+
+
+@pytest.mark.parametrize("size", [1e-3, 3.0])
+def test_images_of_0_to_255_never_warn(size: float) -> None:
+    network = nn.Sequential(
+        nn.Linear(3, 16), _Times(size), nn.Sigmoid(), _Times(255.0), nn.Unflatten(1, (1, 4, 4))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gp.sample(gp.adapt(network, 3, image_range=(0, 255)), 64)
+
+
+def test_a_range_that_does_not_fit_is_said_in_the_networks_own_values() -> None:
+    network = nn.Sequential(nn.Linear(3, 16), _Times(9.0), nn.Tanh(), nn.Unflatten(1, (1, 4, 4)))
+    with pytest.raises(ValueError, match=r"must give images in \[0, 255\], got values from -\d\.?\d* to \d"):
+        check_generator(gp.adapt(network, 3, image_range=(0, 255)))
 
 
 def test_what_cannot_be_adapted() -> None:

@@ -93,6 +93,10 @@ def test_the_page_runs_from_top_to_bottom(folder: Path, capsys: pytest.CaptureFi
     expected = gp.sample(averaged, latents=gp.sample_latents(8, 64), labels=2)
     torch.testing.assert_close(found["drawn"], expected, rtol=0, atol=1e-4)
     assert np.abs(found["images"]).max() <= 1
+    assert Path("second-class.gps").stat().st_size == found["size"]
+    with torch.inference_mode():
+        same = found["file"].network(gp.sample_latents(8, 64))
+    torch.testing.assert_close(same, expected, rtol=0, atol=1e-4)
     assert found["after"].macs < 0.5 * found["before"].macs
     assert found["mask"].sparsity == pytest.approx(0.5, abs=0.01)
     assert found["halved"][0].out_features == 8

@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Page
 from scipy import stats
 from tools.bare_page import bare_page, call, packed, unpacked
+from tools.sparse_files import sealed, unsealed
 from torch import nn
 
 import ganprune as gp
@@ -203,33 +204,37 @@ def test_the_recorded_pictures_are_what_the_page_draws(page: Page) -> None:
 
 
 def rewritten(path: Path, change: dict, layer: dict) -> bytes:
-    """A file with other values in its header, and in the header of its second layer."""
-    data = path.read_bytes()
+    """A file with other values in its header, and in the header of its second layer; its checksum fits them."""
+    data = unsealed(path.read_bytes())
     (length,) = struct.unpack("<I", data[12:16])
     header = json.loads(data[16 : 16 + length]) | change
     if layer:
         header["layers"][1] |= layer
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 4)
-    return data[:12] + struct.pack("<I", len(text)) + text + data[16 + length :]
+    return sealed(data[:12] + struct.pack("<I", len(text)) + text + data[16 + length :])
 
 
 def spoilt() -> dict[str, tuple[bytes, str]]:
     """Name → a damaged file and what is said about it."""
     path = page_path(0.98)
-    data = path.read_bytes()
+    whole = path.read_bytes()
+    data = unsealed(whole)
     entry = json.loads(data[16 : 16 + struct.unpack("<I", data[12:16])[0]])["layers"][1]
     at = len(data) - 8
     positions, values = entry["positions"], entry["values"]
     return {
         "empty": (b"", "too short"),
         "other": (b"\x89PNG" + data[4:], "does not begin with GANPRUNE"),
-        "version": (data[:8] + struct.pack("<I", 2) + data[12:], "version 2"),
-        "header": (data[:12] + struct.pack("<I", 2**31) + data[16:], "header is longer"),
-        "json": (data[:16] + b"\xff" + data[17:], "no JSON"),
+        "version": (sealed(data[:8] + struct.pack("<I", 1) + data[12:]), "version 1"),
+        "bit of a weight": (whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:], "checksum is another"),
+        "bit of the checksum": (whole[:-1] + bytes([whole[-1] ^ 128]), "checksum is another"),
+        "cut": (whole[:-400], "checksum is another"),
+        "header": (sealed(data[:12] + struct.pack("<I", 2**31) + data[16:]), "header is longer"),
+        "json": (sealed(data[:16] + b"\xff" + data[17:]), "no JSON"),
         "no layers": (rewritten(path, {"layers": []}, {}), "no layers"),
-        "not finite": (data[:at] + struct.pack("<f", float("nan")) + data[at + 4 :], "not finite"),
-        "cut": (data[:-400], "points outside"),
+        "not finite": (sealed(data[:at] + struct.pack("<f", float("nan")) + data[at + 4 :]), "not finite"),
+        "short": (sealed(data[:-400]), "points outside"),
         "type": (rewritten(path, {}, {"type": "attention"}), "unknown type"),
         "activation": (rewritten(path, {}, {"activation": "softmax"}), "unknown activation"),
         "groups": (rewritten(path, {}, {"groups": 2}), "contradict"),

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from tools.small_data import small_data
 
 import ganprune as gp
-from ganprune.__main__ import COMMANDS, build_parser, main
+from ganprune.__main__ import main
+from ganprune.cli.dispatch import COMMANDS, build_parser
 from ganprune.cli.runs import Estimate
 from ganprune.core.files import owned, unfinished
 from ganprune.core.tensors import read_safetensors
@@ -418,6 +419,24 @@ def test_interrupted_pruning_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_p
         assert "--resume" in fails(capsys, 130, *arguments, cut)
     run_json(capsys, *arguments, cut, "--resume")
     same_weights(whole, cut)
+
+
+@pytest.mark.parametrize(
+    "entrance", [["-m", "ganprune"], ["-c", "from ganprune.__main__ import main; exit(main())"]]
+)
+def test_ctrl_c_while_pytorch_is_imported_is_one_line(tmp_path, entrance):
+    """In the place of PyTorch there is a module that is interrupted while it is imported, and would take a minute."""
+    source = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / "torch.py").write_text(source)
+    path = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, *entrance, "evaluate"],
+        env=ENVIRONMENT | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ganprune: interrupted\n")
 
 
 @pytest.mark.usefixtures("small")

@@ -217,6 +217,13 @@ def test_a_twin_draws_one_class(one_hot: bool, joined: bool, tmp_path: Path) -> 
     assert names == ["the network", "first", "up", "the network"]
 
 
+class Scaled(nn.Linear):
+    """Takes a number besides."""
+
+    def forward(self, x: Tensor, factor: float) -> Tensor:
+        return super().forward(x) * factor
+
+
 def test_wrong_labels_are_refused() -> None:
     network = labelled()
     for bad in (-1, 3, 1.5, True):
@@ -229,7 +236,7 @@ def test_wrong_labels_are_refused() -> None:
     critic = gp.dcgan(width=4, device="cpu").discriminator
     with pytest.raises(ValueError, match="labels must be None: the network takes none"):
         gp.sparse_twin(gp.adapt(critic), labels=0)
-    odd = gp.adapt(nn.Linear(2, 2), inputs=lambda n, seed: (torch.zeros(n, 2), 0.5))
+    odd = gp.adapt(Scaled(2, 2), inputs=lambda n, seed: (torch.zeros(n, 2), 0.5))
     with pytest.raises(InferenceError, match="one row for each image, got float for 3 images"):
         gp.sparse_twin(odd)
     twin = gp.sparse_twin(network, labels=0)

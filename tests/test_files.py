@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tools.small_gans import small_gan
 
 import ganprune as gp
 from ganprune.core.files import CacheError, OutputInUseError, cache_dir, owned, replacing, unfinished
@@ -31,6 +32,27 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "first"
     assert list(path.parent.iterdir()) == [path]
+
+
+WRITERS = {
+    "gp.save": lambda path: gp.save(path, small_gan()),
+    "gp.save_sparse": lambda path: gp.save_sparse(path, small_gan().generator),
+    "TrainState.save": lambda path: gp.TrainState(small_gan(), gp.TrainConfig(steps=1)).save(path),
+    "write_safetensors": lambda path: write_safetensors(path, {"a": torch.ones(1)}, {}),
+    "gp.records.append": lambda path: gp.records.append(path, {"a": 1}),
+    "owned": lambda path: owned(path).__enter__(),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_missing_folders_are_made_and_one_that_cannot_be_made_is_named(tmp_path, name):
+    path = tmp_path / "two" / "folders" / "file"
+    WRITERS[name](path)
+    assert path.parent.is_dir()
+    (tmp_path / "file").touch()
+    for inside, folder in (("file/a", "file"), ("file/b/a", "file/b")):
+        with pytest.raises(OSError, match=rf"the folder {tmp_path / folder} cannot be made \(.*\)$"):
+            WRITERS[name](tmp_path / inside)
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

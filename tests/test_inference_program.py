@@ -194,8 +194,16 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(InferenceError, match="have one"):
         trace_program(Normed())
     network = Shaped((3,), nn.Linear(4, 2))
-    with pytest.raises(InferenceError, match="could not be run on latents of shape"):
+    with pytest.raises(
+        InferenceError, match=r"shape \(3, 3\); latent_dim, latent_shape .* shape that it takes: mat1"
+    ):
         trace_program(network)
+    labelled = nn.Bilinear(3, 2, 2)
+    labelled.latent_dim = 3
+    with pytest.raises(
+        InferenceError, match="say what it takes besides, such as labels, by gp.adapt: .*'input2'"
+    ):
+        trace_program(labelled)
     network = Shaped((3,), nn.Linear(3, 2))
     nn.init.constant_(network.layers[0].weight, float("nan"))
     with pytest.raises(InferenceError, match="layers.0 has weights that are NaN"):

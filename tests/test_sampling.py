@@ -171,6 +171,53 @@ def test_a_network_that_gives_a_tuple_is_named():
         gp.networks.check_output(Two(3, 2), (torch.zeros(1),), "logits (N,)")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("layers.deconv2.weight", "its parameter layers.deconv2.weight has them too"),
+        ("layers.norm1.running_var", "its buffer layers.norm1.running_var has them too"),
+    ],
+)
+def test_samples_that_are_not_finite_are_refused_and_the_reason_is_named(name, said, value):
+    generator = gp.dcgan(width=4, norm="none", device="cpu").generator
+    generator.state_dict()[name].view(-1)[0] = value if said.startswith("its par") else -value
+    with pytest.raises(
+        gp.networks.NotFiniteError, match="samples of DCGANGenerator must be finite, got"
+    ) as caught:
+        gp.sample(generator, 5)
+    assert said in str(caught.value)
+    adapted = gp.adapt(generator)
+    for refuse in (lambda: gp.sample(adapted, 5), lambda: gp.networks.check_generator(adapted)):
+        with pytest.raises(gp.networks.NotFiniteError, match=said):
+            refuse()
+
+
+def test_a_forward_pass_that_is_not_finite_is_told_from_weights_that_are_not():
+    class Odd(nn.Linear):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return super().forward(z) / (z[:, :1] > 0)
+
+    z = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [-2.0, 0.0, 0.0]])
+    with pytest.raises(
+        ValueError, match="got 2 of 3 with NaN or infinity; its parameters and buffers are finite"
+    ):
+        gp.sample(Odd(3, 2), latents=z)
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(4, 64, dtype=torch.complex64), "latents must be real numbers, got torch.complex64"),
+        (np.zeros((4, 64), complex), "latents must be real numbers, got complex128"),
+        ([[0.0] * 64], "latents must be a tensor or an array, got list"),
+    ],
+)
+def test_latents_are_real_numbers(latents, message):
+    with pytest.raises(TypeError, match=message):
+        gp.sample(gp.dcgan(width=4, device="cpu").generator, latents=latents)
+
+
 def test_sampling_computes_what_the_network_computes():
     class Halved(nn.Conv2d):
         def _conv_forward(

@@ -198,6 +198,9 @@ def test_wrong_arguments_are_refused() -> None:
     for bad in (torch.zeros(3, 5), torch.zeros(6), torch.zeros(3, 6, 1, 1)):
         with pytest.raises(ValueError, match=r"latents must have shape \(N, 6\), got"):
             twin(bad)
+    for complex_valued in (torch.zeros(3, 6, dtype=torch.complex64), np.zeros((3, 6), complex)):
+        with pytest.raises(TypeError, match="latents must be real numbers, got .*complex"):
+            twin(complex_valued)
     with pytest.raises(ValueError, match="mask must be None for a program"):
         gp.sparse_twin(twin.program, gp.Mask.dense(network))
     with pytest.raises(InferenceError, match="layers.0 computes permute"):

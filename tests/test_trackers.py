@@ -155,6 +155,20 @@ def test_a_resumed_training_logs_what_is_new(place) -> None:
     assert [step for step, _ in tensorboard(place / "runs" / "more")[0]["found/fid"]] == [3, 4]
 
 
+def test_pictures_that_are_not_finite_are_a_divergence(place) -> None:
+    gan = image_gan()
+
+    def poison(state: gp.TrainState) -> None:
+        state.gan.generator_ema.layers.deconv2.weight.data[0] = float("nan")
+
+    poison.order = 0
+    tracked = [poison, Track("tensorboard", place, "run", 1, 4)]
+    with pytest.raises(
+        gp.training.DivergenceError, match="diverged by step 1: .* parameter layers.deconv2.weight"
+    ):
+        gp.train(gp.TrainState(gan, config(log_every=4)), small_mnist(16).train, tracked)
+
+
 def test_a_training_that_ends_in_an_error_closes_its_run(place) -> None:
     def fail(state):
         if state.step == 3:

@@ -60,17 +60,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         generator, mask = gan.networks()[options.network], gan.masks.get("generator")
         names = ("checkpoint", "generator", "network")
         row: dict[str, Any] = {"command": "export", **{name: getattr(options, name) for name in names}}
-        known = mask or known_zeros(generator)
-        row |= {} if known is None else {"sparsity": known.sparsity, "nonzero": known.kept}
         remarks = {"command": "ganprune export", "network": options.network, "checkpoint": _name(options)}
         if options.onnx:
             written = gp.export_onnx(out, generator, mask, remarks)
             row |= {"inputs": list(written.inputs), "opset": written.opset, "difference": written.difference}
+            row |= {"sparsity": written.sparsity, "nonzero": written.nonzeros}
             row["file_bytes"] = written.file_bytes
         else:
             if mask is not None:
                 gp.check_mask(generator, mask)
+            known = mask or known_zeros(generator)
             zeros = {} if known is None else {"sparsity": known.sparsity}
+            row |= zeros if known is None else zeros | {"nonzero": known.kept}
             row["file_bytes"] = gp.save_sparse(out, generator, zeros | remarks)
     say(f"saved {out}, {row['file_bytes']:,} bytes")
     return row | {"out": str(out)}

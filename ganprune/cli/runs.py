@@ -17,7 +17,7 @@ import ganprune as gp
 from ganprune.cli.options import train_config, wrong
 from ganprune.cli.output import measure, plain, prepare_extractor, say
 from ganprune.cli.tracking import tracking
-from ganprune.core.files import owned, unfinished
+from ganprune.core.files import make_folder, owned, unfinished
 from ganprune.core.tensors import CheckpointError, hash_weights, read_safetensors
 
 NOT_IN_REQUEST = (
@@ -177,7 +177,7 @@ def check_writable(command: str, out: Path, option: str = "--out") -> None:
         raise wrong(command, option, f"must be a file, got the device or pipe '{out}'")
     try:
         folder = out.resolve().parent
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

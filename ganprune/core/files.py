@@ -1,4 +1,8 @@
-"""Files that are whole or absent, outputs with one owner, and the folder for what can be made again."""
+"""Files that are whole or absent, outputs with one owner, and the folder for what can be made again.
+
+One rule holds for whatever this package writes, in Python and on the command line: folders that are missing are made
+(:func:`make_folder`), and where that cannot be, one sentence names the folder.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +29,34 @@ class CacheError(GanpruneError, RuntimeError):
     """There is no folder for what can be made again; the message names the variable that sets one."""
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, unless they are there.
+
+    Raises:
+        OSError: if it cannot be made, for instance because a file has its name; the message names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(error.errno, f"the folder {folder} cannot be made ({error.strerror})") from error
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A file beside ``path`` to write to; it takes the place of ``path`` when the block ends, so a kill loses nothing.
 
-    Folders are made as needed. A link stays a link: the file it points to is replaced. A new file has the mode that
+    Missing folders are made. A link stays a link: the file it points to is replaced. A new file has the mode that
     the process's umask gives, an old one keeps its own. If the block raises, ``path`` stays as it was.
 
     Raises:
         ValueError: if ``path`` is a folder, a device or a pipe.
+        OSError: if its folder cannot be made, or not be written to.
     """
     target = _target_of(path)
     if target.exists() and not target.is_file():
         kind = "a folder" if target.is_dir() else "a device or a pipe"
         raise ValueError(f"path must be a file to write, got {str(path)!r}, which is {kind}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
@@ -71,8 +88,8 @@ def unfinished(path: str | Path) -> Path:
 def owned(path: str | Path) -> Iterator[None]:
     """The output ``path`` (a file or a folder) belongs to this block alone, among all processes of the machine.
 
-    A lock file lies beside the output while the block runs. The system frees the lock of a process that dies,
-    however it dies, so nothing has to be cleaned up by hand.
+    Missing folders are made. A lock file lies beside the output while the block runs. The system frees the lock of a
+    process that dies, however it dies, so nothing has to be cleaned up by hand.
 
     Raises:
         OutputInUseError: if another block, in this process or in another one, owns it.
@@ -81,7 +98,7 @@ def owned(path: str | Path) -> Iterator[None]:
     target = _target_of(path)
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise ValueError(f"path must be a file or a folder, got {str(path)!r}, which is a device or a pipe")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     tag = hashlib.blake2b(
         os.fsencode(target.name), digest_size=6
     ).hexdigest()  # a whole name might be too long
@@ -131,7 +148,7 @@ def cache_dir() -> Path:
     """
     try:
         folder = Path(os.environ.get("GANPRUNE_CACHE") or Path.home() / ".cache" / "ganprune")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except (OSError, RuntimeError) as error:
         raise CacheError(
             f"no folder for what can be made again ({error}): name one that can be written to by the environment "

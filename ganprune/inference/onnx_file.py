@@ -46,6 +46,7 @@ class OnnxFile:
         opset: the version of ONNX's operations that it uses.
         inputs: the names of its inputs.
         sparsity: the share of the prunable weights that is zero; None if no layer is known to be prunable.
+        nonzeros: how many of them are not zero; None likewise.
         difference: the largest one between its images, made by ONNX Runtime, and the network's.
     """
 
@@ -54,6 +55,7 @@ class OnnxFile:
     opset: int
     inputs: tuple[str, ...]
     sparsity: float | None
+    nonzeros: int | None
     difference: float
 
 
@@ -90,7 +92,7 @@ def export_onnx(
     if mask is not None:
         check_mask(network, mask)
     known = mask or known_zeros(network)
-    sparsity = None if known is None else known.sparsity
+    sparsity, nonzeros = (None, None) if known is None else (known.sparsity, known.kept)
     remarks = {} if sparsity is None else {"sparsity": f"{sparsity:.6f}"}
     remarks |= {"ganprune": __version__, **(metadata or {})}
     with replacing(path) as temporary, standard_defaults(), keep_random_state():
@@ -103,7 +105,7 @@ def export_onnx(
         opset = _tidy(onnx, temporary, remarks)
         difference = _check(runtime, temporary, plain)
         size = temporary.stat().st_size
-    return OnnxFile(Path(path), size, opset, tuple(inputs), sparsity, difference)
+    return OnnxFile(Path(path), size, opset, tuple(inputs), sparsity, nonzeros, difference)
 
 
 def known_zeros(network: nn.Module) -> Mask | None:

@@ -9,7 +9,7 @@ from ganprune.channels.parts import part_name
 from ganprune.core.errors import GanpruneError
 from ganprune.inference.arguments import name_of, named_inputs
 from ganprune.inference.recording import Recording, record
-from ganprune.masks.names import canonical_name
+from ganprune.networks.checking import find_nonfinite
 
 GROUPS = 8
 """The place of the number of groups among the arguments of a recorded convolution."""
@@ -32,15 +32,10 @@ def check_chance(network: nn.Module, inputs: dict[str, Tensor]) -> None:
         torch.manual_seed(seed)
         images.append(make_images(network, inputs))
     if not all(bool(one.isfinite().all()) for one in images):
-        weights = network.state_dict().items()
-        bad = next((name for name, one in weights if not bool(one.isfinite().all())), None)
+        bad = find_nonfinite(network)
         raise ExportError(
             f"{name_of(network)} gives images that are NaN or infinite"
-            + (
-                f", and so is {canonical_name(bad, network)}; load a network without such weights"
-                if bad
-                else ""
-            )
+            + (f", and so is its {bad}; load a network without such weights" if bad else "")
         )
     if not torch.equal(*images):
         drawing = _recorded(network, 2).draws

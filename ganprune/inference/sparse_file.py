@@ -2,14 +2,17 @@
 
 A file begins with ``GANPRUNE``, the version and the length of a header in JSON, which names the layers and says where
 their numbers lie in the payload behind it. Positions of non-zero weights are differences of flat indices in the weight
-tensor, ordered (out, in, height, width), as variable-length numbers. Nothing in it is ever executed. The page of the
-course that draws images in the browser reads the same files.
+tensor, ordered (out, in, height, width), as variable-length numbers. The last four bytes are the CRC-32 of all bytes
+before them (ISO 3309, as in PNG and ``zlib.crc32``), so that no damaged file draws a wrong image. All numbers are
+little-endian. Nothing in it is ever executed. The page of the course that draws images in the browser reads the same
+files.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +31,7 @@ from ganprune.inference.tracing import trace_program
 from ganprune.inference.varints import decode_varints, encode_varints
 
 MAGIC = b"GANPRUNE"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def save_sparse(
         ) from error
     text += b" " * (-len(text) % 4)
     whole = MAGIC + struct.pack("<II", VERSION, len(text)) + text + bytes(payload)
+    whole += struct.pack("<I", zlib.crc32(whole))
     with replacing(path) as temporary:
         temporary.write_bytes(whole)
     return len(whole)
@@ -155,7 +159,14 @@ def _parse(data: bytes) -> tuple[Program, dict[str, Any]]:
         raise ValueError(f"it does not begin with {MAGIC.decode()}")
     version, length = struct.unpack("<II", data[8:16])
     if version != VERSION:
-        raise ValueError(f"it has version {version}, and this package reads version {VERSION}")
+        raise ValueError(
+            f"it has version {version}, and this package reads version {VERSION}; write it again from its checkpoint"
+        )
+    data, checksum = data[:-4], data[-4:]
+    if zlib.crc32(data) != int.from_bytes(checksum, "little"):
+        raise ValueError(
+            "its checksum is another, so bytes of it were changed or lost; fetch or write it again"
+        )
     if length % 4 or 16 + length > len(data):
         raise ValueError(
             f"its header should have {length} bytes, a multiple of 4, in a file of {len(data)} bytes"

@@ -80,9 +80,15 @@ def _record(network: nn.Module, latents: Tensor) -> Recording:
     try:
         return record(network, latents)
     except Exception as error:  # whatever a stranger's code raises
+        if isinstance(error, TypeError) and "positional argument" in str(error):
+            remedy = "say what it takes besides, such as labels, by gp.adapt"
+        else:
+            remedy = (
+                "latent_dim, latent_shape or gp.adapt(network, latent=...) must give the shape that it takes"
+            )
         raise InferenceError(
-            f"{name_of(network)} could not be run on latents of shape {tuple(latents.shape)} alone; say what it takes "
-            f"besides, such as labels, by gp.adapt: {' '.join(str(error).split())}"
+            f"{name_of(network)} could not be run on latents of shape {tuple(latents.shape)}; {remedy}: "
+            f"{' '.join(str(error).split())}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from ganprune.inference.sparse_file import SparseFile
 from ganprune.inference.tables import build_tables
 from ganprune.inference.tracing import trace_program
 from ganprune.masks.mask import Mask
+from ganprune.networks.checking import check_latents
 
 BLOCK = 16
 """Images that are computed side by side; fewer take as long."""
@@ -48,16 +49,13 @@ class SparseTwin:
             float32 on the CPU, shape ``(N, *image)``.
 
         Raises:
+            TypeError: if the latents are complex.
             ValueError: if the shape is another.
         """
+        check_latents(latents if isinstance(latents, Tensor) else np.asarray(latents), self.program.latent)
         given = latents.detach().float().cpu() if isinstance(latents, Tensor) else latents
         batch = np.ascontiguousarray(given, np.float32)
-        wanted = self.program.latent
-        if batch.ndim != 1 + len(wanted) or batch.shape[1:] != wanted:
-            raise ValueError(
-                f"latents must have shape (N, {', '.join(map(str, wanted))}), got {tuple(batch.shape)}"
-            )
-        flat = batch.reshape(len(batch), size_of(wanted))
+        flat = batch.reshape(len(batch), size_of(self.program.latent))
         images = np.empty((len(batch), size_of(self.program.image)), np.float32)
         begins = range(0, len(batch), BLOCK)
         if self._pool is None or len(begins) < 2:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganprune.core.files import owned, replacing
+from ganprune.core.files import make_folder, owned, replacing
 from ganprune.core.tensors import CheckpointError, hash_weights
 from ganprune.lottery.tickets import Ticket
 from ganprune.networks.checkpoints import gan_metadata
@@ -79,7 +79,7 @@ class RunFolder:
         record = self.path / "run.json"
         with owned(self.path):
             self._check_plan(record)
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             for cut in self.path.glob(".*.safetensors.*"):  # what a kill left half written
                 cut.unlink(missing_ok=True)
             if not record.is_file():

@@ -2,6 +2,7 @@
 
 from ganprune.networks.adapter import AdaptedSpec, Adapter, adapt
 from ganprune.networks.build import dcgan, mlp_gan
+from ganprune.networks.checking import NotFiniteError
 from ganprune.networks.checkpoints import load, load_pretrained, save
 from ganprune.networks.convolutional import DCGANDiscriminatorSpec, DCGANGeneratorSpec
 from ganprune.networks.custom import CustomSpec, check_discriminator, check_generator, trust
@@ -31,6 +32,7 @@ __all__ = [
     "GANSpec",
     "MLPDiscriminatorSpec",
     "MLPGeneratorSpec",
+    "NotFiniteError",
     "adapt",
     "built_here",
     "check_discriminator",

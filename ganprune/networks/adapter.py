@@ -19,6 +19,7 @@ from ganprune.core.checks import check_integer, check_number
 from ganprune.core.device import placement_of
 from ganprune.core.random import seeded, step_seed
 from ganprune.data.splits import Split
+from ganprune.networks.checking import check_inputs
 from ganprune.networks.registry import MODEL_SPECS, register_model_spec, spec_from_dict, spec_to_dict
 from ganprune.networks.sampling import latent_shape_of, sample_latents
 
@@ -203,7 +204,7 @@ def adapt(
     labels: int = 0,
     *,
     one_hot: bool = False,
-    noise: Iterable[int] | Iterable[tuple[int, ...]] = (),
+    noise: int | Iterable[int] | Iterable[tuple[int, ...]] = (),
     inputs: Split | Tensor | Callable[[int, int], Any] | None = None,
     output: str | int | Callable[[Any], Tensor] | None = None,
     image_range: tuple[float, float] = (-1.0, 1.0),
@@ -220,7 +221,7 @@ def adapt(
         latent: the shape of one latent, or its length: 128, or (128, 1, 1) for maps of one pixel; standard normal.
         labels: the number of classes, which are drawn uniformly; 0 for a network that takes none.
         one_hot: labels as rows of zeros and a one instead of integers.
-        noise: the shape of one further normal input, or a list of shapes.
+        noise: the shape of one further normal input, or its length, or a list of shapes.
         inputs: instead of a latent (or before it), for networks from image to image: images to draw from, as a split
             (in [-1, 1]) or as a tensor (N, C, H, W), or a function (n, seed) that gives a tensor, or a tuple of
             arguments.
@@ -236,15 +237,18 @@ def adapt(
 
     Raises:
         TypeError: if ``network`` is no module.
-        ValueError: if an option is outside of what is allowed, or the network is adapted already.
+        ValueError: if an option is outside of what is allowed, the network is adapted already, or a generator fails
+            when it is called, once and with two samples, with what the options say that it takes.
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     if isinstance(network, Adapter):
         raise ValueError("network is adapted already; adapt network.network anew")
-    if len(image_range) != 2 or not float(image_range[0]) < float(image_range[1]):
+    if not isinstance(image_range, (tuple, list)) or len(image_range) != 2:
         raise ValueError(f"image_range must be (lowest, highest), got {image_range!r}")
     low, high = (check_number("image_range", end, "(-inf, inf)") for end in image_range)
+    if not low < high:
+        raise ValueError(f"image_range must be (lowest, highest), got {image_range!r}")
     shape = None if latent is None else _shape("latent", latent)
     named = any(
         getattr(one, name, None) is not None
@@ -253,9 +257,9 @@ def adapt(
     )
     if shape is None and inputs is None and named:
         shape = latent_shape_of(network)
-    shapes = tuple(noise)
+    shapes: tuple[Any, ...] = tuple(noise) if isinstance(noise, Iterable) else (noise,)
     if shapes and not isinstance(shapes[0], (tuple, list)):
-        shapes = (shapes,)  # type: ignore[assignment]
+        shapes = (shapes,)
     given = Inputs(
         shape,
         check_integer("labels", labels, 0),
@@ -268,6 +272,8 @@ def adapt(
         raise ValueError(
             "latent must be given (or inputs) with labels or noise, which only a generator takes"
         )
+    if generator:
+        check_inputs(network, given)
     return Adapter(network, given if generator else None, output, (low, high), bool(clamp))
 
 

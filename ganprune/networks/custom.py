@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from ganprune.core.device import placement_of
 from ganprune.core.modes import call_untouched
 from ganprune.masks.names import find_adapter
+from ganprune.networks.checking import check_finite, undo_range
 from ganprune.networks.importing import check_import_path, describe, file_key, import_object, is_file
 from ganprune.networks.parts import copy_network
 from ganprune.networks.registry import MODEL_SPECS, UntrustedError, register_model_spec, spec_from_dict
@@ -157,6 +158,7 @@ def check_generator(network: nn.Module, name: str = "generator") -> tuple[int, i
 
     Raises:
         ValueError: if it is not; the message says what it gave instead.
+        NotFiniteError: if images have NaN or infinity.
     """
     adapter = find_adapter(network)
     if adapter is None or not adapter.draws:
@@ -173,11 +175,15 @@ def check_generator(network: nn.Module, name: str = "generator") -> tuple[int, i
     if images.ndim != 4 or len(images) != 4:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         raise ValueError(f"{name} {wanted}, got shape {tuple(images.shape)} from inputs of shape {shapes[0]}")
+    check_finite(network, images, name)
     low, high = float(images.min()), float(images.max())
     if not (low >= -1.001 and high <= 1.001):
+        declared = (-1.0, 1.0) if adapter is None or not adapter.draws else adapter.image_range
+        low, high = undo_range(declared, low), undo_range(declared, high)
         raise ValueError(
-            f"{name} must give images in [-1, 1], got values from {low:.4g} to {high:.4g}; let it end with Tanh, or "
-            "declare what it gives: gp.adapt(network, image_range=(0, 1)), or (0, 255), or clamp=True"
+            f"{name} must give images in [{declared[0]:g}, {declared[1]:g}], got values from {low:.4g} to {high:.4g}; "
+            "let it end with Tanh, or declare what it gives: gp.adapt(network, image_range=(0, 1)), or (0, 255), or "
+            "clamp=True"
         )
     channels, height, width = images.shape[1:]
     return channels, height, width

@@ -17,6 +17,7 @@ from ganprune.core.device import placement_of
 from ganprune.core.modes import call_untouched, eval_mode
 from ganprune.core.random import keep_random_state, seeded, step_seed
 from ganprune.masks.names import find_adapter
+from ganprune.networks.checking import check_finite, check_latents, warn_of_wide_range
 from ganprune.networks.fast_convolutions import fast_convolutions
 from ganprune.networks.gan import built_here
 
@@ -203,23 +204,30 @@ def sample(
         n: number of samples (ignored when latents are given).
         seed: determines the latents, and the labels and the noise of an adapted generator.
         batch_size: samples made at a time. What a network draws in its ``forward`` depends on it, inputs do not.
-        latents: use these instead, shape (n, latent_dim); they are moved to the network's device and dtype.
+        latents: use these instead, real, shape (n, latent_dim); they are moved to the network's device and dtype.
         labels: classes for an adapted generator that takes labels: one for all, or integers (n,).
 
     Returns:
-        float32, shape (n, C, H, W), on the generator's device.
+        float32, shape (n, C, H, W), on the generator's device. A warning says so if an adapted generator uses next to
+        nothing of the range that it declares, see :func:`ganprune.networks.checking.warn_of_wide_range`.
 
     Raises:
-        TypeError: if the network gives anything but one tensor.
-        ValueError: if labels are given and the network takes none, or they are no classes of it.
+        TypeError: if the network gives anything but one tensor, or the latents are complex or no tensor.
+        ValueError: if labels are given and the network takes none, or they are no classes of it; or if an adapted
+            generator takes latents of another shape.
+        NotFiniteError: if a sample has NaN or infinity; the message names a parameter or buffer that has them too.
     """
     check_integer("batch_size", batch_size, 1)
     adapter = find_adapter(network)
     if latents is None or (adapter is not None and adapter.draws):
         arguments = draw_inputs(network, n if latents is None else len(latents), seed)
     if latents is not None:
+        check_latents(latents, getattr(adapter, "latent_shape", None))
         device, dtype = placement_of(network)
-        arguments = (latents.to(device, dtype), *(arguments[1:] if adapter is not None else ()))
+        arguments = (
+            torch.as_tensor(latents).to(device, dtype),
+            *(arguments[1:] if adapter is not None else ()),
+        )
     if labels is not None:
         if adapter is None:
             raise ValueError(
@@ -235,7 +243,10 @@ def sample(
         batches = [
             network(*_rows(arguments, start, start + batch_size)) for start in range(0, count, batch_size)
         ]
-    return torch.cat([check_output(network, batch, "images (N, C, H, W)").float() for batch in batches])
+    samples = torch.cat([check_output(network, batch, "images (N, C, H, W)").float() for batch in batches])
+    check_finite(network, samples)
+    warn_of_wide_range(network, samples)
+    return samples
 
 
 def _rows(arguments: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ import torch
 
 import ganprune
 from ganprune.core.device import as_device
+from ganprune.core.files import make_folder
 
 PACKAGE = Path(ganprune.__file__).resolve().parent
 SHIPPED = PACKAGE / "assets" / "records"
@@ -292,7 +293,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def _write(path: Path, lines: str, superfluous: Callable[[], bool]) -> bool:
     """Adds whole lines at the end, all or none; none if they turn out to be superfluous when it is their turn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with _locked(handle):

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from ganprune.core.checks import check_choice, check_integer
 from ganprune.core.errors import GanpruneError
+from ganprune.core.files import make_folder
+from ganprune.networks.checking import NotFiniteError
 from ganprune.networks.sampling import sample
 from ganprune.training.callbacks import LOG, Callback
+from ganprune.training.loop import DivergenceError
 from ganprune.training.state import TrainState
 
 TRACKERS = ("tensorboard", "wandb")
@@ -90,8 +93,7 @@ class Track(Callback):
                 self._log.scalars(int(row.get("step", state.step)), _numbers(source, row))
             self._seen[source] = len(rows)
         if state.step % self.images_every == 0 or state.step == state.config.steps:
-            with torch.no_grad():
-                images = sample(state.gan.generator_ema, self.samples)
+            images = _sample(state, self.samples)
             if images.ndim == 4 and images.shape[1] in (1, 3):
                 self._log.picture(state.step, grid(images))
 
@@ -104,6 +106,17 @@ class Track(Callback):
     @staticmethod
     def _sources(state: TrainState) -> dict[str, list[dict[str, Any]]]:
         return {"losses": list(state.history), **state.rows}
+
+
+def _sample(state: TrainState, n: int) -> Tensor:
+    """Samples of the EMA generator; DivergenceError if they are not finite, which the losses may not say yet."""
+    try:
+        with torch.no_grad():
+            return sample(state.gan.generator_ema, n)
+    except NotFiniteError as error:
+        raise DivergenceError(
+            f"training diverged by step {state.step}: {error}; lower learning_rate, or use spectral norm or a penalty"
+        ) from error
 
 
 def grid(images: Tensor, gap: int = 1) -> Tensor:
@@ -154,7 +167,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, library: Any, folder: Path, name: str, config: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._library = library
         self._run = library.init(project="ganprune", name=name, dir=str(folder), config=config)
         self._run.define_metric("*", step_metric="step")  # rows of one step may come one after the other

@@ -1,16 +1,18 @@
-// Reads a sparse file (*.gps, version 1): a pruned network as a straight line of layers, only the weights that are left.
+// Reads a sparse file (*.gps, version 2): a pruned network as a straight line of layers, only the weights that are left.
 // Whatever does not fit is refused with one sentence. Nothing that the file says is ever run.
 
 const TYPES = ["linear", "conv2d", "conv_transpose2d"];
 const ACTIVATIONS = ["none", "relu", "leaky_relu", "tanh", "sigmoid"];
 const MOST = 2 ** 24; // weights of a layer, or pixels of its images: more is no network for a page
 
-export function readSparseFile(buffer) {
-  need(buffer.byteLength >= 16, "it is too short to be one");
+export function readSparseFile(file) {
+  need(file.byteLength >= 20, "it is too short to be one");
+  const buffer = file.slice(0, -4); // behind it comes the checksum
   const bytes = new Uint8Array(buffer);
-  const view = new DataView(buffer);
+  const view = new DataView(file);
   need(String.fromCharCode(...bytes.subarray(0, 8)) === "GANPRUNE", "it does not begin with GANPRUNE");
-  need(view.getUint32(8, true) === 1, `its format is version ${view.getUint32(8, true)}, and this page reads version 1`);
+  need(view.getUint32(8, true) === 2, `its format is version ${view.getUint32(8, true)}, and this page reads version 2`);
+  need(view.getUint32(bytes.length, true) === crc32(bytes), "its checksum is another, so bytes of it were changed or lost");
   const length = view.getUint32(12, true);
   need(length % 4 === 0 && 16 + length <= buffer.byteLength, "its header is longer than the file");
   const header = parse(bytes.subarray(16, 16 + length));
@@ -34,6 +36,16 @@ const isPair = (pair, least) => Array.isArray(pair) && pair.length === 2 && pair
 
 function need(condition, sentence) {
   if (!condition) throw new Error(`This is no sparse file that can be drawn with: ${sentence}.`);
+}
+
+// CRC-32 as in PNG and in Python's zlib, bit by bit: a table would be faster, and longer than the loop.
+function crc32(bytes) {
+  let sum = -1;
+  for (const byte of bytes) {
+    sum ^= byte;
+    for (let bit = 0; bit < 8; bit += 1) sum = (sum >>> 1) ^ (sum & 1 ? 0xedb88320 : 0);
+  }
+  return ~sum >>> 0;
 }
 
 function parse(bytes) {
