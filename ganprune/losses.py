@@ -22,6 +22,17 @@ from ganprune.masks.spectral import settled_spectral_norms
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import check_output, draw_inputs
 
+__all__ = [
+    "DEFAULT_LOSS",
+    "LOSSES",
+    "Loss",
+    "discriminator_loss",
+    "generator_loss",
+    "get_loss",
+    "gradient_penalty",
+    "r1_penalty",
+]
+
 DEFAULT_LOSS = "non-saturating"
 """The loss that training, evaluation and loss closures take when none is named."""
 

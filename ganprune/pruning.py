@@ -16,6 +16,8 @@ from ganprune.networks.gan import GAN, MASKED_NETWORKS
 from ganprune.scores.registry import get_score
 from ganprune.scores.registry import score as compute_scores
 
+__all__ = ["prune", "prune_generator"]
+
 
 @overload
 def prune(

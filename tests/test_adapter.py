@@ -148,7 +148,7 @@ def test_channels_are_shrunk_inside_of_it(gan: gp.GAN) -> None:
         assert gp.sample(small, 3).shape == (3, 1, 28, 28)
     with pytest.raises(ChannelError, match="first: these channels reach the network's output"):
         gp.shrink_channels(gan.generator.network, 0.5, inputs=draw_inputs(gan.generator, 2))
-    assert isinstance(gp.compact(gan.generator).network, Adapter)
+    assert isinstance(gp.channels.compact(gan.generator).network, Adapter)
 
 
 def test_ranges_are_declared_and_never_guessed() -> None:

@@ -192,11 +192,13 @@ def test_a_discriminator_that_tells_nothing_apart_is_skipped():
 
 def test_a_controller_that_was_not_begun_says_so():
     gan, split = mlp()
-    with pytest.raises(gp.MaskError, match="the discriminator has no mask: call begin"):
+    with pytest.raises(gp.masks.MaskError, match="the discriminator has no mask: call begin"):
         BalanceController(split)(start(gan))
     gan.masks["discriminator"] = gp.Mask.dense(gan.discriminator)
     control = BalanceController(split, every=1)
-    with pytest.raises(gp.MaskError, match="the generator as it was before step 1 is not known: call begin"):
+    with pytest.raises(
+        gp.masks.MaskError, match="the generator as it was before step 1 is not known: call begin"
+    ):
         gp.train(start(gan, 2), split, [lambda state: control(state)])
 
 

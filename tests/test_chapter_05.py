@@ -150,7 +150,7 @@ def test_updates_grow_at_first_where_adam_forgets_squares_sooner_than_gradients(
 def test_at_half_of_the_arithmetic_channels_leave_more_than_half_of_the_weights() -> None:
     for seed, width in ((0, 32), (1, 64)):
         network = gp.dcgan(width=width, seed=seed, device="cpu").generator
-        plan = gp.plan_channels(network, macs_fraction=0.5)
+        plan = gp.channels.plan_channels(network, macs_fraction=0.5)
         assert plan.macs_fraction <= 0.5 < plan.parameters_fraction
 
 

@@ -67,7 +67,7 @@ def test_a_mask_that_does_not_hold_is_not_saved(gan, tmp_path):
     with torch.no_grad():
         gan.generator.layers.deconv2.weight.fill_(1.0)
     path = tmp_path / "gan.safetensors"
-    with pytest.raises(gp.MaskError):
+    with pytest.raises(gp.masks.MaskError):
         gp.save(path, gan)
     assert not path.exists()
 

@@ -408,14 +408,14 @@ def test_interrupted_pruning_goes_on_to_the_same_bits(capsys, monkeypatch, tmp_p
     arguments = ["prune", "--checkpoint", trained, "--sparsity", 0.6, *options.split(), "--steps", 6, *QUICK]
     arguments += ["--checkpoint-every", 3, "--out"]
     run_json(capsys, *arguments, whole)
-    save = gp.Checkpoint.__call__
+    save = gp.training.Checkpoint.__call__
 
     def save_and_stop(self, state):
         save(self, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(gp.Checkpoint, "__call__", save_and_stop)
+        patched.setattr(gp.training.Checkpoint, "__call__", save_and_stop)
         assert "--resume" in fails(capsys, 130, *arguments, cut)
     run_json(capsys, *arguments, cut, "--resume")
     same_weights(whole, cut)
@@ -504,14 +504,14 @@ def test_an_interrupted_lottery_says_how_to_go_on_and_ends_with_the_same_rows(ca
         "--out",
     ]
     whole, _ = run_json(capsys, *arguments, tmp_path / "whole")
-    save = gp.Checkpoint.__call__
+    save = gp.training.Checkpoint.__call__
 
     def save_and_stop(self, state):
         save(self, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(gp.Checkpoint, "__call__", save_and_stop)
+        patched.setattr(gp.training.Checkpoint, "__call__", save_and_stop)
         message = fails(capsys, 130, *arguments, tmp_path / "cut")
     assert f"{tmp_path / 'cut'} holds the run so far; the same command with --resume" in message
     cut, _ = run_json(capsys, *arguments, tmp_path / "cut", "--resume")

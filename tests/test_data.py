@@ -150,11 +150,11 @@ def test_labels_are_integers_of_one_kind():
 
 
 def test_global_defaults_do_not_reach_the_data():
-    expected = gp.mnist("cpu").test.batch(3, 0, 0), gp.gaussian_ring(5, seed=0)
+    expected = gp.mnist("cpu").test.batch(3, 0, 0), gp.data.gaussian_ring(5, seed=0)
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
-            found = gp.mnist("cpu").test.batch(3, 0, 0), gp.gaussian_ring(5, seed=0)
+            found = gp.mnist("cpu").test.batch(3, 0, 0), gp.data.gaussian_ring(5, seed=0)
     finally:
         torch.set_default_dtype(torch.float32)
     for one, other in zip(found, expected, strict=True):
@@ -189,7 +189,7 @@ def test_damaged_mnist_file_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
 def test_absent_download_says_what_to_do(name, tmp_path):
-    loader = {"fashion-mnist": gp.fashion_mnist, "cifar10": gp.cifar10}[name]
+    loader = {"fashion-mnist": gp.data.fashion_mnist, "cifar10": gp.data.cifar10}[name]
     with pytest.raises(gp.data.DataError, match=f"{name} is not complete at {tmp_path}.*--data-root"):
         loader(tmp_path, "cpu", download=False)
 
@@ -223,20 +223,20 @@ def test_partial_fashion_mnist_is_never_taken_for_whole(tmp_path):
     with pytest.raises(
         gp.data.DataError, match="fashion-mnist file damaged: .*train-images.*is not whole. Delete it"
     ):
-        gp.fashion_mnist(tmp_path, "cpu", download=False)
+        gp.data.fashion_mnist(tmp_path, "cpu", download=False)
 
 
 def test_short_fashion_mnist_is_refused(tmp_path):
     write_fashion(tmp_path, images=1_000)
     with pytest.raises(gp.data.DataError, match="has 1000 \\+ 10000 images"):
-        gp.fashion_mnist(tmp_path, "cpu", download=False)
+        gp.data.fashion_mnist(tmp_path, "cpu", download=False)
 
 
 def test_damaged_archive_is_refused(tmp_path):
     folder = write_fashion(tmp_path)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(b"half a download")
     with pytest.raises(gp.data.DataError, match="fails its MD5 sum. Delete it"):
-        gp.fashion_mnist(tmp_path, "cpu", download=False)
+        gp.data.fashion_mnist(tmp_path, "cpu", download=False)
 
 
 def write_cifar(root, monkeypatch):
@@ -277,7 +277,7 @@ def test_cifar10_behind_the_same_interface(tmp_path, monkeypatch):
 
 
 def test_all_data_sets_take_their_arguments_in_one_order():
-    for load in (gp.load_data, gp.fashion_mnist, gp.cifar10):
+    for load in (gp.load_data, gp.data.fashion_mnist, gp.data.cifar10):
         names = [
             name for name in inspect.signature(load).parameters if name in ("root", "device", "download")
         ]
@@ -292,11 +292,11 @@ def test_unknown_data_set_is_refused():
 
 
 def test_ring_has_its_modes_where_they_belong():
-    points = gp.gaussian_ring(4_000, seed=0, modes=8, radius=2.0, std=0.01)
+    points = gp.data.gaussian_ring(4_000, seed=0, modes=8, radius=2.0, std=0.01)
     angles = torch.atan2(points[:, 1], points[:, 0]) / (2 * torch.pi / 8)
     assert torch.allclose(points.norm(dim=1), torch.tensor(2.0), atol=0.06)
     assert (angles - angles.round()).abs().max() < 0.05
     assert angles.round().remainder(8).long().bincount(minlength=8).min() > 400
-    assert torch.equal(points, gp.gaussian_ring(4_000, seed=0, std=0.01))
+    assert torch.equal(points, gp.data.gaussian_ring(4_000, seed=0, std=0.01))
     with pytest.raises(ValueError, match="modes must be an integer of at least 1"):
-        gp.gaussian_ring(10, seed=0, modes=0)
+        gp.data.gaussian_ring(10, seed=0, modes=0)

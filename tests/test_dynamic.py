@@ -209,7 +209,10 @@ def test_one_shot_pruning_is_prune():
         (
             "discriminator",
             "snip",
-            lambda gan, split: {"loss_fn": gp.discriminator_loss(gan, split, 1, 4), "allocation": "erk"},
+            lambda gan, split: {
+                "loss_fn": gp.losses.discriminator_loss(gan, split, 1, 4),
+                "allocation": "erk",
+            },
         ),
     ],
 )

@@ -117,7 +117,7 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(
     with pytest.raises(ValueError, match="attribute latent_dim"):
         gp.export_onnx(path, nn.Linear(2, 2))
     dense = gp.load_pretrained("dcgan-mnist", device="cpu").generator
-    with pytest.raises(gp.MaskError, match="non-zero weights under its mask"):
+    with pytest.raises(gp.masks.MaskError, match="non-zero weights under its mask"):
         gp.export_onnx(path, dense, gan.masks["generator"])
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match=r"onnxscript, which is not here: pip install 'ganprune\[export\]'"):
@@ -165,7 +165,7 @@ def test_the_command_writes_sparse_files(
     assert main(["export", str(checkpoint), "--network", "generator", "--sparse", str(out)]) == 0
     table = capsys.readouterr().out
     assert f"file bytes  {out.stat().st_size:,}" in table and "sparsity    0.9" in table
-    stored = gp.load_sparse(out)
+    stored = gp.inference.load_sparse(out)
     assert stored.program.nonzeros == gan.masks["generator"].kept
     assert stored.metadata["sparsity"] == pytest.approx(0.9)
     z = gp.sample_latents(3, 64)
@@ -214,7 +214,7 @@ def test_two_processes_write_whole_files(tmp_path: Path) -> None:
     for run in runs:
         run.communicate()
     assert codes in ([0, 0], [0, 1])
-    assert gp.load_sparse(out).program.nonzeros == 238_080
+    assert gp.inference.load_sparse(out).program.nonzeros == 238_080
     assert list(tmp_path.iterdir()) == [out]
 
 

@@ -207,8 +207,10 @@ def test_a_twin_draws_one_class(one_hot: bool, joined: bool, tmp_path: Path) -> 
         expected = gp.sample(network, latents=z, labels=label)
         torch.testing.assert_close(gp.sparse_twin(network, labels=label)(z), expected, rtol=0, atol=1e-5)
     path = tmp_path / "two.gps"
-    gp.save_sparse(path, network, labels=2)
-    torch.testing.assert_close(gp.sparse_twin(gp.load_sparse(path).program)(z), expected, rtol=0, atol=1e-5)
+    gp.inference.save_sparse(path, network, labels=2)
+    torch.testing.assert_close(
+        gp.sparse_twin(gp.inference.load_sparse(path).program)(z), expected, rtol=0, atol=1e-5
+    )
     dense = labelled(one_hot, joined)
     torch.testing.assert_close(
         gp.sparse_twin(dense, mask, labels=2)(z), expected, rtol=0, atol=1e-5
@@ -243,7 +245,7 @@ def test_wrong_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="labels must be None for a program"):
         gp.sparse_twin(twin.program, labels=0)
     with pytest.raises(ValueError, match="labels must be None for a program"):
-        gp.save_sparse("never.gps", twin.program, labels=0)
+        gp.inference.save_sparse("never.gps", twin.program, labels=0)
     with pytest.raises(InferenceError, match=r"Labelled takes latents, labels, .* fix the class, labels=0"):
         gp.sparse_twin(network)
     with pytest.raises(InferenceError, match=r"Labelled takes latents, noise_0, and .* wrap it"):

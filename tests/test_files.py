@@ -36,7 +36,7 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path):
 
 WRITERS = {
     "gp.save": lambda path: gp.save(path, small_gan()),
-    "gp.save_sparse": lambda path: gp.save_sparse(path, small_gan().generator),
+    "gp.inference.save_sparse": lambda path: gp.inference.save_sparse(path, small_gan().generator),
     "TrainState.save": lambda path: gp.TrainState(small_gan(), gp.TrainConfig(steps=1)).save(path),
     "write_safetensors": lambda path: write_safetensors(path, {"a": torch.ones(1)}, {}),
     "gp.records.append": lambda path: gp.records.append(path, {"a": 1}),

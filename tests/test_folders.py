@@ -43,7 +43,7 @@ def every_image(data: ImageData) -> list[bytes]:
 
 
 def test_sub_folders_are_classes_and_no_image_is_in_two_splits(folder: Path) -> None:
-    data = gp.image_folder(folder, size=28, device="cpu")
+    data = gp.data.image_folder(folder, size=28, device="cpu")
     assert [len(split) for split in (data.train, data.validation, data.test)] == [58, 7, 7]
     assert data.num_classes == 3
     assert data.image_shape == (3, 28, 28)
@@ -53,7 +53,7 @@ def test_sub_folders_are_classes_and_no_image_is_in_two_splits(folder: Path) -> 
         brightest = split.images.float().mean((2, 3)).argmax(1)
         assert torch.equal(brightest, torch.tensor([2, 1, 0])[split.labels])  # blue, green, red
     assert len(set(every_image(data))) == 72
-    again, other = (gp.image_folder(folder, 28, seed=seed, device="cpu") for seed in (0, 3))
+    again, other = (gp.data.image_folder(folder, 28, seed=seed, device="cpu") for seed in (0, 3))
     assert torch.equal(data.train.images, again.train.images)
     assert sorted(every_image(data)) == sorted(every_image(other))
     assert not torch.equal(data.validation.images, other.validation.images)
@@ -63,7 +63,7 @@ def test_sub_folders_are_classes_and_no_image_is_in_two_splits(folder: Path) -> 
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (40, 3), (128, 1)])
 def test_sizes_and_colours(folder: Path, size: int, channels: int) -> None:
-    data = gp.image_folder(folder, size, channels, device="cpu")
+    data = gp.data.image_folder(folder, size, channels, device="cpu")
     assert data.image_shape == (channels, size, size)
     file = folder / "red" / "003.png"
     with Image.open(file) as image:
@@ -81,7 +81,7 @@ def test_images_are_cropped_to_their_middle(tmp_path: Path) -> None:
         pixels = np.zeros((30, 90), dtype=np.uint8)
         pixels[:, 30:60] = 200
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    data = gp.image_folder(tmp_path, 30, 1, device="cpu")
+    data = gp.data.image_folder(tmp_path, 30, 1, device="cpu")
     assert data.num_classes == 1
     assert data.train.images.float().mean() > 190
 
@@ -91,7 +91,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (folder / "red" / "cut.png").write_bytes((folder / "red" / "003.png").read_bytes()[:200])
     (folder / "blue" / "text.jpg").write_text("no image")
     with pytest.raises(DataError, match="2 of 62 images cannot be read") as caught:
-        gp.image_folder(folder, device="cpu")
+        gp.data.image_folder(folder, device="cpu")
     assert "text.jpg (UnidentifiedImageError" in str(caught.value)
     assert "cut.png" in str(caught.value)
 
@@ -100,16 +100,16 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_too_few_images_are_refused_with_the_number(tmp_path: Path, classes: bool) -> None:
     write(tmp_path / "a", 59, classes)
     with pytest.raises(DataError, match="must hold at least 60 images .*, got 59"):
-        gp.image_folder(tmp_path / "a", device="cpu")
+        gp.data.image_folder(tmp_path / "a", device="cpu")
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="image folder not found: expected a folder at"):
-        gp.image_folder(tmp_path / "none", device="cpu")
+        gp.data.image_folder(tmp_path / "none", device="cpu")
     write(tmp_path / "both", 6, True)
     write(tmp_path / "both", 6, False)
     with pytest.raises(DataError, match="has 6 images beside the folders of classes blue, green, red"):
-        gp.image_folder(tmp_path / "both", device="cpu")
+        gp.data.image_folder(tmp_path / "both", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
 )
 def test_wrong_arguments(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        gp.image_folder(".", **options)
+        gp.data.image_folder(".", **options)
 
 
 def test_names_of_folders() -> None:
@@ -141,13 +141,15 @@ def test_images_without_classes_take_an_extractor_of_other_images(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "cache"))
-    plain = gp.image_folder(write(tmp_path / "plain", 60, classes=False), 32, device="cpu")
+    plain = gp.data.image_folder(write(tmp_path / "plain", 60, classes=False), 32, device="cpu")
     gan = gp.dcgan((3, 32, 32), width=4, device="cpu")
     with pytest.raises(DataError, match="has no classes.*sub-folder.*--extractor FILE.*--samples 0"):
         evaluate(gan, plain, samples=20)
-    path = gp.metrics.prepare_extractor(gp.image_folder(folder, 28, device="cpu"), "cpu", show_progress=False)
+    path = gp.metrics.prepare_extractor(
+        gp.data.image_folder(folder, 28, device="cpu"), "cpu", show_progress=False
+    )
     extractor = read_extractor(path, "cpu")
-    assert extractor.label == load_extractor(gp.image_folder(folder, 28, device="cpu"), "cpu").label
+    assert extractor.label == load_extractor(gp.data.image_folder(folder, 28, device="cpu"), "cpu").label
     report = evaluate(gan, plain, samples=20, extractor=extractor)
     assert report.extractor == extractor.label
     assert report.fid > report.fid_floor > 0
@@ -208,9 +210,11 @@ def test_splits_by_hand_have_any_size(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
 ) -> None:
     monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "cache"))
-    data = gp.image_folder(folder, side, device="cpu")
+    data = gp.data.image_folder(folder, side, device="cpu")
     by_hand = Split("validation", data.validation.images, data.validation.labels, "mine")
-    path = gp.metrics.prepare_extractor(gp.image_folder(folder, 28, device="cpu"), "cpu", show_progress=False)
+    path = gp.metrics.prepare_extractor(
+        gp.data.image_folder(folder, 28, device="cpu"), "cpu", show_progress=False
+    )
     maker = nn.Sequential(nn.Linear(8, 3 * side * side), nn.Tanh(), nn.Unflatten(1, (3, side, side)))
     report = evaluate(gp.adapt(maker, 8), by_hand, samples=20, extractor=read_extractor(path, "cpu"))
     assert report.fid > 0

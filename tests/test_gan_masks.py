@@ -98,7 +98,7 @@ class Sequences(RuleBasedStateMachine):
     def attempt(self, action) -> bool:
         """Call, and demand an error exactly where something disagrees."""
         if self.disagreement():
-            with pytest.raises(gp.MaskError):
+            with pytest.raises(gp.masks.MaskError):
                 action()
             return False
         action()
@@ -202,7 +202,7 @@ def test_a_wider_mask_lets_all_its_weights_grow():
 def test_zeros_that_nobody_answers_for_are_refused_and_the_message_says_what_to_do():
     gan = small_gan()
     gp.prune(gan.generator, 0.8)
-    with pytest.raises(gp.MaskError, match=r"gp\.prune\(gan, \.\.\.\).*gan\.masks\.clear\(\)"):
+    with pytest.raises(gp.masks.MaskError, match=r"gp\.prune\(gan, \.\.\.\).*gan\.masks\.clear\(\)"):
         gp.train(gp.TrainState(gan, config()), Ring())
     gan.masks["generator"] = gp.Mask.nonzero(gan.generator)
     gp.train(gp.TrainState(gan, config()), Ring())
@@ -232,7 +232,7 @@ def test_trainings_of_one_gan_cannot_be_nested():
     def nested(state):
         gp.train(gp.TrainState(gan, config()), Ring())
 
-    with pytest.raises(gp.MaskError, match="held already"):
+    with pytest.raises(gp.masks.MaskError, match="held already"):
         gp.train(gp.TrainState(gan, config()), Ring(), [nested])
     assert hooks_on(gan) == 0
 
@@ -240,12 +240,12 @@ def test_trainings_of_one_gan_cannot_be_nested():
 def test_a_keeper_is_there_while_training_runs():
     gan, seen = small_gan(), []
     gp.prune(gan, 0.5)
-    with pytest.raises(gp.MaskError, match="is not being trained"):
+    with pytest.raises(gp.masks.MaskError, match="is not being trained"):
         gan.masks.keeper("generator")
 
     def look(state):
         seen.append(gan.masks.keeper("generator").gradients)
-        with pytest.raises(gp.MaskError, match="holds no mask"):
+        with pytest.raises(gp.masks.MaskError, match="holds no mask"):
             gan.masks.keeper("discriminator")
 
     gp.train(gp.TrainState(gan, config()), Ring(), [look])

@@ -111,7 +111,7 @@ def test_loss_closures_yield_one_scalar_per_batch_and_restore_everything():
     state = copy.deepcopy(gan.discriminator.state_dict())
     for loss_fn, network in (
         (gp.generator_loss(gan, batches=3, batch_size=4), gan.generator),
-        (gp.discriminator_loss(gan, gp.mnist("cpu").test, batches=3, batch_size=4), gan.discriminator),
+        (gp.losses.discriminator_loss(gan, gp.mnist("cpu").test, batches=3, batch_size=4), gan.discriminator),
     ):
         losses = list(loss_fn(network))
         assert len(losses) == 3 and all(loss.ndim == 0 and loss.requires_grad for loss in losses)
@@ -139,7 +139,7 @@ def test_closures_take_networks_of_any_precision(dtypes):
     for loss in gp.generator_loss(gan, batches=1, batch_size=4)(gan.generator):
         loss.backward()
         assert loss.isfinite()
-    for loss in gp.discriminator_loss(gan, gp.mnist("cpu").test, 1, 4)(gan.discriminator):
+    for loss in gp.losses.discriminator_loss(gan, gp.mnist("cpu").test, 1, 4)(gan.discriminator):
         loss.backward()
         assert loss.isfinite()
     assert all(p.grad is not None for p in gan.generator.parameters())
@@ -149,7 +149,7 @@ def closures(discriminator):
     gan = gp.GAN(gp.dcgan(width=4, device="cpu").generator, discriminator)
     return (
         (gp.generator_loss(gan, batches=2, batch_size=4), gan.generator),
-        (gp.discriminator_loss(gan, gp.mnist("cpu").test, batches=2, batch_size=4), gan.discriminator),
+        (gp.losses.discriminator_loss(gan, gp.mnist("cpu").test, batches=2, batch_size=4), gan.discriminator),
     )
 
 
@@ -205,6 +205,9 @@ def test_networks_that_return_no_tensor_are_named():
 @pytest.mark.parametrize("argument", ["batches", "batch_size"])
 def test_less_than_one_batch_or_sample_is_refused(argument):
     gan = gp.dcgan(width=4, device="cpu")
-    for factory in (gp.generator_loss, lambda gan, **options: gp.discriminator_loss(gan, None, **options)):
+    for factory in (
+        gp.generator_loss,
+        lambda gan, **options: gp.losses.discriminator_loss(gan, None, **options),
+    ):
         with pytest.raises(ValueError, match=argument):
             factory(gan, **{argument: 0})

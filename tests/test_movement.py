@@ -282,7 +282,7 @@ def test_what_the_state_does_not_allow_is_refused_before_anything_changes(networ
         assert hooks_on(state.gan) == 0
 
 
-@pytest.mark.parametrize(("at", "error"), [(1, ValueError), (3, gp.MaskError)])
+@pytest.mark.parametrize(("at", "error"), [(1, ValueError), (3, gp.masks.MaskError)])
 def test_another_callback_may_not_prune_the_same_network(at, error):
     with pytest.raises(error, match=r"mask .*(generator)"):
         train(

@@ -30,7 +30,7 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
     raw.mkdir(parents=True)
     for packed in MNIST_FILES.glob("*-ubyte.gz"):
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
-    return thin_all(gp.fashion_mnist(root, device="cpu", download=False), 200)
+    return thin_all(gp.data.fashion_mnist(root, device="cpu", download=False), 200)
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,7 @@ def test_channels_are_masked_and_kept_in_the_layers_themselves() -> None:
         nn.Sequential(EqualLinear(6, 8), nn.ReLU(), Scaled(8, 6), nn.ReLU(), nn.Linear(6, 2)),
         torch.randn(5, 6),
     )
-    removed = gp.plan_channels(network, 0.5, inputs=x).removed
+    removed = gp.channels.plan_channels(network, 0.5, inputs=x).removed
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     with keep_channels(network, removed, optimizer, x):
         for _ in range(2):

@@ -290,11 +290,11 @@ def test_the_fraction_is_half_a_cosine_from_alpha_to_zero(steps):
 def test_growing_by_gradients_that_were_masked_is_refused():
     gan, split = mlp()
     training = DynamicSparseTraining("rigl", every=1, end=9)
-    with pytest.raises(gp.MaskError, match="the generator has no mask: call begin"):
+    with pytest.raises(gp.masks.MaskError, match="the generator has no mask: call begin"):
         gp.train(start(gan), split, [lambda state: training(state)])
     gan.masks.clear()
     gp.prune(gan, 0.5)
-    with pytest.raises(gp.MaskError, match="the gradients of the generator were masked.* call begin"):
+    with pytest.raises(gp.masks.MaskError, match="the gradients of the generator were masked.* call begin"):
         gp.train(start(gan), split, [lambda state: training(state)])
 
 

@@ -67,13 +67,13 @@ def test_the_game_is_that_of_the_chapter(
 
 def test_modes_are_counted_as_in_the_chapter(by_hand: dict[str, Any]) -> None:
     for spread in (0.1, 0.5, 2.0):
-        points = gp.gaussian_ring(5_000, 1, std=spread)
+        points = gp.data.gaussian_ring(5_000, 1, std=spread)
         seen = look_at(points)
         assert (seen["modes"], seen["good_share"]) == by_hand["count_modes"](points)
 
 
 def test_what_is_seen_of_the_data_is_known() -> None:
-    points = gp.gaussian_ring(200_000, 0, modes=MODES, radius=ring_games.RADIUS, std=ring_games.STD)
+    points = gp.data.gaussian_ring(200_000, 0, modes=MODES, radius=ring_games.RADIUS, std=ring_games.STD)
     seen = look_at(points)
     assert seen["modes"] == 8 and seen["good_share"] == pytest.approx(1 - math.exp(-4.5), abs=1e-3)
     assert seen["spread"] == pytest.approx(SPREAD, abs=0.01) and math.hypot(*seen["mean"]) < 0.02

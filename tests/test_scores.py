@@ -84,7 +84,7 @@ class TestRegistry:
             register_score("mine", needs=("labels",))
         with pytest.raises(ValueError, match="got 'size'"):
             score(nn.Linear(2, 2), "size")
-        with pytest.raises(ValueError, match="use gp.MovementPruning"):
+        with pytest.raises(ValueError, match="use gp.dynamic.MovementPruning"):
             score(nn.Linear(2, 2), "movement")
 
 
@@ -163,7 +163,7 @@ class TestUntrainedSpectralNorm:
         assert all(0 < loss.item() < 10 for loss in losses(gan.generator))
         found = score(gan.generator, "snip", loss_fn=losses)
         assert all(value.any() for value in found.values())
-        own = gp.discriminator_loss(gan, gp.mnist("cpu").test, batches=1, batch_size=4)
+        own = gp.losses.discriminator_loss(gan, gp.mnist("cpu").test, batches=1, batch_size=4)
         gan.discriminator.eval()
         for value in score(gan.discriminator, "taylor", loss_fn=own).values():
             assert value.max() < 1e3

@@ -144,7 +144,7 @@ def test_shrunk_networks_are_saved_and_loaded(tmp_path: Path, path: str, how: st
         generator = CustomSpec(named).build().eval()
         if how == "compact":
             gp.prune(generator, 0.9, allocation="uniform")
-            small = gp.compact(generator).network
+            small = gp.channels.compact(generator).network
         else:
             small = gp.shrink_channels(generator, 0.5)
         small = gp.shrink_channels(small, 0.5) if how == "twice" else small

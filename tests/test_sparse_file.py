@@ -70,7 +70,7 @@ def test_varints_of_the_standard() -> None:
 def test_the_format_is_the_one_that_is_described(tmp_path: Path, name: str, sparsity: float) -> None:
     network = thinned(course(name, norm="none"), sparsity)
     path = tmp_path / "with a space" / "öne.gps"
-    assert gp.save_sparse(path, network, {"seed": 3}) == path.stat().st_size
+    assert gp.inference.save_sparse(path, network, {"seed": 3}) == path.stat().st_size
     header, weights = read_by_hand(path)
     program = trace_program(network)
     assert header["metadata"] == {"seed": 3}
@@ -90,8 +90,8 @@ def test_the_format_is_the_one_that_is_described(tmp_path: Path, name: str, spar
 @given(network=convolutions(groups=False))
 def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, network: Any) -> None:
     path = tmp_path_factory.mktemp("files") / "network.gps"
-    gp.save_sparse(path, network)
-    program, expected = gp.load_sparse(path).program, trace_program(network)
+    gp.inference.save_sparse(path, network)
+    program, expected = gp.inference.load_sparse(path).program, trace_program(network)
     assert (program.latent, program.image) == (expected.latent, expected.image)
     for one, other in zip(program.layers, expected.layers, strict=True):
         for name in one.__dataclass_fields__:
@@ -99,7 +99,7 @@ def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, ne
             same = torch.equal(first, second) if name in ("weight", "bias") else first == second
             assert same or name == "slope", name
     z = torch.randn(3, *program.latent)
-    close(gp.load_sparse(path).network(z), evaluated(network, z))
+    close(gp.inference.load_sparse(path).network(z), evaluated(network, z))
 
 
 def test_a_pruned_generator_takes_the_bytes_of_its_weights(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_a_pruned_generator_takes_the_bytes_of_its_weights(tmp_path: Path) -> No
     for number, sparsity in enumerate((0.5, 0.9)):
         pruned = copy.deepcopy(generator)
         mask = gp.prune(pruned, sparsity=sparsity)
-        size = gp.save_sparse(tmp_path / f"{number}.gps", pruned)
+        size = gp.inference.save_sparse(tmp_path / f"{number}.gps", pruned)
         assert (
             4 * mask.kept < size < 5.2 * mask.kept + 5_000
         )  # a value takes four bytes, its position about one
         sizes.append(size)
         z = gp.sample_latents(4, 64)
-        close(gp.load_sparse(tmp_path / f"{number}.gps").network(z), evaluated(pruned, z))
+        close(gp.inference.load_sparse(tmp_path / f"{number}.gps").network(z), evaluated(pruned, z))
     assert sizes[1] < sizes[0] / 4
 
 
@@ -127,10 +127,10 @@ def test_what_a_file_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Pat
         (grouped, "2 groups"),
     ):
         with pytest.raises(InferenceError, match=message):
-            gp.save_sparse(path, network)
+            gp.inference.save_sparse(path, network)
     for bad in ({"a": object()}, {"a": float("nan")}):
         with pytest.raises(ValueError, match="metadata must be values that JSON can hold"):
-            gp.save_sparse(path, course("generator"), bad)
+            gp.inference.save_sparse(path, course("generator"), bad)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -196,16 +196,16 @@ def test_a_header_that_does_not_agree_with_itself_is_refused(
     tmp_path: Path, change: Any, message: str
 ) -> None:
     path = tmp_path / "file.gps"
-    gp.save_sparse(path, course("generator"))
+    gp.inference.save_sparse(path, course("generator"))
     rewrite(path, change)
     with pytest.raises(CheckpointError, match=message) as caught:
-        gp.load_sparse(path)
+        gp.inference.load_sparse(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_payloads_that_lie_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file.gps"
-    gp.save_sparse(path, course("generator"))
+    gp.inference.save_sparse(path, course("generator"))
     data = unsealed(path.read_bytes())
     (length,) = struct.unpack("<I", data[12:16])
     first = json.loads(data[16 : 16 + length])["layers"][0]
@@ -226,7 +226,7 @@ def test_payloads_that_lie_are_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(sealed(whole))
         with pytest.raises(CheckpointError, match=message):
-            gp.load_sparse(path)
+            gp.inference.load_sparse(path)
 
 
 @settings(max_examples=100)
@@ -235,22 +235,22 @@ def test_a_flipped_bit_is_refused_wherever_it_is(
     tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
 ) -> None:
     path = tmp_path_factory.mktemp("files") / "file.gps"
-    gp.save_sparse(path, Shaped((2,), nn.Linear(2, 2)))
+    gp.inference.save_sparse(path, Shaped((2,), nn.Linear(2, 2)))
     data = bytearray(path.read_bytes())
     data[at % len(data)] ^= 1 << bit
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"checksum is another|begin with GANPRUNE|it has version"):
-        gp.load_sparse(path)
+        gp.inference.load_sparse(path)
 
 
 @settings(max_examples=60)
 @given(cut=st.integers(1, 399))
 def test_a_file_that_was_cut_is_refused(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("files") / "file.gps"
-    gp.save_sparse(path, Shaped((2,), nn.Linear(2, 2)))
+    gp.inference.save_sparse(path, Shaped((2,), nn.Linear(2, 2)))
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(CheckpointError, match="checksum is another|does not begin with GANPRUNE"):
-        gp.load_sparse(path)
+        gp.inference.load_sparse(path)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,6 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes, message: str) -> N
     path = tmp_path / "file.gps"
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=message):
-        gp.load_sparse(path)
+        gp.inference.load_sparse(path)
     with pytest.raises(CheckpointError, match="sparse file not found"):
-        gp.load_sparse(tmp_path / "nothing.gps")
+        gp.inference.load_sparse(tmp_path / "nothing.gps")

@@ -184,8 +184,8 @@ def test_nobody_elses_threads_change_and_one_kernel_serves_all_networks() -> Non
 
 def test_a_sparse_file_makes_a_twin(tmp_path: Any) -> None:
     network = thinned(course("generator", norm="none"), 0.9)
-    gp.save_sparse(tmp_path / "file.gps", network)
-    twin = gp.sparse_twin(gp.load_sparse(tmp_path / "file.gps").program)
+    gp.inference.save_sparse(tmp_path / "file.gps", network)
+    twin = gp.sparse_twin(gp.inference.load_sparse(tmp_path / "file.gps").program)
     close(twin(network.batch), evaluated(network, network.batch))
 
 
@@ -217,8 +217,8 @@ def test_without_numba_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_sparse_file_and_latents_of_any_float_are_taken(tmp_path: Path) -> None:
     network = gp.dcgan(width=4, device="cpu").generator
-    gp.save_sparse(tmp_path / "a.gps", network)
-    found = gp.load_sparse(tmp_path / "a.gps")
+    gp.inference.save_sparse(tmp_path / "a.gps", network)
+    found = gp.inference.load_sparse(tmp_path / "a.gps")
     assert repr(found).startswith("SparseFile(4 operations, ") and repr(found).count("\n") == 0
     z = gp.sample_latents(3, 64).bfloat16()
     expected = gp.sample(network, latents=z.float())

@@ -51,7 +51,7 @@ def test_the_state_dict_that_fits_is_found(tmp_path: Path, form: str) -> None:
     trained, fresh = network(1), network(2)
     saved, key = nested(trained.state_dict())[form]
     torch.save(saved, tmp_path / "w.pt")
-    assert gp.load_weights(fresh, tmp_path / "w.pt") == key
+    assert gp.networks.load_weights(fresh, tmp_path / "w.pt") == key
     assert equal(dict(fresh.state_dict()), dict(trained.state_dict()))
 
 
@@ -61,10 +61,10 @@ def test_files_are_known_by_what_they_are(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"w{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
     save(trained.state_dict(), path)
-    gp.load_weights(fresh, path)
+    gp.networks.load_weights(fresh, path)
     assert equal(dict(fresh.network.state_dict()), dict(trained.state_dict()))
     torch.save(trained.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    gp.load_weights(fresh, tmp_path / "old.pt")
+    gp.networks.load_weights(fresh, tmp_path / "old.pt")
 
 
 def test_where_several_fit_one_is_chosen_by_its_key(tmp_path: Path) -> None:
@@ -74,12 +74,12 @@ def test_where_several_fit_one_is_chosen_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"several state dicts that fit the network: 'g', 'g_ema'; choose"
     ):
-        gp.load_weights(fresh, path)
+        gp.networks.load_weights(fresh, path)
     assert equal(before, dict(fresh.state_dict()))
-    assert gp.load_weights(fresh, path, key="g_ema") == "g_ema"
+    assert gp.networks.load_weights(fresh, path, key="g_ema") == "g_ema"
     assert equal(dict(fresh.state_dict()), dict(network(2).state_dict()))
     with pytest.raises(CheckpointError, match="has no state dict 'ema'; it has 'g', "):
-        gp.load_weights(fresh, path, key="ema")
+        gp.networks.load_weights(fresh, path, key="ema")
 
 
 class Trap:
@@ -95,7 +95,7 @@ class Trap:
 def test_no_code_is_run(tmp_path: Path) -> None:
     torch.save({"state_dict": network().state_dict(), "extra": Trap(tmp_path / "made")}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="holds more than tensors and plain values.*never unpickled"):
-        gp.load_weights(network(), tmp_path / "w.pt")
+        gp.networks.load_weights(network(), tmp_path / "w.pt")
     assert not (tmp_path / "made").exists()
 
 
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     del state["3.bias"]
     torch.save({"g": state, "d": OTHER}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError) as caught:
-        gp.load_weights(fresh, tmp_path / "w.pt", name="generator")
+        gp.networks.load_weights(fresh, tmp_path / "w.pt", name="generator")
     for part in (
         "the generator in",
         "'g'",
@@ -121,12 +121,12 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
 def test_damaged_and_missing_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged|is not a whole safetensors file"):
-        gp.load_weights(network(), tmp_path / "w")
+        gp.networks.load_weights(network(), tmp_path / "w")
     with pytest.raises(CheckpointError, match="weights not found: expected a file at"):
-        gp.load_weights(network(), tmp_path / "none.pt")
+        gp.networks.load_weights(network(), tmp_path / "none.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds no tensors by name"):
-        gp.load_weights(network(), tmp_path / "list.pt")
+        gp.networks.load_weights(network(), tmp_path / "list.pt")
     gp.save(tmp_path / "whole", gp.dcgan(width=4, device="cpu"))
     with pytest.raises(CheckpointError, match="is a checkpoint of a whole GAN; load it by gp.load"):
-        gp.load_weights(network(), tmp_path / "whole")
+        gp.networks.load_weights(network(), tmp_path / "whole")

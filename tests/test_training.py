@@ -157,7 +157,7 @@ SCRIPT = textwrap.dedent("""
     else:
         gan = gp.dcgan(width=2, latent_dim=4, device="cpu")
         state = gp.TrainState(gan, gp.TrainConfig(steps=120, batch_size=8, precision="float32"))
-    gp.train(state, gp.mnist("cpu").train, [gp.every(5, gp.Checkpoint(path))])
+    gp.train(state, gp.mnist("cpu").train, [gp.every(5, gp.training.Checkpoint(path))])
     gp.save(out, state.gan)
 """)
 
@@ -256,14 +256,14 @@ def test_epochs_go_on_where_the_last_one_ended():
         gp.prune(one, 0.5)
     state = gp.TrainState(gan, config(steps=500))
     for epoch in range(1, 6):
-        gp.train_epoch(state, Spy())
+        gp.training.train_epoch(state, Spy())
         assert state.step == 100 * epoch
         assert hooks_on(gan) == 0
     assert len(torch.stack(seen).unique(dim=0)) == 500
     gp.train(gp.TrainState(whole, config(steps=500)), Ring())
     assert equal(weights(gan), weights(whole))
     with pytest.raises(ValueError, match="state has done all 500 steps"):
-        gp.train_epoch(state, Spy())
+        gp.training.train_epoch(state, Spy())
 
 
 class DropoutNetwork(torch.nn.Module):
@@ -417,7 +417,7 @@ def test_a_run_goes_on_from_its_file_if_there_is_one(tmp_path):
     for steps in (0, 2, 4):
         state = gp.TrainState.resume(path, start, "cpu")
         assert state.step == steps
-        gp.train(state, Ring(), [gp.Checkpoint(path)], until=steps + 2)
+        gp.train(state, Ring(), [gp.training.Checkpoint(path)], until=steps + 2)
     assert len(started) == 1
 
 
@@ -509,7 +509,7 @@ def test_evaluation_during_training_changes_nothing(data):
 def test_one_code_path_for_points_and_colour_images():
     class Points:
         def batch(self, batch_size, seed, step):
-            return gp.gaussian_ring(batch_size, gp.step_seed(seed, step))
+            return gp.data.gaussian_ring(batch_size, gp.step_seed(seed, step))
 
     plane = gp.mlp_gan((2,), latent_dim=2, hidden=(8,), device="cpu")
     assert gp.train(gp.TrainState(plane, config()), Points()).step == 4

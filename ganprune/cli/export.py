@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparse",
         type=Path,
         metavar="FILE",
-        help="write a sparse file: the weights that are not zero, and where they are (gp.load_sparse reads it)",
+        help="write a sparse file: the non-zero weights, and where they are (gp.inference.load_sparse reads it)",
     )
     add_network(parser)
     shared.add_own_networks(parser)
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             known = mask or known_zeros(generator)
             zeros = {} if known is None else {"sparsity": known.sparsity}
             row |= zeros if known is None else zeros | {"nonzero": known.kept}
-            row["file_bytes"] = gp.save_sparse(out, generator, zeros | remarks)
+            row["file_bytes"] = gp.inference.save_sparse(out, generator, zeros | remarks)
     say(f"saved {out}, {row['file_bytes']:,} bytes")
     return row | {"out": str(out)}
 

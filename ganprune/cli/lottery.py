@@ -273,7 +273,7 @@ def _control(
     if state.step < state.config.steps:
         say(f"round {number}, {arm}: training steps {state.step + 1} to {state.config.steps}")
         callbacks: list[Callable[[gp.TrainState], Any]] = [
-            gp.every(options.checkpoint_every, gp.Checkpoint(path)),
+            gp.every(options.checkpoint_every, gp.training.Checkpoint(path)),
             *report,
         ]
         callbacks += tracking(options, state.config.steps, partial(_name_of, options, arm))

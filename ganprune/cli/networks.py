@@ -90,7 +90,7 @@ def new_gan(options: argparse.Namespace, image_shape: tuple[int, int, int] = (1,
     for role in ROLES:
         if (weights := getattr(options, f"{role}_weights")) is not None:
             key = getattr(options, f"{role}_weights_key")
-            taken = gp.load_weights(gan.networks()[role], weights, key, role)
+            taken = gp.networks.load_weights(gan.networks()[role], weights, key, role)
             if taken and key is None:
                 say(f"{role} has the weights {taken!r} of {weights}")
     gan.generator_ema.load_state_dict(gan.generator.state_dict())
@@ -215,7 +215,7 @@ def loss_inputs(
     batches, size = (512, 1) if options.score == "squared-gradient" else (8, 64)
     given: dict[str, Any] = {}
     if "loss_fn" in known and network == "discriminator":
-        given["loss_fn"] = gp.discriminator_loss(gan, split, batches, size, loss, seed)
+        given["loss_fn"] = gp.losses.discriminator_loss(gan, split, batches, size, loss, seed)
     elif "loss_fn" in known:
         given["loss_fn"] = gp.generator_loss(gan, batches, size, loss, seed)
     if "inputs" in known:

@@ -235,7 +235,7 @@ def _train(
     callbacks, begin = progress_callbacks(state.config.steps), time.perf_counter()
     callbacks += tracked
     if partial is not None and options.checkpoint_every:
-        callbacks.append(gp.every(options.checkpoint_every, gp.Checkpoint(partial)))
+        callbacks.append(gp.every(options.checkpoint_every, gp.training.Checkpoint(partial)))
     if pruning is not None:
         callbacks.append(pruning)
     if not options.steps:

@@ -125,7 +125,7 @@ def get_score(name: str) -> RegisteredScore:
     """
     if name == "movement":
         raise ValueError(
-            "score 'movement' is gathered while training: use gp.MovementPruning with gp.train, or "
+            "score 'movement' is gathered while training: use gp.dynamic.MovementPruning with gp.train, or "
             "gp.dynamic.MovementScores in a loop of your own"
         )
     check_choice("score", name, sorted(SCORES))

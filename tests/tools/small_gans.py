@@ -18,7 +18,7 @@ class Ring:
 
     def batch(self, batch_size: int, seed: int, step: int) -> Tensor:
         """Return points as a function of (seed, step)."""
-        return gp.gaussian_ring(batch_size, gp.step_seed(seed, step))
+        return gp.data.gaussian_ring(batch_size, gp.step_seed(seed, step))
 
 
 def small_gan(hidden: tuple[int, ...] = (16, 12), seed: int = 0, **options: Any) -> gp.GAN:
