@@ -151,7 +151,7 @@ def test_the_shipped_generators_behave_as_the_text_says() -> None:
     cells = run_cells("repairs", "repairs-table", "exercise-3-run", **given)
     mixtures = [cells["try_shares"](seed, (0.0, 0.5, 1.0)) for seed in (0, 1, 2)]
     assert all(found["50% fresh"] < 0.8 * found["100% fresh"] for found in mixtures)
-    assert sum(found["50% fresh"] < found["0% fresh"] for found in mixtures) == 1
+    assert sum(found["50% fresh"] < 0.9 * found["0% fresh"] for found in mixtures) == 1
     for seed in (0, 1, 2):
         found = cells["try_repairs"](seed)
         states = {name: found[name] for name in ("stale", "stale, matched", "fresh", "fresh, matched")}
