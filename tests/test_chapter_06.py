@@ -12,6 +12,7 @@ from tools.chapters import Chapter
 from torch import nn
 
 import ganprune as gp
+from ganprune.experiments.claims import shipped_verdicts
 from ganprune.plots import Table
 
 CHAPTER = Chapter("06_magnitude_pruning", copy=copy, torch=torch, nn=nn, gp=gp)
@@ -144,11 +145,13 @@ def test_uncorrelated_losses_leave_the_best_factor() -> None:
 
 
 def test_the_shipped_generators_behave_as_the_text_says() -> None:
-    """At 80%: fresh statistics alone are the worst of four states and the pictures darker; matching takes it back."""
+    """At 80% fresh statistics alone are the worst state and the pictures darker; half-way is no such harm."""
     profile, data = gp.profile(), gp.mnist(device="cpu")
-    cells = run_cells(
-        "repairs", "repairs-table", profile=profile, data=data, latents=gp.sample_latents(500, 64, seed=0)
-    )
+    given = {"profile": profile, "data": data, "latents": gp.sample_latents(500, 64, seed=0)}
+    cells = run_cells("repairs", "repairs-table", "exercise-3-run", **given)
+    mixtures = [cells["try_shares"](seed, (0.0, 0.5, 1.0)) for seed in (0, 1, 2)]
+    assert all(found["50% fresh"] < 0.8 * found["100% fresh"] for found in mixtures)
+    assert sum(found["50% fresh"] < 0.9 * found["0% fresh"] for found in mixtures) == 1
     for seed in (0, 1, 2):
         found = cells["try_repairs"](seed)
         states = {name: found[name] for name in ("stale", "stale, matched", "fresh", "fresh, matched")}
@@ -238,5 +241,31 @@ def test_recalibration_in_the_record_is_what_the_chapter_says() -> None:
         )
         return sum(fresh[seed] > stale[seed] for seed in stale)
 
+    def ratio(sparsity: float) -> float:
+        found = [values(arms.pruned(sparsity), "digit_fid", stage) for stage in ("recalibrated", "pruned")]
+        return gp.records.paired_ratio(*([one[seed] for seed in range(5)] for one in found)).mean
+
+    assert all(0.95 < ratio(sparsity) < 1.05 for sparsity in (0.1, 0.2, 0.3, 0.5))
     assert [raised(sparsity) for sparsity in (0.7, 0.8, 0.9, 0.95)] == [5] * 4
     assert sum(raised(sparsity, score="random") for sparsity in (0.5, 0.7, 0.8, 0.9)) <= 3
+
+
+def test_protecting_the_output_layer_costs_before_training_on_and_pays_after_it() -> None:
+    cells = run_cells("opening-glue", glue=lambda *_, **__: None)
+    arms, values = cells["arms"], cells["values"]
+    for stage, plain, worse in (("pruned", arms.pruned(0.9), True), ("recovered", arms.recovery(0.9), False)):
+        found = [values(arm, "digit_fid", stage) for arm in (arms.protected(0.9), plain)]
+        ends = gp.records.paired_ratio(*([one[seed] for seed in range(5)] for one in found))
+        assert ends.low > 1 if worse else ends.high < 1
+
+
+@pytest.mark.parametrize("asked", ["allocations", "others"])
+def test_what_is_not_decided_yet_is_said_by_the_record(asked: str) -> None:
+    """Sentences about claims whose runs are not all in read well with any verdict, and name their claims."""
+    said: dict[str, str] = {}
+    names = ["opening-glue", "opening-glue-2", "recorded-glue", "verdicts", "recalibration-glue"]
+    source = "\n".join(CHAPTER.sources[name].replace("from myst_nb import glue", "") for name in names)
+    exec(source, CHAPTER.tools | {"glue": lambda name, value, **_: said.update({name: value}), "n": 1})
+    verdicts = shipped_verdicts()
+    for number in {"allocations": ("5a", "5b", "5c"), "others": ("21b", "21c")}[asked]:
+        assert f"({number}): {verdicts[number].in_words()}" in said[f"06-{asked}"]
