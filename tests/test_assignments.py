@@ -253,6 +253,7 @@ def test_a_release_can_be_answered(generated: Path) -> None:
 
 
 def test_the_teacher_gets_solutions_tests_and_a_rubric(generated: Path) -> None:
+    assert (generated / "teacher").stat().st_mode & 0o077 == 0 or os.name == "nt"
     rubric = (generated / "teacher" / "rubric.md").read_text(encoding="utf-8")
     for name in NAMES:
         solution = (generated / "teacher" / "solution" / f"{name}.ipynb").read_text(encoding="utf-8")
@@ -638,6 +639,16 @@ def test_feedback_says_what_happened(graded: Path) -> None:
     assert "<script" not in page
 
 
+def test_what_root_has_written_goes_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    (tmp_path / "result" / "feedback").mkdir(parents=True, mode=0o700)
+    (tmp_path / "result" / "points.csv").touch()
+    os.chown(tmp_path, 4321, 4321)
+    assignments.give_to_owner(tmp_path / "result")
+    assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {4321}
+
+
 # ---------------------------------------------------------------- one run after another
 
 MASKS = "02_masks_that_hold"
@@ -912,10 +923,13 @@ def test_sources_that_the_other_user_can_read_are_refused(another_user: None) ->
     folder.mkdir(mode=0o755)
     try:
         assert "can read" in str(sandbox.why_not("user", [folder]))
+        images = folder / "images.npy"
+        images.touch(0o644)
+        assert f"can read {images}" in str(sandbox.why_not("user", [images]))
         folder.chmod(0o700)
-        assert sandbox.why_not("user", [folder]) is None
+        assert sandbox.why_not("user", [folder, images]) is None
     finally:
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 def test_a_python_out_of_reach_is_named_with_a_remedy(
@@ -1051,13 +1065,24 @@ def test_exercises_of_the_guide_exist_under_their_names() -> None:
 # ---------------------------------------------------------------- commands
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert assignments.main(["grade", str(tmp_path)]) == 1
     assert "holds no STUDENT/ASSIGNMENT.ipynb" in capsys.readouterr().err
     assert assignments.main(["grade", str(tmp_path / "nowhere")]) == 1
     assert "is no folder" in capsys.readouterr().err
     assert assignments.main(["grade", str(tmp_path), "--only", "7"]) == 1
     assert "no assignment has '7' in its name; there are 01_the_game" in capsys.readouterr().err
+    monkeypatch.setenv("GANPRUNE_UNSEEN", "no-such-file.npy")
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / f"{GAME}.ipynb").write_text("{}", encoding="utf-8")
+    assert assignments.main(["grade", str(tmp_path)]) == 1
+    assert f"there is no file {Path.cwd() / 'no-such-file.npy'}" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images.npy").touch()
+    monkeypatch.setenv("GANPRUNE_UNSEEN", "images.npy")
+    assert assignments.unseen_images() == [Path(os.environ["GANPRUNE_UNSEEN"])] == [Path.cwd() / "images.npy"]
     assert assignments.main(["totals", "--output", str(tmp_path)]) == 1
     assert "holds no points yet" in capsys.readouterr().err
 

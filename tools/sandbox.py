@@ -174,7 +174,9 @@ def may(permission: str, path: Path) -> bool:
 
 def readable_sources(secrets: Iterable[Path]) -> list[Path]:
     """Return which of some folders and files the other user can read."""
-    return [path for path in secrets if path.exists() and may("r", path) and may("x", path)]
+    return [
+        path for path in secrets if path.exists() and may("r", path) and (path.is_file() or may("x", path))
+    ]
 
 
 def closed_folder(path: Path) -> Path | None:
