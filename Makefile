@@ -22,10 +22,12 @@ SITE        ?=
 # CHAPTERS="01 05" makes the slides, or the exam, of these chapters alone; MINUTES=60 or MINUTES=all an exam of another length.
 CHAPTERS    ?=
 MINUTES     ?=
-# For `make grade`: the folder of submissions, the seed of the tests, and how students' code is kept apart (book/handing-in.md).
+# For `make grade`: the folder of submissions, the seed of the tests, and how students' code is kept apart (book/teaching.md).
+# GRADED=FOLDER is another folder of results, of a second class or from a container.
 SUBMITTED   ?=
 SEED        ?=
 ISOLATION   ?=
+GRADED      ?= _build/grading
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -75,6 +77,7 @@ help:  ## show this list
 	@echo "settings: PYTHON=$(PYTHON) PROFILE=smoke|laptop|gpu TORCH=cpu TORCH_INDEX=ADDRESS WHEELHOUSE=FOLDER"
 	@echo "          JOBS=$(JOBS) (test)  PORT=$(PORT) BIND=$(BIND) (serve)  LAB=OPTIONS (lab)  ONLY=NAME RECORD=1 (bench)"
 	@echo "          SITE=FOLDER (accessibility)  SUBMITTED=FOLDER SEED=SECRET ISOLATION=unshare|user|none (grade)"
+	@echo "          GRADED=$(GRADED) (grade, totals)"
 	@echo "          CHAPTERS=\"01 05\" (slides, exam)  SEED=SECRET MINUTES=$(or $(MINUTES),90)|all (exam)"
 
 env: $(READY)  ## create the environment in .venv
@@ -154,12 +157,12 @@ exam: $(READY)  ## make an exam and, apart, its solutions in _build/exam; SEED=Y
 	@$(BIN)/python tools/exam_sheets.py $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 grade: export GANPRUNE_GRADING_SEED = $(SEED)
-grade: profile $(READY)  ## grade the submissions in SUBMITTED=FOLDER, to _build/grading
+grade: profile $(READY)  ## grade the submissions in SUBMITTED=FOLDER, to GRADED
 	@test -n '$(SUBMITTED)' || { echo "say where the submissions are: make grade SUBMITTED=FOLDER SEED=YOUR-SECRET" >&2; exit 1; }
-	@GANPRUNE_PROFILE=$(PROFILE) ISOLATION='$(ISOLATION)' $(BIN)/python tools/assignments.py grade '$(SUBMITTED)'
+	@GANPRUNE_PROFILE=$(PROFILE) ISOLATION='$(ISOLATION)' $(BIN)/python tools/assignments.py grade '$(SUBMITTED)' --output '$(GRADED)'
 
-totals: $(READY)  ## count the teacher's marks for words in _build/grading
-	@$(BIN)/python tools/assignments.py totals
+totals: $(READY)  ## count the teacher's marks for words in GRADED
+	@$(BIN)/python tools/assignments.py totals --output '$(GRADED)'
 
 wheelhouse: $(READY)  ## fill wheelhouse/ with everything an installation downloads
 	@echo "Downloading to wheelhouse/ (on Linux some gigabytes): 2 to 10 minutes, as your network allows."

@@ -7,13 +7,15 @@ import html
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,7 @@ def test_a_release_can_be_answered(generated: Path) -> None:
 
 
 def test_the_teacher_gets_solutions_tests_and_a_rubric(generated: Path) -> None:
+    assert (generated / "teacher").stat().st_mode & 0o077 == 0 or os.name == "nt"
     rubric = (generated / "teacher" / "rubric.md").read_text(encoding="utf-8")
     for name in NAMES:
         solution = (generated / "teacher" / "solution" / f"{name}.ipynb").read_text(encoding="utf-8")
@@ -636,6 +639,16 @@ def test_feedback_says_what_happened(graded: Path) -> None:
     assert "<script" not in page
 
 
+def test_what_root_has_written_goes_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    (tmp_path / "result" / "feedback").mkdir(parents=True, mode=0o700)
+    (tmp_path / "result" / "points.csv").touch()
+    os.chown(tmp_path, 4321, 4321)
+    assignments.give_to_owner(tmp_path / "result")
+    assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {4321}
+
+
 # ---------------------------------------------------------------- one run after another
 
 MASKS = "02_masks_that_hold"
@@ -852,24 +865,136 @@ def test_a_way_that_does_not_work_is_refused_in_words() -> None:
         sandbox.choose("hope")
 
 
-def test_sources_that_the_other_user_can_read_are_refused(tmp_path: Path) -> None:
-    if sandbox.why_not("user") is not None:
+def link_or_copy(source: str, target: str) -> None:
+    """Make a file appear a second time, by a link where the disk is the same."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="module")
+def open_to_all() -> Iterator[tuple[Path, Path]]:
+    """A Python and the package that the other user can use: what lies in closed folders is linked elsewhere."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can become another user")
+    if sandbox.why_not("user") is None:
+        yield sandbox.python(), sandbox.package_folder()
+        return
+    here = Path(tempfile.mkdtemp(prefix="ganprune-open-", dir="/tmp"))
+    here.chmod(0o755)
+
+    def shown(path: Path, name: str) -> Path:
+        if sandbox.closed_folder(path) is None:
+            return path
+        leave_out = (
+            shutil.ignore_patterns("site-packages", "test", "__pycache__") if name == "python" else None
+        )
+        shutil.copytree(path, here / name, symlinks=True, ignore=leave_out, copy_function=link_or_copy)
+        return here / name
+
+    try:
+        base, packages = Path(sys.base_prefix), Path(torch.__file__).parents[1]
+        python = shown(base, "python")
+        (here / "package").mkdir()
+        package = shown(sandbox.package_folder(), "package/ganprune")
+        starter = here / "start-python"
+        starter.write_text(
+            f"#!/bin/sh\nexport LD_LIBRARY_PATH={shlex.quote(str(python / 'lib'))}\n"
+            f'export PYTHONPATH="$PYTHONPATH":{shlex.quote(str(shown(packages, "packages")))}\n'
+            f'exec {shlex.quote(str(python / Path(sys.executable).resolve().relative_to(base)))} "$@"\n'
+        )
+        starter.chmod(0o755)
+        yield starter, package
+    finally:
+        shutil.rmtree(here)
+
+
+@pytest.fixture
+def another_user(open_to_all: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Students' code can run as the other user."""
+    python, package = open_to_all
+    monkeypatch.setattr(sandbox, "python", lambda: python)
+    monkeypatch.setattr(sandbox, "package_folder", lambda: package)
+
+
+def test_sources_that_the_other_user_can_read_are_refused(another_user: None) -> None:
     folder = Path("/tmp") / f"ganprune-readable-{os.getpid()}"
     folder.mkdir(mode=0o755)
     try:
         assert "can read" in str(sandbox.why_not("user", [folder]))
+        images = folder / "images.npy"
+        images.touch(0o644)
+        assert f"can read {images}" in str(sandbox.why_not("user", [images]))
         folder.chmod(0o700)
-        assert sandbox.why_not("user", [folder]) is None
+        assert sandbox.why_not("user", [folder, images]) is None
     finally:
-        folder.rmdir()
+        shutil.rmtree(folder)
+
+
+def test_a_python_out_of_reach_is_named_with_a_remedy(
+    another_user: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = Path("/tmp") / f"ganprune-closed-{os.getpid()}"
+    closed.mkdir(mode=0o700)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "python", lambda: closed / "python")
+            reason = str(sandbox.why_not("user"))
+            assert f"nobody cannot run {closed}/python, as {closed} is closed to others" in reason
+            assert "make grade VENV=" in reason
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "package_folder", lambda: closed / "ganprune")
+            assert f"nobody cannot read {closed}/ganprune" in str(sandbox.why_not("user"))
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, "IMPORTS", "import nothing_of_that_name")
+            assert "No module named 'nothing_of_that_name'" in str(sandbox.why_not("user"))
+        monkeypatch.setenv("STUDENT_USER", "no-such-user")
+        assert "no user no-such-user" in str(sandbox.why_not("user"))
+    finally:
+        closed.rmdir()
+
+
+FLEE = """\
+import os, subprocess, sys, time
+for place in ("/tmp", "/var/tmp", "/dev/shm"):
+    open(f"{place}/left-by-a-student", "w").close()
+os.makedirs("/tmp/left-by-a-student-too/inside")
+code = "import os, time\\nif os.fork():\\n    os._exit(0)\\nos.setsid()\\ntime.sleep(300)  # left by a student"
+subprocess.run([sys.executable, "-c", code])
+print(sys.executable)
+"""
+LEFT = """\
+import os
+for place in ("/tmp", "/var/tmp", "/dev/shm"):
+    print([name for name in os.listdir(place) if name.startswith("left-by")])
+processes = [name for name in os.listdir("/proc") if name.isdigit()]
+print([name for name in processes if b"left by a student" in open(f"/proc/{name}/cmdline", "rb").read()])
+"""
+
+
+def test_what_one_students_process_leaves_behind_reaches_no_other(another_user: None, tmp_path: Path) -> None:
+    student = marking.Student(sandbox.Box(tmp_path, "user", memory=3_000))
+    try:
+        student.start()
+        assert student.ask("run", FLEE, seconds=60)["error"] is None
+        seen = student.ask("run", LEFT, seconds=60)["shown"].splitlines()
+        assert all("left-by" in line for line in seen[:3])
+        assert seen[3] != "[]"
+        student.start()
+        assert student.ask("run", LEFT, seconds=60)["shown"].split() == ["[]"] * 4
+    finally:
+        student.box.stop()
 
 
 @pytest.mark.parametrize("way", ["unshare", "user"])
-def test_a_students_process_is_alone(way: str, tmp_path: Path) -> None:
+def test_a_students_process_is_alone(way: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if way == "user":
+        request.getfixturevalue("another_user")
     reason = sandbox.why_not(way)
-    if reason:
+    if reason and way == "unshare":
         pytest.skip(reason)
+    assert reason is None
     (tmp_path / "given.txt").write_text("for the student", encoding="utf-8")
     student = marking.Student(sandbox.Box(tmp_path, way, memory=3_000))
     try:
@@ -940,13 +1065,24 @@ def test_exercises_of_the_guide_exist_under_their_names() -> None:
 # ---------------------------------------------------------------- commands
 
 
-def test_the_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert assignments.main(["grade", str(tmp_path)]) == 1
     assert "holds no STUDENT/ASSIGNMENT.ipynb" in capsys.readouterr().err
     assert assignments.main(["grade", str(tmp_path / "nowhere")]) == 1
     assert "is no folder" in capsys.readouterr().err
     assert assignments.main(["grade", str(tmp_path), "--only", "7"]) == 1
     assert "no assignment has '7' in its name; there are 01_the_game" in capsys.readouterr().err
+    monkeypatch.setenv("GANPRUNE_UNSEEN", "no-such-file.npy")
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / f"{GAME}.ipynb").write_text("{}", encoding="utf-8")
+    assert assignments.main(["grade", str(tmp_path)]) == 1
+    assert f"there is no file {Path.cwd() / 'no-such-file.npy'}" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images.npy").touch()
+    monkeypatch.setenv("GANPRUNE_UNSEEN", "images.npy")
+    assert assignments.unseen_images() == [Path(os.environ["GANPRUNE_UNSEEN"])] == [Path.cwd() / "images.npy"]
     assert assignments.main(["totals", "--output", str(tmp_path)]) == 1
     assert "holds no points yet" in capsys.readouterr().err
 
