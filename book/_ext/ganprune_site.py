@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import hosted  # noqa: E402
+import lesson_plan  # noqa: E402
 from light_pages import lighten_site  # noqa: E402
 
 from book import digest  # noqa: E402
@@ -382,6 +383,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("initial-masks-table", InitialMasksTable)
     for hook in (set_cache, set_javascript):
         app.connect("config-inited", hook)
+    app.connect("doctree-read", lesson_plan.add_box)
     app.connect("env-check-consistency", number_by_chapter)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-collect-pages", drop_pages_without_source, priority=100)
