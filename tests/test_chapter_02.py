@@ -343,6 +343,8 @@ def the_same_again(old: Any) -> Any:
         ("check-5", "check_rest", lambda eta, gamma: gamma > 0, "you judge the flow"),
         ("check-5", "check_rest", lambda eta, gamma: gamma > eta / 4, "overshoots"),
         ("check-5", "check_rest", lambda eta, gamma: True, "without friction"),
+        ("check-5", "check_rest", lambda eta, gamma: eta / 4 < gamma < 1 / eta, "does not overshoot"),
+        ("check-5", "check_rest", lambda eta, gamma: gamma == 0.3, "at any step size"),
     ],
 )
 def test_stubs_and_typical_wrong_answers_fail_with_a_message(

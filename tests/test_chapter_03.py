@@ -295,6 +295,11 @@ def with_the_sign(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tenso
     return b * theta + weight * excess**2, b * theta + weight * F.relu(excess) ** 2
 
 
+def without_the_length(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
+    excess = b - 1  # instead of |b| - 1
+    return b * theta + weight * excess**2, b * theta + weight * F.relu(excess) ** 2
+
+
 def the_gain(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
     excess = b.abs() - 1
     return weight * excess**2 - b * theta, weight * F.relu(excess) ** 2 - b * theta
@@ -309,6 +314,7 @@ def twice_the_same(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tens
     ("answer", "message"),
     [
         (with_the_sign, "length of the gradient is"),
+        (without_the_length, "length of the gradient is"),
         (the_gain, "lowers L_D"),
         (twice_the_same, "one side costs nothing"),
     ],

@@ -86,8 +86,11 @@ def test_typical_wrong_answers_about_lamp_are_named() -> None:
         found[order] = flat[order] / left.clamp(min=1e-9)
         return found.view_as(weight)
 
-    for wrong in (all_squares, without_itself):
-        with pytest.raises(AssertionError, match="includes the weight itself"):
+    for wrong, message in (
+        (all_squares, "no smaller, not over all"),
+        (without_itself, "includes the weight"),
+    ):
+        with pytest.raises(AssertionError, match=message):
             check(wrong)
 
 

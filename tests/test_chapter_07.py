@@ -355,13 +355,14 @@ def two_alone(w: Tensor, H: Tensor) -> tuple[int, ...]:
     return tuple(sorted((H.diagonal() * w**2).argsort()[:2].tolist()))
 
 
-@pytest.mark.parametrize("wrong", ["alone", "half", "backwards"])
+@pytest.mark.parametrize("wrong", ["alone", "half", "first", "backwards"])
 def test_wrong_pairs_are_told_why(wrong: str) -> None:
     cells = run_cells("tried", "exercise-4-check", "exercise-4-run")
     answers = {
         "alone": (two_alone, "H_ij"),
         "half": (lambda w, H: cells["best_by"](w, H, 0.5), "occurs twice"),
-        "backwards": (lambda w, H: (0, 1), "not the cheapest pair"),
+        "first": (lambda w, H: (0, 1), "not the cheapest pair"),
+        "backwards": (lambda w, H: cells["best_by"](w, H, 1)[::-1], "the smaller position comes first"),
     }
     answer, message = answers[wrong]
     with pytest.raises(AssertionError, match=message):

@@ -240,6 +240,7 @@ WRONG: list[tuple[str, str, Callable[..., Any], str]] = [
     ("exercise-1-check", "check_deepest", lambda s: 0.0, "not of those left"),
     ("exercise-1-check", "check_deepest", lambda s: (2 * (1 - s) / s) ** (1 / 3), "that is u"),
     ("exercise-1-check", "check_deepest", lambda s: 0.5, "it is 0.2"),
+    ("exercise-1-check", "check_deepest", lambda s: 1 - (2 * (1 - s) / s) ** (1 / 3), "p begins at 0"),
     ("exercise-2-check", "check_length", lambda d, tau, phi: d, "a random mask"),
     ("exercise-2-check", "check_length", lambda d, tau, phi: d + tau * phi, "both tails"),
     ("exercise-2-check", "check_length", lambda d, tau, phi: 1.0, "it is 0.9"),
