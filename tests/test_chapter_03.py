@@ -305,6 +305,16 @@ def the_gain(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
     return weight * excess**2 - b * theta, weight * F.relu(excess) ** 2 - b * theta
 
 
+def the_sides_swapped(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
+    excess = b.abs() - 1
+    return b * theta + weight * F.relu(excess) ** 2, b * theta + weight * excess**2
+
+
+def without_the_square(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
+    excess = b.abs() - 1
+    return b * theta + weight * excess.abs(), b * theta + weight * F.relu(excess)
+
+
 def twice_the_same(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tensor]:
     loss = b * theta + weight * (b.abs() - 1) ** 2
     return loss, loss
@@ -316,6 +326,8 @@ def twice_the_same(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tens
         (with_the_sign, "length of the gradient is"),
         (without_the_length, "length of the gradient is"),
         (the_gain, "lowers L_D"),
+        (the_sides_swapped, "both sides cost the weight"),
+        (without_the_square, "another loss"),
         (twice_the_same, "one side costs nothing"),
     ],
 )

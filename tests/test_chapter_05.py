@@ -419,6 +419,17 @@ def test_the_opening_takes_the_recorded_time_if_there_is_one(
     assert texts["chapter-05-zeros"].startswith(expected)
 
 
+def test_half_of_the_weights_costs_far_less_by_one_threshold_than_by_one_for_each_layer() -> None:
+    """What the chapter says of chapter 6's lower digit-FID: at one number of images."""
+    dense, found = gp.load_pretrained("dcgan-mnist", device="cpu").generator_ema.eval(), {}
+    for allocation in ("global", "uniform"):
+        network = copy.deepcopy(dense)
+        _ = gp.prune(network, 0.5, allocation=allocation)
+        split = gp.mnist(device="cpu").validation
+        found[allocation] = gp.evaluate(network, split, 500, metrics="fid").digit_fid
+    assert 2 * found["global"] < found["uniform"]
+
+
 def test_for_one_image_a_recorded_runtime_is_faster_than_the_twin() -> None:
     """What the chapter says in brackets, from the benchmark that it points to."""
     rows = json.loads((Path(__file__).parents[1] / "benchmarks" / "latest.json").read_text(encoding="utf-8"))[

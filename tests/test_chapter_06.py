@@ -86,9 +86,17 @@ def test_typical_wrong_answers_about_lamp_are_named() -> None:
         found[order] = flat[order] / left.clamp(min=1e-9)
         return found.view_as(weight)
 
+    def of_all_others(weight: torch.Tensor) -> torch.Tensor:
+        return weight.square() / (weight.square().sum() - weight.square())
+
+    def not_squared(weight: torch.Tensor) -> torch.Tensor:
+        return weight.abs() / weight.square().sum()
+
     for wrong, message in (
         (all_squares, "no smaller, not over all"),
         (without_itself, "includes the weight"),
+        (of_all_others, "includes the weight"),
+        (not_squared, "scores 1"),
     ):
         with pytest.raises(AssertionError, match=message):
             check(wrong)

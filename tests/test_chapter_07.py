@@ -355,7 +355,13 @@ def two_alone(w: Tensor, H: Tensor) -> tuple[int, ...]:
     return tuple(sorted((H.diagonal() * w**2).argsort()[:2].tolist()))
 
 
-@pytest.mark.parametrize("wrong", ["alone", "half", "first", "backwards"])
+def one_twice(w: Tensor, H: Tensor) -> tuple[int, int]:
+    scaled = H * w[:, None] * w
+    single = scaled.diagonal() / 2
+    return divmod(int((single[:, None] + single + scaled).argmin()), len(w))
+
+
+@pytest.mark.parametrize("wrong", ["alone", "half", "first", "backwards", "twice"])
 def test_wrong_pairs_are_told_why(wrong: str) -> None:
     cells = run_cells("tried", "exercise-4-check", "exercise-4-run")
     answers = {
@@ -363,6 +369,7 @@ def test_wrong_pairs_are_told_why(wrong: str) -> None:
         "half": (lambda w, H: cells["best_by"](w, H, 0.5), "occurs twice"),
         "first": (lambda w, H: (0, 1), "not the cheapest pair"),
         "backwards": (lambda w, H: cells["best_by"](w, H, 1)[::-1], "the smaller position comes first"),
+        "twice": (one_twice, "two positions"),
     }
     answer, message = answers[wrong]
     with pytest.raises(AssertionError, match=message):
