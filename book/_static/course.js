@@ -29,6 +29,12 @@ const mark = () => {
     else part.removeAttribute("tabindex");
   });
 };
+// On a phone a column of sentences is as wide as a few words, and one of short phrases as wide as one or two.
+const WORDS = 40, PHRASE = 12; // characters
+document.querySelectorAll("main table :is(td, th)").forEach((cell) => {
+  const length = cell.textContent.trim().length;
+  if (length > PHRASE) cell.classList.add(length > WORDS ? "has-words" : "has-phrase");
+});
 const ready = () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(() => {
   letBreak();
   mark();
