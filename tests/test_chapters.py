@@ -65,3 +65,23 @@ def test_a_drawing_describes_itself_and_stands_on_white(path) -> None:
     assert len(root.findtext(f"{space}title").split()) >= 4
     assert len(root.findtext(f"{space}desc").split()) >= 20
     assert root.find(f"{space}rect").get("fill") == "#fff"
+
+
+@every_chapter
+def test_boxes_of_one_kind_have_one_colour_in_the_whole_course(chapter: Chapter) -> None:
+    boxes = re.findall(
+        r"^[`:]{3,}\{admonition\} (Predict, change, run|Assumption)s?\b.*\n:class: (.+)$",
+        chapter.prose,
+        flags=re.M,
+    )
+    titles = re.findall(
+        r"^[`:]{3,}\{admonition\} (?:Predict, change, run|Assumption)", chapter.prose, flags=re.M
+    )
+    assert len(boxes) == len(titles) > 0
+    assert set(boxes) <= {("Predict, change, run", "tip"), ("Assumption", "warning")}
+
+
+@every_chapter
+def test_stars_stand_before_the_title_of_an_exercise(chapter: Chapter) -> None:
+    titles = re.findall(r"^`{3,}\{exercise\} (.+)$", chapter.prose, flags=re.MULTILINE)
+    assert titles and all(re.fullmatch(r"★{1,3} [^★]+", title) for title in titles)

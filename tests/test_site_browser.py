@@ -100,6 +100,42 @@ def test_a_page_is_accessible(browser: Browser, address: str, page: str, axe: st
         assert accessibility.violations(visit.page, axe) == []
 
 
+UNREADABLE = """
+async () => {
+  await window.MathJax?.startup?.promise;
+  document.querySelectorAll("main details").forEach((part) => { part.open = true; });
+  document.querySelectorAll("main .toggle-hidden").forEach((part) => part.classList.remove("toggle-hidden"));
+  dispatchEvent(new Event("resize"));
+  const box = (part) => part.getBoundingClientRect(), found = [];
+  for (const part of document.querySelectorAll("main *")) {
+    const scrolls = ["auto", "scroll"].includes(getComputedStyle(part).overflowX);
+    const reached = part.tabIndex >= 0 || part.querySelector("[tabindex='0']");
+    if (scrolls && part.scrollWidth > part.clientWidth + 1 && !reached)
+      found.push(["no focus", part.outerHTML.slice(0, 200)]);
+  }
+  for (const formula of document.querySelectorAll("main span.math:not(.scrolls)")) {
+    const ends = [...formula.querySelectorAll("mjx-math > *")].map((part) => box(part).right);
+    if (Math.max(...ends) > box(formula.parentElement.closest("p, li, dd, td, th, figcaption, div")).right + 2)
+      found.push(["cut off", formula.textContent]);
+  }
+  for (const number of document.querySelectorAll("main div.math .eqno"))
+    if (box(number).top < box(number.parentElement.querySelector("mjx-container")).bottom - 1)
+      found.push(["covered", number.textContent]);
+  for (const cell of document.querySelectorAll("main td"))
+    if (cell.offsetParent && cell.textContent.trim().length > 40 && cell.clientWidth < 150)
+      found.push(["squeezed", cell.textContent]);
+  if (document.documentElement.scrollWidth > innerWidth) found.push(["wide", document.documentElement.scrollWidth]);
+  return found;
+}
+"""
+
+
+@pytest.mark.parametrize("page", [*CHAPTERS, "book/ledger", "book/teaching", "book/notation"])
+def test_formulas_and_tables_can_be_read_on_a_phone(browser: Browser, address: str, page: str) -> None:
+    with Visit(browser, address, page, PHONE) as visit:
+        assert visit.page.evaluate(UNREADABLE) == []
+
+
 def seen_frame(frames: Locator) -> Locator:
     """Return the one frame of a slider that is to be seen."""
     seen = frames.locator(".gp-frame:not([hidden])")

@@ -102,7 +102,7 @@ def shown(directive: SphinxDirective, figure: Figure, name: str) -> list[nodes.N
 
 
 def draw(found: list[Verdict]) -> Figure:
-    """Effects as dots with intervals, coloured by verdict."""
+    """Effects as dots with intervals, coloured by verdict; what is not measured yet is left out."""
     known = [verdict for verdict in found if verdict.n and verdict.effect and verdict.low and verdict.high]
     figure = Figure(figsize=(7, 1.2 + 0.24 * max(1, len(known))), layout="constrained")
     axes = figure.add_subplot()

@@ -200,6 +200,8 @@ def fill_chapter_times(app: Sphinx, doctree: nodes.document, page: str) -> None:
             )
             rows.append([link, in_words(seconds), elsewhere or "not recorded"])
         head = ["Chapter", f"This build: {machine()}, profile {profile()}", "Recorded elsewhere"]
+        if all(row[-1] == "not recorded" for row in rows):
+            head, rows = head[:-1], [row[:-1] for row in rows]
         pending.replace_self(
             table(head, rows) if rows else nodes.paragraph("", "No notebook is part of this build.")
         )
