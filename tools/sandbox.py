@@ -203,8 +203,8 @@ def why_not_user(secrets: Iterable[Path]) -> str | None:
             if closed := closed_folder(path):
                 return (
                     f"{user} cannot run {python()}, as {closed} is closed to others: make an environment "
-                    "where all can read it, from a Python that all can run (make env VENV=/opt/ganprune "
-                    "PYTHON=/usr/bin/python3), and grade with it (make grade VENV=/opt/ganprune ...)"
+                    "where all can read it, from a Python that all can run (make env VENV=FOLDER "
+                    "PYTHON=/usr/bin/python3), and grade with it (make grade VENV=FOLDER ...)"
                 )
         if closed := closed_folder(package_folder()):
             return f"{user} cannot read {package_folder()}, as {closed} is closed to others: put the course elsewhere"

@@ -35,7 +35,7 @@ def check_latents(latents: Any, shape: tuple[int, ...] | None = None) -> None:
 
     Raises:
         TypeError: if they are complex, or neither a tensor nor an array.
-        ValueError: if their shape is not (N, *shape).
+        ValueError: if their shape is not ``(N, *shape)``.
     """
     if not isinstance(latents, (Tensor, np.ndarray)):
         raise ArgumentTypeError(f"latents must be a tensor or an array, got {type(latents).__name__}")
