@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import decks
 import pytest
@@ -36,3 +37,12 @@ def test_a_box_has_every_slide_once_and_ninety_minutes(path: Path) -> None:
     lesson = lesson_plan.lessons(GUIDE)[int(path.name[:2])]
     assert next(box.findall(nodes.reference))["refid"] == lesson.label
     assert text.endswith(f"leave out: {lesson.left_out}.")
+
+
+def test_the_box_stands_at_the_end_of_the_prerequisites_and_nowhere_else() -> None:
+    before = nodes.section("", nodes.title("", "Prerequisites"), nodes.paragraph("", "masks"))
+    doctree = nodes.document(None, None, nodes.section("", nodes.paragraph("", "no title")), before)
+    env = SimpleNamespace(docname=f"notebooks/{CHAPTERS[0].stem}", note_dependency=lambda path: None)
+    lesson_plan.add_box(SimpleNamespace(env=env), doctree)
+    assert [isinstance(part, nodes.admonition) for part in before] == [False, False, True]
+    assert len(list(doctree.findall(nodes.admonition))) == 1

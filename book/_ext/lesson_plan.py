@@ -71,6 +71,6 @@ def add_box(app: Sphinx, doctree: nodes.document) -> None:
         return
     app.env.note_dependency(str(GUIDE))
     deck = decks.read_deck(ROOT / f"{app.env.docname}.ipynb")
-    for section in doctree.findall(nodes.section):
-        if deck is not None and section.next_node(nodes.title).astext() == "Prerequisites":
+    for section in list(doctree.findall(nodes.section)) if deck is not None else ():
+        if [title.astext() for title in section.children[:1]] == ["Prerequisites"]:
             section += make_box(deck, GUIDE.read_text(encoding="utf-8"))
