@@ -23,6 +23,11 @@ DRAWN = """
 while (!drawings.some((one) => one.percent === PERCENT)) await new Promise((next) => setTimeout(next, 50));
 return [...drawings.findLast((one) => one.percent === PERCENT).images];
 """
+FITTED = """
+const width = () => document.documentElement.scrollWidth;
+for (let turn = 0; turn < 200 && width() > innerWidth; turn += 1) await new Promise((next) => setTimeout(next, 50));
+return width();
+"""  # the page's own script measures long formulas once they are set
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_a_page_asks_nobody_else_raises_nothing_and_fits(
     if page in CHAPTERS:
         firefox.run("await MathJax.startup.promise")
         assert firefox.run(formulas) > 10
-    assert firefox.run("return document.documentElement.scrollWidth") <= size["width"]
+    assert firefox.run(FITTED) <= size["width"]
     if size is DESK:
         assert firefox.run(f"return ({CUT_OFF})()") == []
     assert firefox.problems == []
