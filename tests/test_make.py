@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -275,3 +276,30 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert re.search(r"\bmake lint test$", script, flags=re.MULTILINE)
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- continuous integration
+
+
+@pytest.mark.parametrize(
+    ("programs", "code", "says"),
+    [
+        ((), 1, "need Chromium"),
+        (("firefox",), 1, "need Chromium"),
+        (("chromium",), 0, "Chromium alone looks"),
+        (("chromium", "firefox-esr"), 0, ""),
+    ],
+)
+def test_ci_runs_the_tests_only_where_a_browser_is_there(
+    tmp_path: Path, programs: tuple[str, ...], code: int, says: str
+) -> None:
+    for name in ("bash", "dirname", "id"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for name in ("make", *programs):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$0 $*"\n')
+        (tmp_path / name).chmod(0o755)
+    run = ["/bin/bash", str(ROOT / ".ci" / "run")]
+    done = subprocess.run(run, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == code
+    assert says in done.stderr if says else not done.stderr
+    assert done.stdout.endswith("make lint test\n") == (code == 0)
