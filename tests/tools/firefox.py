@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ class Firefox:
     def __init__(self, program: str, profile: Path, address: str) -> None:
         self.address, self.problems, self._number = address, [], itertools.count(1)
         options = ["--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
-        with (profile / "log").open("w") as log:
-            self._process = subprocess.Popen([program, *options], stderr=subprocess.PIPE, text=True)
-            assert self._process.stderr is not None
-            for line in self._process.stderr:
-                log.write(line)
-                if found := re.search(r"WebDriver BiDi listening on (ws://\S+)", line):
-                    break
-            else:
-                raise RuntimeError(f"{program} ended before it listened: {(profile / 'log').read_text()}")
+        log = profile / "log"  # a pipe that nobody reads would fill up, and stop the browser
+        with log.open("w") as file:
+            self._process = subprocess.Popen([program, *options], stderr=file)
+        end = time.monotonic() + SECONDS
+        while not (found := re.search(r"WebDriver BiDi listening on (ws://\S+)\n", log.read_text())):
+            if self._process.poll() is not None or time.monotonic() > end:
+                self._process.kill()
+                raise RuntimeError(f"{program} does not listen: {log.read_text()}")
+            time.sleep(0.1)
         self._socket = websocket.create_connection(
             f"{found[1]}/session", suppress_origin=True, timeout=SECONDS
         )
