@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "book" / "teaching.md"
 PART = re.compile(r"^\| [^|]+ \| (\d+)(?: to (\d+))? \| \d+ \|$", re.M)
-CHAPTER = re.compile(r"^\| (\d+) \| ([^|]+) \| \{ref\}`([^<`]+) <([^>`]+)>` \| ([^|]+) \|$", re.M)
+CHAPTER = re.compile(r"^\| (\d+) \| [^|]+ \| \{ref\}`([^<`]+) <([^>`]+)>` \| ([^|]+) \|$", re.M)
 NAMES = ("To begin with", "At the board", "With the notebook", "At the end")
 
 
@@ -27,13 +27,11 @@ class Lesson:
     """What the guide says of a chapter.
 
     Attributes:
-        board: the first idea.
         exercise: number and title of the one for pairs.
         label: where it is.
         left_out: what can go if time is short.
     """
 
-    board: str
     exercise: str
     label: str
     left_out: str

@@ -64,15 +64,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.onnx:
             written = gp.export_onnx(out, generator, mask, remarks)
             row |= {"inputs": list(written.inputs), "opset": written.opset, "difference": written.difference}
-            row |= {"sparsity": written.sparsity, "nonzero": written.nonzeros}
+            if written.sparsity is not None:
+                row |= {"sparsity": written.sparsity, "nonzero": written.nonzeros}
             row["file_bytes"] = written.file_bytes
         else:
             if mask is not None:
                 gp.check_mask(generator, mask)
             known = mask or known_zeros(generator)
-            zeros = {} if known is None else {"sparsity": known.sparsity}
-            row |= zeros if known is None else zeros | {"nonzero": known.kept}
-            row["file_bytes"] = gp.inference.save_sparse(out, generator, zeros | remarks)
+            if known is not None:
+                row |= {"sparsity": known.sparsity, "nonzero": known.kept}
+                remarks["sparsity"] = known.sparsity
+            row["file_bytes"] = gp.inference.save_sparse(out, generator, remarks)
     say(f"saved {out}, {row['file_bytes']:,} bytes")
     return row | {"out": str(out)}
 

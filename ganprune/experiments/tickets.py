@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ganprune.core.files import cache_dir
 from ganprune.core.random import step_seed
 from ganprune.data.splits import ImageData
 from ganprune.experiments.base import Experiment, Seconds, course_data, figures, layers_of, trackers
-from ganprune.experiments.training import COURSE_TRAINING, SAVE_EVERY, FromScratch
+from ganprune.experiments.training import SAVE_EVERY, FromScratch
 from ganprune.lottery.controls import CONTROLS
 from ganprune.lottery.iterative import find_tickets
 from ganprune.lottery.tickets import Ticket
@@ -35,9 +35,7 @@ class Tickets(Experiment):
 
     name: ClassVar[str] = "tickets"
 
-    start: FromScratch = field(
-        default_factory=lambda: FromScratch(training=dataclasses.replace(COURSE_TRAINING, steps=12_000))
-    )
+    start: FromScratch
     rounds: int = 5
     keep: float = 0.631
     controlled: tuple[int, ...] = (4, 5)
