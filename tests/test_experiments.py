@@ -19,6 +19,7 @@ from ganprune.experiments import images, recovery, speed, tickets, training
 from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
+from ganprune.experiments.fewer_channels import FewerChannels
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
@@ -55,6 +56,8 @@ KINDS: dict[str, Experiment] = {
     "gradients": small(0.7, training=None, score="grasp"),
     "activations": small(0.7, training=None, score="wanda", allocation=None),
     **{f"discriminator {how}": small(0.7, discriminator=how) for how in DISCRIMINATORS[1:]},
+    "channels": FewerChannels(training=SHORT, dense=SMALL, samples=64, channel_ratio=0.5),
+    "channels and zeros": FewerChannels(0.7, training=SHORT, dense=SMALL, samples=64, channel_ratio=0.25),
     "tickets": Tickets(SMALL, rounds=2, controlled=(2,), samples=64),
     "images": SpoiltImages(noise=0.2, dropped=3, samples=40),
     "masks": InitialMasks("snip", 0.9, SMALL),
@@ -69,6 +72,8 @@ STAGES = {
     "pruned alone": ["pruned"] * 2 + ["recalibrated"] * 2,
     "recovery": ["pruned"] * 2 + ["recalibrated"] * 2 + ["recovered"] * 4,
     "cubic": ["recovered"] * 4,
+    "channels": ["recovered"] * 4,
+    "channels and zeros": ["pruned"] * 2 + ["recalibrated"] * 2 + ["recovered"] * 4,
     "tickets": ["trained"] * 2 * (1 + 2 + 3),
     "images": ["measured"] * 2,
     "masks": ["measured"] * 4,
@@ -277,6 +282,16 @@ def test_schedules_end_at_the_sparsity_by_the_middle(schedule, steps, sparsity) 
     plan = small(sparsity, schedule=schedule)._schedule(steps)
     assert plan.end <= max(1, steps // 2) and plan(plan.end) == pytest.approx(sparsity, abs=1e-9)
     assert plan(steps) == pytest.approx(sparsity, abs=1e-9)
+
+
+def test_channels_that_are_taken_out_are_gone_before_weights_are_pruned(data) -> None:
+    (record, gans), dense = measured("channels"), SMALL.pair(3, data)
+    assert [row["channels"] for row in record["rows"]] == [[4, 2, 1]] * 4
+    assert record["rows"][0]["weights"] == 64 * 4 * 16 + 4 * 2 * 9 + 2 * 16 + 16
+    assert record["rows"][0]["macs"] < gp.complexity(dense.generator).macs / 2
+    assert gans[-1].discriminator.spec == dense.discriminator.spec
+    both = measured("channels and zeros")[1][-1].generator
+    assert both.spec.channels == (6, 3, 2) and not all(weight.all() for weight in both.parameters())
 
 
 def test_without_an_adversary_the_discriminator_is_left_as_it_was(data) -> None:

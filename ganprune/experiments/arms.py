@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ganprune.core.checks import check_choice
+from ganprune.experiments.fewer_channels import FewerChannels
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
@@ -109,6 +110,13 @@ class Arms:
     def pruned(self, sparsity: float, **changes: Any) -> Recovery:
         """A pruned generator that is not trained on."""
         return self.recovery(sparsity, training=None, **changes)
+
+    def fewer_channels(self, ratio: float) -> FewerChannels:
+        """A generator without a share of its channels, trained on as long as a pruned one."""
+        training = dataclasses.replace(COURSE_RECOVERY, steps=self.sizes.recovery_steps)
+        return FewerChannels(
+            training=training, dense=self.dense, samples=self.sizes.samples, channel_ratio=ratio
+        )
 
     def in_float32(self, sparsity: float) -> Recovery:
         """A pruned generator that is trained on in float32, whatever the processor supports."""

@@ -129,10 +129,14 @@ class Recovery(Experiment):
         """The pair that the recovery starts from, pruned if that is done in one shot, and the dense pair."""
         dense = self.dense.pair(seed, data)
         dense.generator.load_state_dict(dense.generator_ema.state_dict())
-        gan = copy.deepcopy(dense)
+        gan = self.reduced(copy.deepcopy(dense))
         if self.sparsity and self.schedule == "one-shot":
             prune(gan, self.sparsity, **self._choice(gan, seed))
         return gan, dense
+
+    def reduced(self, gan: GAN) -> GAN:
+        """The pair before single weights are pruned: as it was trained."""
+        return gan
 
     def _choice(self, gan: GAN, seed: int) -> dict[str, Any]:
         """How the weights to prune are chosen, as arguments of ``prune`` or of the callback that prunes gradually."""

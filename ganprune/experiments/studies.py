@@ -15,6 +15,8 @@ SPARSITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Where the course looks at a generator that was pruned and not trained on."""
 RECOVERED = (0.5, 0.7, 0.8, 0.9, 0.95)
 """Where it trains the generator on."""
+CHANNEL_RATIOS = (0.25, 0.5, 0.7)
+"""Shares of the channels that are taken out of a generator that is trained on."""
 SEEDS = (0, 1, 2, 3, 4)
 """Seeds that decide."""
 SEARCHED = (100,)
@@ -188,6 +190,11 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "tickets": ("Are there winning lottery tickets?", 13, lambda arms: [arms.tickets]),
     "losses": ("Does the loss matter once each is tuned?", 3, lambda arms: list(losses_of(arms).values())),
     "latency": ("Is a pruned generator faster?", 5, lambda arms: [arms.latency]),
+    "fewer-channels": (
+        "What does it cost to take out whole channels?",
+        5,
+        lambda arms: [arms.control, *(arms.fewer_channels(ratio) for ratio in CHANNEL_RATIOS)],
+    ),
     "sparse-latency": (
         "Is it faster where zeros are skipped?",
         5,
