@@ -125,6 +125,7 @@ def test_every_benchmark_says_how_long_it_takes():
         "dynamic_sparse",
         "shrunk_latency",
         "sparse_inference",
+        "equal_quality",
         "width_scaling",
     }
     assert wanted <= found.keys()
@@ -168,6 +169,7 @@ def test_a_benchmark_that_fails_does_not_lose_the_others(capsys, monkeypatch, tm
     "name",
     [
         "dynamic_sparse",
+        "equal_quality",
         "masked_step",
         "score_cost",
         "shrunk_latency",
@@ -180,6 +182,25 @@ def test_benchmarks_work_at_tiny_sizes(name):
     rows = list(load(name).measure(True))
     assert rows
     assert all(math.isfinite(row.value) for row in rows)
+
+
+def test_the_sparsity_of_equal_quality_lies_on_the_recorded_curve():
+    sparsity_of = load("equal_quality").sparsity_of
+    curve = {0.8: 32.0, 0.0: 4.0, 0.5: 8.0}
+    for sparsity, value in curve.items():
+        assert sparsity_of(value, curve) == pytest.approx(sparsity)
+    assert sparsity_of(16.0, curve) == pytest.approx(0.65)  # half-way between 8 and 32 by factors
+    assert sparsity_of(1.0, curve) == 0.0
+    assert sparsity_of(99.0, curve) == 0.8
+    values = [sparsity_of(value / 10, curve) for value in range(40, 320)]
+    assert values == sorted(values)
+
+
+def test_pairs_of_equal_quality_come_from_the_records():
+    module = load("equal_quality")
+    for pair in module.recorded_pairs():
+        assert 0 <= pair.lowest_sparsity <= pair.sparsity <= pair.highest_sparsity <= max(module.RECOVERED)
+        assert 1 <= pair.seeds <= 5
 
 
 def test_time_to_quality_goes_on_with_the_seeds_that_are_missing(monkeypatch, tmp_path):
