@@ -117,8 +117,8 @@ def rows_of(pair: Pair, setting: Setting, arms: dict[str, Call], rounds: int) ->
     for other, what in ((min(TORCH, key=times.median), "PyTorch's best"), ("onnx", "ONNX Runtime")):
         ratio = times.ratio(other, "twin")
         yield Row(
-            f"{pair.channel_ratio:.0%} of the channels taken out, {what}, over the twin of equal digit-FID: "
-            f"{images} on one thread",
+            f"{pair.channel_ratio:.0%} of the channels taken out (digit-FID {pair.digit_fid:.3g}), {what}, over an "
+            f"equally good twin with {pair.sparsity:.0%} zeros: {images} on one thread",
             ratio.value,
             "×",
             details={
