@@ -1,4 +1,4 @@
-"""What zeros save without a compiler: the sparse twin against dense PyTorch, ONNX Runtime and OpenVINO."""
+"""What zeros save without a compiler: the sparse twin against dense PyTorch, ONNX Runtime and OpenVINO, one thread."""
 
 import copy
 import importlib
@@ -151,7 +151,7 @@ def rows_of(setting: Setting, times: Times) -> Iterator[Row]:
     load = {"clock": clock_of(setting)[0], "load": round(os.getloadavg()[0], 1)}
     milliseconds = {f"{arm}_ms": 1e3 * times.median(arm) for arm in times.rounds if arm in OTHERS}
     shown, others = str(SHOWN), [name for name in OTHERS if name in times.rounds]
-    told = others if setting.threads == 1 and setting.images != 16 else []  # the details have them all
+    told = others if setting.images != 16 else []  # the details have them all
     for other in (best, *told):
         ratio, what = times.ratio(other, shown), OTHERS.get(other, "PyTorch's best")
         promised = 1.4 if other == best and (setting.images, setting.threads) == (64, 1) else None
@@ -215,12 +215,11 @@ def too_busy(setting: Setting) -> bool:
 
 
 def settings_of(quick: bool) -> list[Setting]:
-    """All comparisons, those with one thread first: threads that wait in a pool would cost processor time."""
+    """All comparisons."""
     if quick:
         return [Setting(8, 2, 1, (0.5, SHOWN))]
     return [
-        Setting(width, images, threads, SPARSITIES if width == 32 else (SHOWN,))
-        for threads in (1, 2)
+        Setting(width, images, 1, SPARSITIES if width == TRAINED else (SHOWN,))
         for width in WIDTHS
         for images in BATCHES
     ]
@@ -228,8 +227,13 @@ def settings_of(quick: bool) -> list[Setting]:
 
 def measure(quick: bool) -> Iterator[Row]:
     """Ratios with their 95% intervals over rounds in which all arms take turns, and break-even sparsities."""
+    return measured(settings_of(quick), quick)
+
+
+def measured(settings: list[Setting], quick: bool) -> Iterator[Row]:
+    """The rows of comparisons, in their order; those that other programs would disturb are left out."""
     keep_freed_memory()
-    before, settings = torch.get_num_threads(), settings_of(quick)
+    before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         widths = {setting.width for setting in settings}
         dense = {width: dense_of(width, Path(folder), not quick) for width in sorted(widths)}

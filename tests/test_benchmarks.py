@@ -125,6 +125,7 @@ def test_every_benchmark_says_how_long_it_takes():
         "dynamic_sparse",
         "shrunk_latency",
         "sparse_inference",
+        "sparse_threads",
         "equal_quality",
         "width_scaling",
     }
@@ -174,6 +175,7 @@ def test_a_benchmark_that_fails_does_not_lose_the_others(capsys, monkeypatch, tm
         "score_cost",
         "shrunk_latency",
         "sparse_inference",
+        "sparse_threads",
         "training_step",
         "width_scaling",
     ],
