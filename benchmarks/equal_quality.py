@@ -1,11 +1,9 @@
 """Which is faster at equal digit-FID: a generator with fewer channels in dense kernels, or one with zeros as a twin."""
 
 import copy
-import math
-import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,69 +24,9 @@ from benchmarks.sparse_inference import (
     run_torch,
 )
 from benchmarks.timing import compare, keep_freed_memory
-from ganprune.experiments.arms import arms_of
-from ganprune.experiments.claims import recovered
-from ganprune.experiments.studies import CHANNEL_RATIOS, RECOVERED
-from ganprune.records.store import read_store
+from ganprune.experiments.equal_quality import Pair, recorded_pairs
 
 MINUTES = 3
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two smaller generators that came out equally good.
-
-    Attributes:
-        channel_ratio: share of the channels that the first one lacks.
-        digit_fid: what it came to after training on, the median of the seeds.
-        sparsity: of the second one, with which training on comes to the same; the median of the seeds.
-        lowest_sparsity: of the seeds'.
-        highest_sparsity: of the seeds'.
-        seeds: how many there are.
-    """
-
-    channel_ratio: float
-    digit_fid: float
-    sparsity: float
-    lowest_sparsity: float
-    highest_sparsity: float
-    seeds: int
-
-
-def sparsity_of(digit_fid: float, curve: Mapping[float, float]) -> float:
-    """The sparsity at which a curve of digit-FID first comes to a value; between points its logarithm is linear.
-
-    The value is taken for the curve's end where it lies beyond it, and for 0 where it lies below the first point.
-    """
-    points = sorted(curve.items())
-    for (left, below), (right, above) in zip(points, points[1:], strict=False):
-        if digit_fid <= below:
-            return left
-        if digit_fid <= above:
-            share = math.log(digit_fid / below) / math.log(above / below)
-            return left + share * (right - left)
-    return points[-1][0]
-
-
-def recorded_pairs() -> list[Pair]:
-    """The pairs of the shipped records, seed by seed; ratios without a record are left out."""
-    rows, arms = read_store(), arms_of("laptop")
-    control = recovered(arms.control).values(rows, "digit_fid")
-    curves = {s: recovered(arms.recovery(s)).values(rows, "digit_fid") for s in RECOVERED}
-    pairs = []
-    for ratio in CHANNEL_RATIOS:
-        found = recovered(arms.fewer_channels(ratio)).values(rows, "digit_fid")
-        equal = {
-            seed: sparsity_of(
-                value, {0.0: control[seed]} | {s: c[seed] for s, c in curves.items() if seed in c}
-            )
-            for seed, value in found.items()
-        }
-        if equal:
-            each = list(equal.values())
-            middle = statistics.median(found.values()), statistics.median(each)
-            pairs.append(Pair(ratio, *middle, min(each), max(each), len(each)))
-    return pairs
 
 
 def arms_of_pair(pair: Pair, network: nn.Module, setting: Setting, folder: Path) -> dict[str, Call]:

@@ -186,25 +186,6 @@ def test_benchmarks_work_at_tiny_sizes(name):
     assert all(math.isfinite(row.value) for row in rows)
 
 
-def test_the_sparsity_of_equal_quality_lies_on_the_recorded_curve():
-    sparsity_of = load("equal_quality").sparsity_of
-    curve = {0.8: 32.0, 0.0: 4.0, 0.5: 8.0}
-    for sparsity, value in curve.items():
-        assert sparsity_of(value, curve) == pytest.approx(sparsity)
-    assert sparsity_of(16.0, curve) == pytest.approx(0.65)  # half-way between 8 and 32 by factors
-    assert sparsity_of(1.0, curve) == 0.0
-    assert sparsity_of(99.0, curve) == 0.8
-    values = [sparsity_of(value / 10, curve) for value in range(40, 320)]
-    assert values == sorted(values)
-
-
-def test_pairs_of_equal_quality_come_from_the_records():
-    module = load("equal_quality")
-    for pair in module.recorded_pairs():
-        assert 0 <= pair.lowest_sparsity <= pair.sparsity <= pair.highest_sparsity <= max(module.RECOVERED)
-        assert 1 <= pair.seeds <= 5
-
-
 def test_time_to_quality_goes_on_with_the_seeds_that_are_missing(monkeypatch, tmp_path):
     module, journal = load("time_to_quality"), tmp_path / "journal.jsonl"
     setting = module.Setting(width=2, batch_size=4, plain_steps=4, budget=4, turn=2, samples=20, seeds=(0, 1))

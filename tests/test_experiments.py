@@ -19,13 +19,14 @@ from ganprune.experiments import images, recovery, speed, tickets, training
 from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
+from ganprune.experiments.equal_quality import recorded_pairs, sparsity_of
 from ganprune.experiments.fewer_channels import FewerChannels
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
 from ganprune.experiments.ring_games import RingGame
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime, break_even
-from ganprune.experiments.studies import STUDIES, study
+from ganprune.experiments.studies import RECOVERED, STUDIES, study
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import FromScratch
 from ganprune.experiments.verdicts import Arm, judge
@@ -273,6 +274,23 @@ def test_masks_hold_and_reach_the_sparsity(kind) -> None:
                 row["achieved_sparsity"] == pytest.approx(mask.sparsity)
                 and sum(row["kept"].values()) == mask.kept
             )
+
+
+def test_the_sparsity_of_equal_quality_lies_on_the_recorded_curve() -> None:
+    curve = {0.8: 32.0, 0.0: 4.0, 0.5: 8.0}
+    for sparsity, value in curve.items():
+        assert sparsity_of(value, curve) == pytest.approx(sparsity)
+    assert sparsity_of(16.0, curve) == pytest.approx(0.65)  # half-way between 8 and 32 by factors
+    assert sparsity_of(1.0, curve) == 0.0
+    assert sparsity_of(33.0, curve) is None
+    values = [sparsity_of(value / 10, curve) for value in range(40, 320)]
+    assert values == sorted(values)
+
+
+def test_pairs_of_equal_quality_come_from_the_records() -> None:
+    for pair in recorded_pairs():
+        assert 0 <= pair.lowest_sparsity <= pair.sparsity <= pair.highest_sparsity <= max(RECOVERED)
+        assert 1 <= pair.seeds <= 5
 
 
 @pytest.mark.parametrize("schedule", ["cubic", "rounds"])
