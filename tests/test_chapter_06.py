@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tools.chapters import Chapter
+from tools.chapters import DRAWINGS, Chapter
 from torch import nn
 
 import ganprune as gp
@@ -147,6 +148,28 @@ def test_both_distances_are_what_the_formula_says(a: float, mix: float, shift: f
     fresh = ((y - y.mean()) / y.std() - standard).square().mean()
     assert stale == pytest.approx(float(1 + measured**2 - 2 * rho * measured + delta**2), rel=1e-2, abs=1e-3)
     assert fresh == pytest.approx(float(2 - 2 * rho), rel=1e-2, abs=1e-3)
+
+
+def test_the_drawing_of_a_channel_keeps_to_the_formula() -> None:
+    """Its five values: stale ones shifted and narrow, fresh ones with the dense mean and deviation, but apart."""
+    drawing = (DRAWINGS / "fresh_statistics.svg").read_text(encoding="utf-8")
+    panels = re.split(r"<!-- .+: -->", drawing)[1:]
+    ends = [re.findall(r"M([\d.]+) 228 L([\d.]+) 288", panel) for panel in panels]
+    dense, stale, fresh = torch.tensor([[[float(x) for x in pair] for pair in each] for each in ends])
+    middles = [float(x) for x in re.findall(r"M(\d+) 48 V178", drawing)]
+    assert dense[:, 0].equal(dense[:, 1])
+    x = dense[:, 0] - middles[0]
+    assert all(torch.allclose(each[:, 0] - m, x) for each, m in zip((stale, fresh), middles[1:], strict=True))
+    shifted, scaled = stale[:, 1] - middles[1], fresh[:, 1] - middles[2]
+    sigma = x.std(unbiased=False)
+    assert torch.allclose(
+        torch.stack([scaled.mean(), scaled.std(unbiased=False) - sigma]), torch.zeros(2), atol=0.1
+    )
+    a, delta = shifted.std(unbiased=False) / sigma, shifted.mean() / sigma
+    rho = torch.corrcoef(torch.stack([x, shifted]))[0, 1]
+    apart = [float(((y - x) / sigma).square().mean()) for y in (shifted, scaled)]
+    assert apart == pytest.approx([float(1 + a**2 - 2 * rho * a + delta**2), float(2 - 2 * rho)], rel=0.01)
+    assert apart[1] < apart[0] and delta**2 > (1 - a) * (1 + a - 2 * rho)
 
 
 def test_uncorrelated_losses_leave_the_best_factor() -> None:

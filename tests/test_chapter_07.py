@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tools.chapters import Chapter
+from tools.chapters import DRAWINGS, Chapter
 from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.nn.functional import softplus
@@ -207,6 +207,33 @@ def test_a_bias_breaks_conservation() -> None:
     slopes = torch.autograd.grad(y.sum(), (one, two))
     sums = [float((w * s).detach().sum()) for w, s in zip((one, two), slopes, strict=True)]
     assert abs(sums[0] - sums[1]) > 0.1
+
+
+def test_the_drawing_of_pipes_shows_what_synflow_computes_and_its_caption_what_it_prunes() -> None:
+    drawing = (DRAWINGS / "synflow_pipes.svg").read_text(encoding="utf-8")
+
+    def numbers(part: str) -> list[int]:
+        group = drawing.split(f"<!-- {part}: -->")[1].split("</g>\n  <!--")[0]
+        return [int(number) for number in re.findall(r">(\d+)</text>", group)]
+
+    # in the drawing, the weights of one input or unit stand together
+    chain = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    first, second = (layer.weight for layer in chain)
+    a, b, c, d, e, f = numbers("weights")
+    first.data, second.data = torch.tensor([[a, c], [b, d]]).float(), torch.tensor([[e, f]]).float()
+    ones = torch.ones(1, 2)
+    signals = [*ones[0].tolist(), *chain[0](ones)[0].tolist(), chain(ones).item()]
+    assert numbers("signal") == signals
+    chain(ones).sum().backward()
+    scores = (first * first.grad).detach(), (second * second.grad).detach()
+    assert numbers("scores") == [*scores[0].flatten().tolist(), *scores[1].flatten().tolist()]
+    assert scores[0].sum() == scores[1].sum() == signals[-1]
+    once, twice = (
+        gp.allocate(gp.score(chain, "synflow", inputs=ones, sparsity=4 / 6, rounds=rounds), 4 / 6)
+        for rounds in (1, 2)
+    )
+    assert [layer["kept"] for layer in once.layers()] == [0, 2]
+    assert [layer["kept"] for layer in twice.layers()] == [1, 1]
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])
