@@ -288,7 +288,9 @@ def test_the_sparsity_of_equal_quality_lies_on_the_recorded_curve() -> None:
 
 
 def test_pairs_of_equal_quality_come_from_the_records() -> None:
-    for pair in recorded_pairs():
+    pairs = recorded_pairs()
+    assert pairs
+    for pair in pairs:
         assert 0 <= pair.lowest_sparsity <= pair.sparsity <= pair.highest_sparsity <= max(RECOVERED)
         assert 1 <= pair.seeds <= 5
 
