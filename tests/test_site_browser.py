@@ -10,6 +10,7 @@ from test_site import CHAPTERS, PAGES, file_of
 pytestmark = pytest.mark.site
 
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+NARROWEST = {"width": 320, "height": 640}  # WCAG's reflow: down to here nobody scrolls in two directions
 
 
 class Visit:
@@ -134,6 +135,9 @@ async () => {
 def test_formulas_and_tables_can_be_read_on_a_phone(browser: Browser, address: str, page: str) -> None:
     with Visit(browser, address, page, PHONE) as visit:
         assert visit.page.evaluate(UNREADABLE) == []
+        visit.page.set_viewport_size(NARROWEST)
+        visit.page.wait_for_timeout(300)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= NARROWEST["width"]
 
 
 def seen_frame(frames: Locator) -> Locator:
