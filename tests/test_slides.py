@@ -70,6 +70,17 @@ def test_a_deck_asks_and_its_notes_help(deck: Deck) -> None:
 
 
 @every_deck
+def test_a_slide_that_asks_for_a_guess_does_not_show_the_answer(deck: Deck) -> None:
+    for slide in deck.slides:
+        shown = [decks.find(deck.notebook, name, deck.chapter) for name in slide.show]
+        answers = [each for each in shown if each.kind == "output" and "show_frames" not in each.cell.source]
+        if re.search(r"predict|write .*down", " ".join([slide.title, *slide.points]), re.I) and answers:
+            assert slide.later, slide.title
+        # a projector cannot be covered in part
+        assert not re.search(r"\b(un)?(cover|hide) the\b", slide.notes, re.I), slide.title
+
+
+@every_deck
 def test_students_copies_hold_no_notes(deck: Deck) -> None:
     copy = students.without_solutions(deck.notebook, deck.chapter)
     assert "slides" not in copy.metadata.get("ganprune", {})
@@ -91,6 +102,7 @@ def test_students_copies_hold_no_notes(deck: Deck) -> None:
         ({"points": ("word " * 80 + ".",)}, "81 words"),
         ({"points": (), "show": ()}, "nothing is on it"),
         ({"notes": "Too short."}, "notes say nothing"),
+        ({"later": ("check-best",)}, "cannot come later"),
         ({"minutes": 0}, "whole numbers"),
         ({"minutes": 30}, "add up to"),
     ],
@@ -179,7 +191,7 @@ def test_type_is_as_large_as_its_place_allows() -> None:
 # ---------------------------------------------------------------- pages
 
 
-def part(**parts: tuple) -> slide_parts.Part:
+def part(**parts: tuple | bool) -> slide_parts.Part:
     """What stands on a slide, with nothing but what is given."""
     return slide_parts.Part(**({"points": ("One point.",), "equations": (), "items": ()} | parts))
 
@@ -190,6 +202,19 @@ def test_the_layout_follows_what_is_shown() -> None:
     assert part(items=(tall,)).layout == "side"
     assert part(items=(wide,)).layout == "wide"
     assert part(items=(slide_parts.Item("", "", "source"),)).layout == "code"
+
+
+def test_what_waits_appears_on_the_screen_at_another_key_and_on_paper_at_once() -> None:
+    waits = slide_parts.Item('<div class="text">14</div>', "14", "text", waits=True)
+    shown = slide_parts.Item('<div class="text">15</div>', "15", "text")
+    some = part(equations=("x",), items=(shown, waits), equations_wait=True)
+    screen = some.on_screen()
+    assert screen.count('data-fragment-index="0" class="fragment ') == 2
+    assert 'class="fragment equations"' in screen
+    assert 'class="fragment text">14' in screen
+    assert '<div class="points">' in screen
+    assert 'class="fragment points"' in part(points_wait=True).on_screen()
+    assert "fragment" not in some.on_paper()
 
 
 def test_notes_are_for_the_teacher_alone(deck: Deck) -> None:

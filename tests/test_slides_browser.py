@@ -110,7 +110,7 @@ def test_every_slide_is_whole(browser: Browser, address: str, chapter: str, scre
     page.wait_for_selector("html[data-ready=yes]")
     assert page.evaluate("Reveal.getTotalSlides()") == 12
     for number in range(12):
-        page.evaluate(f"Reveal.slide({number})")
+        page.evaluate(f"Reveal.slide({number}, 0, 0)")  # with what waits
         page.wait_for_function(
             "[...document.querySelectorAll('section.present img')].every((i) => i.complete)"
         )
@@ -124,6 +124,11 @@ def test_keys_move_on_and_frames_move_too(browser: Browser, address: str, chapte
     problems: list[str] = []
     page = opened(browser, address, chapter, SCREENS[0], problems)
     page.wait_for_selector("html[data-ready=yes]")
+    if waits := page.locator("section.present .fragment").all():
+        assert not any(part.is_visible() for part in waits)
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("Reveal.getIndices().h") == 0
+        assert all(part.is_visible() for part in waits)
     page.keyboard.press("ArrowRight")
     assert page.evaluate("Reveal.getIndices().h") == 1
     slider = page.locator(".slide .gp-frames-control input")

@@ -6,6 +6,7 @@ A deck is the list ``metadata.ganprune.slides`` of a notebook: twelve entries, e
 - ``points``: one to five sentences in Markdown, with formulas between dollars;
 - ``show``: what else stands on the slide, named by what the notebook calls it: the id of a code cell for its output,
   ``id:code`` for its code, the id of a Markdown cell for the drawing in it, the label of an equation (``eq-...``);
+- ``later``: what waits for another press of the key, after a guess or a vote: names from ``show``, or ``points``;
 - ``minutes``: how long the teacher stays there; the twelve add up to ninety;
 - ``notes``: what the teacher says, asks and looks out for.
 """
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SLIDES, MINUTES = 12, 90
 MOST_POINTS, MOST_WORDS = 5, 75
-KEYS = {"title", "points", "show", "minutes", "notes"}
+KEYS = {"title", "points", "show", "later", "minutes", "notes"}
 EQUATION = re.compile(r"^\$\$\n(?P<formula>[^$]+)\n\$\$ \((?P<label>eq-[\w-]+)\)", re.MULTILINE)
 DRAWING = re.compile(
     r"^```\{figure\} (?P<path>\S+\.svg)\n(?P<options>(?::.*\n)+)\n(?P<caption>.*?)\n```", re.M | re.S
@@ -40,6 +41,7 @@ class Slide:
     notes: str
     points: tuple[str, ...] = ()
     show: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def slide(entry: dict, where: str) -> Slide:
         raise DeckError(
             f"{where}: unknown {sorted(unknown)}, missing {sorted(missing)}; known are {sorted(KEYS)}"
         )
-    for name in ("points", "show"):
+    for name in ("points", "show", "later"):
         strange = [one for one in entry.get(name, ()) if not isinstance(one, str)]
         if strange:  # in YAML, a sentence with a colon needs quotes
             raise DeckError(f"{where}: {name} are texts, and {strange[0]!r} is none (a colon needs quotes)")
@@ -115,6 +117,7 @@ def slide(entry: dict, where: str) -> Slide:
         notes=entry["notes"],
         points=tuple(entry.get("points", ())),
         show=tuple(entry.get("show", ())),
+        later=tuple(entry.get("later", ())),
     )
 
 
@@ -134,6 +137,8 @@ def check(deck: Deck) -> None:
         where = f"{deck.chapter}, slide {place}"
         for name in slide.show:
             find(deck.notebook, name, where)
+        if strange := set(slide.later) - {*slide.show, "points"}:
+            raise DeckError(f"{where}: {sorted(strange)} cannot come later, as it is not shown at all")
         words = sum(len(point.split()) for point in slide.points)
         if len(slide.points) > MOST_POINTS or words > MOST_WORDS:
             raise DeckError(

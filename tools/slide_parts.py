@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -33,12 +33,13 @@ ROLE = re.compile(r"\{(?P<role>glue:text|says|effect)\}`(?P<text>[^`]+)`")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is shown: as HTML for the screen, as HTML for paper, and whether it needs the whole width."""
+    """One thing that is shown: as HTML for the screen, as HTML for paper, whether it needs the whole width, and waits."""
 
     screen: str
     paper: str
     kind: str
     wide: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Part:
     points: tuple[str, ...]
     equations: tuple[str, ...]
     items: tuple[Item, ...]
+    points_wait: bool = False
+    equations_wait: bool = False
 
     @property
     def layout(self) -> str:
@@ -58,25 +61,32 @@ class Part:
             return "wide many" if len(self.points) >= MANY_LINES else "wide"
         return "code" if any(item.kind == "source" for item in self.items) else "side"
 
-    def _body(self, shown: list[str]) -> str:
+    def _body(self, shown: list[str], on_screen: bool) -> str:
         """Sentences, equations and what is shown, as HTML."""
-        equations = "".join(rf"<div>\[{html.escape(formula)}\]</div>" for formula in self.equations)
+        formulas = "".join(rf"<div>\[{html.escape(formula)}\]</div>" for formula in self.equations)
         lines = "".join(f"<li>{markup.line(point)}</li>" for point in self.points)
+        equations = f'<div class="equations">{formulas}</div>' if formulas else ""
+        points = f'<div class="points"><ul>{lines}</ul></div>' if lines else ""
         return (
-            (f'<div class="equations">{equations}</div>' if equations else "")
+            (later(equations) if on_screen and self.equations_wait else equations)
             + '<div class="body">'
-            + (f'<div class="points"><ul>{lines}</ul></div>' if lines else "")
+            + (later(points) if on_screen and self.points_wait else points)
             + (f'<div class="media">{"".join(shown)}</div>' if shown else "")
             + "</div>"
         )
 
     def on_screen(self) -> str:
         """The part as a slide shows it."""
-        return self._body([item.screen for item in self.items])
+        return self._body([later(item.screen) if item.waits else item.screen for item in self.items], True)
 
     def on_paper(self) -> str:
         """The part as a handout shows it."""
-        return self._body([item.paper for item in self.items])
+        return self._body([item.paper for item in self.items], False)
+
+
+def later(box: str) -> str:
+    """Return a box that Reveal shows at another press of the key, together with all others that wait."""
+    return box.replace('<div class="', '<div data-fragment-index="0" class="fragment ', 1)
 
 
 def of_deck(deck: Deck, run: nbformat.NotebookNode) -> list[Part]:
@@ -90,12 +100,17 @@ def of_deck(deck: Deck, run: nbformat.NotebookNode) -> list[Part]:
     parts = []
     for place, slide in enumerate(deck.slides, start=1):
         where = f"{deck.chapter}, slide {place}"
-        shown = [decks.find(deck.notebook, name, where) for name in slide.show]
-        items = [item for each in shown if each.kind != "equation" for item in items_of(each, results, where)]
+        shown = {name: decks.find(deck.notebook, name, where) for name in slide.show}
+        equations = {name: each.text for name, each in shown.items() if each.kind == "equation"}
+        items = [
+            replace(item, waits=name in slide.later)
+            for name, each in shown.items()
+            if name not in equations
+            for item in items_of(each, results, where)
+        ]
         points = tuple(fill(point, glued, where) for point in slide.points)
-        parts.append(
-            Part(points, tuple(each.text for each in shown if each.kind == "equation"), tuple(items))
-        )
+        waits = "points" in slide.later, not equations.keys().isdisjoint(slide.later)
+        parts.append(Part(points, tuple(equations.values()), tuple(items), *waits))
     return parts
 
 

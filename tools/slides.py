@@ -179,7 +179,7 @@ def export(number: str) -> str:
     notebook = nbformat.read(path_of(number), as_version=4)
     entries = notebook.metadata.get("ganprune", {}).get("slides", [])
     plain = [
-        {key: entry[key] for key in ("title", "minutes", "points", "show", "notes") if key in entry}
+        {key: entry[key] for key in ("title", "minutes", "points", "show", "later", "notes") if key in entry}
         for entry in entries
     ]
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
