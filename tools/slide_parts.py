@@ -33,7 +33,7 @@ ROLE = re.compile(r"\{(?P<role>glue:text|says|effect)\}`(?P<text>[^`]+)`")
 
 @dataclass(frozen=True)
 class Item:
-    """What is shown: as HTML for the screen, as HTML for paper, whether it needs the whole width, and whether it waits."""
+    """What is shown: as HTML for screen and for paper, whether it needs the whole width, and whether it waits."""
 
     screen: str
     paper: str
