@@ -33,7 +33,7 @@ ROLE = re.compile(r"\{(?P<role>glue:text|says|effect)\}`(?P<text>[^`]+)`")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is shown: as HTML for the screen, as HTML for paper, whether it needs the whole width, and waits."""
+    """One thing that is shown: as HTML for the screen and for paper, whether it needs the whole width, and waits."""
 
     screen: str
     paper: str
