@@ -128,7 +128,8 @@ def test_keys_move_on_and_frames_move_too(browser: Browser, address: str, chapte
         assert not any(part.is_visible() for part in waits)
         page.keyboard.press("ArrowRight")
         assert page.evaluate("Reveal.getIndices().h") == 0
-        assert all(part.is_visible() for part in waits)
+        for part in waits:
+            part.wait_for(state="visible")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("Reveal.getIndices().h") == 1
     slider = page.locator(".slide .gp-frames-control input")

@@ -59,14 +59,14 @@ def show_sample_rows(rows: Mapping[str, Tensor], title: str | None = None) -> Fi
         title: above the figure.
     """
     count = max(len(images) for images in rows.values())
-    size = (0.75 * count + 1.6, 0.82 * len(rows) + (0.3 if title else 0))
+    size = (0.75 * count + 2.2, 0.82 * len(rows) + (0.3 if title else 0))
     figure, axes = plt.subplots(len(rows), 1, figsize=size, squeeze=False, layout="constrained")
     for ax, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
         show_samples(images, columns=count, ax=ax)
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-        ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="x-large")
     if title:
         figure.suptitle(title)
     return figure
