@@ -1044,6 +1044,23 @@ def test_both_pages_have_one_plan_for_a_lesson_and_the_decks_keep_it() -> None:
                 assert abs(took - minutes) <= 3, (path.name, blocks, took)
 
 
+def test_guide_and_recipe_have_the_same_commands_for_the_container() -> None:
+    guide = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    recipe = (ROOT / "assignments" / "Dockerfile").read_text(encoding="utf-8")
+    told = [block for block in re.findall(r"```bash\n(.*?)```", guide, re.S) if "ganprune-grading" in block]
+    build, run, count = told
+    comments = re.sub(r"^#[ ]*", "", recipe, flags=re.M)
+    for line in (build + run).splitlines():
+        assert line.strip() in comments
+    entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", recipe, re.M)[1])
+    mounted = re.findall(r":/course/([^:\"]+)", run)
+    assert [entry[3], str(Path(entry[5]).parent)] == mounted
+    assert entry[1:3] == ["tools/assignments.py", "grade"]
+    assert count.split()[-3:] == ["totals", *entry[4:]]
+    assert "--network none" in run
+    assert "--network none" in count
+
+
 def test_exercises_of_the_guide_exist_under_their_names() -> None:
     guide = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
     named = re.findall(r"\{ref\}`(\d+)\.(\d+), ([^<`]+) <(ex-(\d\d)-(\d))>`", guide)
