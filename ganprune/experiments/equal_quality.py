@@ -43,7 +43,8 @@ class Pair:
         return (
             f"{some} without {self.channel_ratio:.0%} of the channels and with {self.weights_left:.0%} of the weights, "
             f"trained on, came to digit-FID {self.digit_fid:.3g} (median). Pruned weight by weight and trained on as "
-            f"long, generators come to the same with {1 - self.sparsity:.0%} of the weights ({fewest} to {most})."
+            f"long, generators come to the same (interpolated) with {1 - self.sparsity:.0%} of the weights "
+            f"({fewest} to {most})."
         )
 
 
