@@ -1,6 +1,5 @@
 """Which is faster at equal digit-FID: a generator with fewer channels in dense kernels, or one with zeros as a twin."""
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from torch import nn
 import ganprune as gp
 from benchmarks.record import Row
 from benchmarks.sparse_inference import (
+    BATCHES,
     TORCH,
     TRAINED,
     Call,
@@ -21,7 +21,7 @@ from benchmarks.sparse_inference import (
     onnx_arm,
     pruned,
     repeated,
-    run_torch,
+    torch_arms,
 )
 from benchmarks.timing import compare, keep_freed_memory
 from ganprune.experiments.equal_quality import Pair, recorded_pairs
@@ -32,17 +32,12 @@ MINUTES = 3
 def arms_of_pair(pair: Pair, network: nn.Module, setting: Setting, folder: Path) -> dict[str, Call]:
     """The smaller generator in the ways of PyTorch and in ONNX Runtime, and the sparse twin."""
     small = gp.shrink_channels(network, pair.channel_ratio).eval()
-    last = copy.deepcopy(small).to(memory_format=torch.channels_last)
     z = gp.sample_latents(setting.images, network.spec.latent_dim)
     path = folder / f"{pair.channel_ratio}.onnx"
     if not path.is_file():
         gp.export_onnx(path, small)
     twin = gp.sparse_twin(pruned(network, pair.sparsity), threads=setting.threads)
-    ways = (small, True), (last, True), (small, False), (last, False)
-    arms: dict[str, Call] = {
-        name: lambda net=net, products=products: run_torch(net, z, products)
-        for name, (net, products) in zip(TORCH, ways, strict=True)
-    }
+    arms = torch_arms(small, z)
     return arms | {"onnx": onnx_arm(path, z.numpy(), setting.threads), "twin": lambda: twin(z)}
 
 
@@ -51,12 +46,11 @@ def rows_of(pair: Pair, setting: Setting, arms: dict[str, Call], rounds: int) ->
     passes = max(1, 32 // setting.images)
     clock, read = clock_of(setting)
     times = compare({name: repeated(arm, passes) for name, arm in arms.items()}, rounds, read=read)
-    images = "one image" if setting.images == 1 else f"{setting.images} images"
     for other, what in ((min(TORCH, key=times.median), "PyTorch's best"), ("onnx", "ONNX Runtime")):
         ratio = times.ratio(other, "twin")
         yield Row(
             f"{pair.channel_ratio:.0%} of the channels taken out (digit-FID {pair.digit_fid:.3g}), {what}, over an "
-            f"equally good twin with {pair.sparsity:.0%} zeros: {images} on one thread",
+            f"equally good twin with {pair.sparsity:.0%} zeros: {setting}",
             ratio.value,
             "×",
             details={
@@ -74,7 +68,7 @@ def measure(quick: bool) -> Iterator[Row]:
     """The time of the smaller generator in PyTorch, and in ONNX Runtime, over that of the equally good twin."""
     keep_freed_memory()
     pairs = [Pair(0.5, 0.3, 1.0, 0.5, 0.5, 0.5, 1)] if quick else recorded_pairs()
-    settings = [Setting(8, 2, 1, ())] if quick else [Setting(TRAINED, n, 1, ()) for n in (1, 16, 64)]
+    settings = [Setting(8, 2, 1, ())] if quick else [Setting(TRAINED, n, 1, ()) for n in BATCHES]
     network, before = generator_of(settings[0].width), torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def run_torch(network: nn.Module, z: torch.Tensor, products: bool) -> None:
         network(z)
 
 
+def torch_arms(network: nn.Module, z: torch.Tensor) -> dict[str, Call]:
+    """All ways through PyTorch, by name."""
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    ways = (network, True), (last, True), (network, False), (last, False)
+    return {
+        name: partial(run_torch, net, z, products) for name, (net, products) in zip(TORCH, ways, strict=True)
+    }
+
+
 def onnx_arm(path: Path, z: np.ndarray, threads: int) -> Call:
     """ONNX Runtime on the dense file."""
     runtime = importlib.import_module("onnxruntime")
@@ -129,13 +139,7 @@ def arms_of(setting: Setting, dense: Dense) -> dict[str, Call]:
     """Every way to make the images, by name; a twin's name is its sparsity."""
     network = dense.network
     z = gp.sample_latents(setting.images, network.spec.latent_dim)
-    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    arms: dict[str, Call] = {
-        "products": lambda: run_torch(network, z, True),
-        "products, channels_last": lambda: run_torch(last, z, True),
-        "plain": lambda: run_torch(network, z, False),
-        "plain, channels_last": lambda: run_torch(last, z, False),
-    }
+    arms = torch_arms(network, z)
     for sparsity in setting.sparsities:
         twin = gp.sparse_twin(pruned(network, sparsity), threads=setting.threads)
         arms[str(sparsity)] = lambda twin=twin: twin(z)

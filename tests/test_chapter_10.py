@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -388,6 +389,19 @@ def test_measured_and_waiting_are_told_apart(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_the_text_says_of_averaging_at_ninety_per_cent_is_recorded() -> None:
     found = shipped_verdicts()["3d"]
     assert 1 < found.low < found.effect < 1.1  # a shade worse
+
+
+def test_what_the_text_says_of_a_slower_discriminator_is_recorded() -> None:
+    found = shipped_verdicts()["23a"]
+    assert found.n == 5
+    assert (
+        1 / 1.1 < found.low < found.effect < found.high < 1.1
+    )  # it matches, by the rule for "matches" and more
+
+
+def test_the_band_that_exercise_5_names_is_the_packages() -> None:
+    low, high = inspect.signature(gp.dynamic.BalanceController).parameters["band"].default
+    assert f"({low:g} to {high:g} in the package)" in CHAPTER.sources["exercise-5"]
 
 
 def test_every_claim_of_the_chapter_is_in_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
