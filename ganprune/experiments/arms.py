@@ -13,6 +13,8 @@ from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
 from ganprune.experiments.ring_games import RingGame
+from ganprune.experiments.ring_tickets import RingTickets
+from ganprune.experiments.ring_training import RING_LOSSES, RING_RATES, RingTraining
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime
 from ganprune.experiments.tickets import Tickets
 from ganprune.experiments.training import COURSE_TRAINING, FromScratch
@@ -65,6 +67,12 @@ class Arms:
         self.sparse_latency = {n: dataclasses.replace(twins, batch_size=n) for n in (64, 1)}
         self.training_time = TrainingTime(self.dense, updates=32 if full else 2, turns=10 if full else 2)
         self.ring = self._ring(sizes.ring_steps)
+        steps = 2 * sizes.ring_steps
+        self.ring_search = {
+            name: {rate: RingTraining.of(name, rate, steps) for rate in RING_RATES} for name in RING_LOSSES
+        }
+        start = self.ring_search["non-saturating, R1"][1e-3]
+        self.ring_tickets = RingTickets(start) if full else RingTickets(start, rounds=1, controlled=(1,))
 
     @staticmethod
     def training(steps: int, **changes: Any) -> TrainConfig:

@@ -9,6 +9,7 @@ from typing import Any
 from ganprune.core.checks import check_choice
 from ganprune.experiments.arms import Arms, arms_of
 from ganprune.experiments.base import Experiment
+from ganprune.experiments.ring_training import RING_LOSSES, RingTraining
 from ganprune.experiments.training import FromScratch
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -21,8 +22,18 @@ SEEDS = (0, 1, 2, 3, 4)
 """Seeds that decide."""
 SEARCHED = (100,)
 """Seeds on which recipes are searched, so that no claim is tested by the search that chose its recipe."""
-OTHER_SEEDS = {"recipe": SEARCHED, "mode-collapse": tuple(range(10))}
-"""Of the studies that have seeds of their own; a game on the ring takes a minute or less."""
+RING_SEEDS = tuple(range(10))
+"""Seeds that decide on the ring, where a training takes a minute or less."""
+OTHER_SEEDS = {
+    "recipe": SEARCHED,
+    "mode-collapse": RING_SEEDS,
+    "ring-search": (100, 101, 102),
+    "ring-losses": RING_SEEDS,
+    "ring-tickets": RING_SEEDS,
+}
+"""Of the studies that have seeds of their own."""
+RING_CHOSEN = dict.fromkeys(RING_LOSSES, 1e-3)
+"""Loss → the learning rate at which it came nearest to the data in the study "ring-search"."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,15 @@ def losses_of(arms: Arms) -> dict[str, FromScratch]:
         "wasserstein": arms.scratch(training=gradient),
         "hinge": arms.scratch(training=hinge, norm="spectral"),
     }
+
+
+def ring_losses_of(arms: Arms) -> dict[str, RingTraining]:
+    """Ways of training on the ring, each at the learning rate that was found for it."""
+    return {name: arms.ring_search[name][rate] for name, rate in RING_CHOSEN.items()}
+
+
+def _ring_search(arms: Arms) -> list[Experiment]:
+    return [arm for rates in arms.ring_search.values() for arm in rates.values()]
 
 
 def _magnitude(arms: Arms) -> list[Experiment]:
@@ -202,6 +222,17 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     ),
     "training-time": ("Does a pruned generator train faster?", 10, lambda arms: [arms.training_time]),
     "mode-collapse": ("What makes a generator lose modes?", 1, lambda arms: list(arms.ring.values())),
+    "ring-search": ("Which learning rate suits each loss on the ring?", 3, _ring_search),
+    "ring-losses": (
+        "Does the loss matter on the ring, once each is tuned?",
+        3,
+        lambda arms: list(ring_losses_of(arms).values()),
+    ),
+    "ring-tickets": (
+        "Are there winning lottery tickets on the ring?",
+        13,
+        lambda arms: [arms.ring_tickets],
+    ),
 }
 """Name → question, chapter, arms; in the order in which they are run."""
 
