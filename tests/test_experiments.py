@@ -25,6 +25,8 @@ from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
 from ganprune.experiments.ring_games import RingGame
+from ganprune.experiments.ring_tickets import RingTickets
+from ganprune.experiments.ring_training import RingTraining
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime, break_even
 from ganprune.experiments.studies import RECOVERED, STUDIES, study
 from ganprune.experiments.tickets import Tickets
@@ -63,6 +65,8 @@ KINDS: dict[str, Experiment] = {
     "images": SpoiltImages(noise=0.2, dropped=3, samples=40),
     "masks": InitialMasks("snip", 0.9, SMALL),
     "ring": RingGame(steps=40, moment=20, every=5),
+    "ring training": RingTraining.of("WGAN-GP", 1e-3, 5),
+    "ring tickets": RingTickets(RingTraining.of("non-saturating, R1", 1e-3, 8), rounds=2, controlled=(2,)),
     "latency": Latency(SMALL, sparsity=0.5, batch_size=4, turns=2),
     "sparse latency": SparseLatency(SMALL, sparsities=(0.0, 0.9), batch_size=4, turns=2),
     "training time": TrainingTime(SMALL, sparsity=0.5, updates=2, turns=2),
@@ -79,6 +83,8 @@ STAGES = {
     "images": ["measured"] * 2,
     "masks": ["measured"] * 4,
     "ring": ["played"] * 2,
+    "ring training": ["trained"],
+    "ring tickets": ["trained"] * (1 + 2 + 7),
     "latency": ["measured"] * 3,
     "sparse latency": ["measured"] * 4,
     "training time": ["measured"] * 2,
@@ -153,6 +159,7 @@ REPEATED = (
     "images",
 )
 REPEATED += ("discriminator balanced", "discriminator none", "tickets", "masks", "ring")
+REPEATED += ("ring training", "ring tickets")
 
 
 @pytest.mark.parametrize("kind", REPEATED)
@@ -161,7 +168,7 @@ def test_a_seed_determines_the_figures(kind, tmp_path, monkeypatch) -> None:
     if not isinstance(experiment, Recovery):  # their pair is the same by the first of these tests
         monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
     assert figures_of(measure(experiment, 3, "smoke")["rows"]) == figures_of(rows)
-    if kind in ("dense", "gradients", "images", "ring"):
+    if kind in ("dense", "gradients", "images", "ring", "ring training", "ring tickets"):
         assert figures_of(measure(experiment, 4, "smoke")["rows"]) != figures_of(rows)
 
 
@@ -382,7 +389,14 @@ def test_configurations_are_those_of_the_records() -> None:
     dense = arms_of("laptop").dense
     assert gp.load(pretrained_path("dcgan-mnist", 0)).metadata["key"] == config_hash(dense)
     known = {config_hash(arm) for name in STUDIES for arm in study(name).arms}
-    for name in ("from_scratch", "initial_masks", "ring_games", "spoilt_images"):
+    for name in (
+        "from_scratch",
+        "initial_masks",
+        "ring_games",
+        "ring_training",
+        "ring_tickets",
+        "spoilt_images",
+    ):
         assert {row["key"] for row in records.read(name)} <= known
 
 
@@ -396,7 +410,9 @@ def test_every_study_can_be_built_in_every_profile(profile) -> None:
         assert len({arm.label for arm in found.arms}) == len(set(keys)), name
         assert len(keys) == len(set(keys)) or profile == "smoke", name
         assert found.steps == sum(arm.steps for arm in found.arms) and found.question.endswith("?")
-        assert found.seeds == {"recipe": (100,), "mode-collapse": (*range(10),)}.get(name, (0, 1, 2, 3, 4))
+        ten = dict.fromkeys(("mode-collapse", "ring-losses", "ring-tickets"), (*range(10),))
+        others = {"recipe": (100,), "ring-search": (100, 101, 102)}
+        assert found.seeds == (ten | others).get(name, (0, 1, 2, 3, 4))
         for arm in found.arms:
             assert hash(arm) == hash(copy.deepcopy(arm)) and config_hash(arm) == config_hash(
                 copy.deepcopy(arm)

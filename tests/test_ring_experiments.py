@@ -1,0 +1,225 @@
+"""Trainings and tickets on the ring: the data, the distance, each control, and the search that chose the rates."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+import ganprune as gp
+from ganprune.experiments.arms import arms_of
+from ganprune.experiments.ring_games import MODES, RADIUS, STD
+from ganprune.experiments.ring_tickets import RING_CONTROLS, RingTickets
+from ganprune.experiments.ring_training import (
+    RING_LOSSES,
+    RING_RATES,
+    RingPoints,
+    RingTraining,
+    earth_mover,
+    even_points,
+    ring_figures,
+)
+from ganprune.experiments.studies import RING_CHOSEN, ring_losses_of, study
+from ganprune.lottery.iterative import Round
+from ganprune.training.state import TrainState
+
+SHORT = RingTickets(RingTraining.of("non-saturating, R1", 1e-3, 8), rounds=2, controlled=(2,))
+
+
+# ---------------------------------------------------------------- data and distance
+
+
+def test_points_depend_on_seed_and_step_alone() -> None:
+    source = RingPoints()
+    one = source.batch(64, 3, 5)
+    assert one.shape == (64, 2) and torch.equal(one, RingPoints().batch(64, 3, 5))
+    for other in (source.batch(64, 4, 5), source.batch(64, 3, 6)):
+        assert not torch.equal(one, other)
+
+
+def test_even_points_have_as_many_of_each_cluster() -> None:
+    points = even_points(4_000, 1)
+    nearest = torch.cdist(points, gp.data.synthetic.ring_centres(MODES, RADIUS)).min(dim=1)
+    assert torch.bincount(nearest.indices).tolist() == [500] * MODES
+    assert float(nearest.values.square().mean()) == pytest.approx(2 * STD**2, rel=0.1)
+
+
+def cheapest_plan(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the distance as a linear programme, whose plans may split a point."""
+    n = len(one)
+    sums = torch.cat([torch.kron(torch.eye(n), torch.ones(1, n)), torch.kron(torch.ones(1, n), torch.eye(n))])
+    cost = torch.cdist(one.double(), other.double()).flatten().numpy()
+    return float(linprog(cost, A_eq=sums.numpy(), b_eq=[1 / n] * (2 * n)).fun)
+
+
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(0, 1_000))
+@settings(max_examples=25, deadline=None)
+def test_the_distance_is_that_of_the_cheapest_plan(n: int, d: int, seed: int) -> None:
+    one, other = torch.randn(2, n, d, generator=gp.seeded(seed))
+    assert earth_mover(one, other) == pytest.approx(cheapest_plan(one, other), abs=1e-5)
+    assert earth_mover(one, other) == pytest.approx(earth_mover(other, one))
+    assert earth_mover(one, one.flip(0)) == 0
+    assert earth_mover(one, one + 3) == pytest.approx(3 * math.sqrt(d), rel=1e-5)
+
+
+def test_figures_tell_a_good_generator_from_a_collapsed_one() -> None:
+    class Draws(torch.nn.Module):
+        latent_dim = 2
+
+        def __init__(self, modes: int) -> None:
+            super().__init__()
+            self.modes = modes
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            angle = torch.atan2(z[:, 1], z[:, 0])  # uniform
+            chosen = ((angle / (2 * math.pi) + 0.5) * self.modes).long().clamp(max=self.modes - 1)
+            centres = gp.data.synthetic.ring_centres(MODES, RADIUS)[chosen]
+            length = z.norm(dim=1, keepdim=True)
+            around = torch.cat([(MODES * angle[:, None]).cos(), (MODES * angle[:, None]).sin()], 1)
+            return centres + STD * length * around
+
+    good, collapsed = ring_figures(Draws(8)), ring_figures(Draws(1))
+    assert good["modes"] == 8 and good["good_share"] > 0.95 and good["earth_mover"] < 0.2
+    assert collapsed["modes"] == 1 and collapsed["earth_mover"] > 2
+
+
+# ---------------------------------------------------------------- trainings
+
+
+@pytest.mark.parametrize("loss", RING_LOSSES)
+def test_a_training_is_what_its_label_says(loss: str) -> None:
+    arm = RingTraining.of(loss, 3e-3, 7)
+    config, gan = arm.training, arm.initial(0)
+    assert config.learning_rate == 3e-3 and arm.steps == 7 and "rate 0.003, 7 steps" in arm.label
+    assert config.discriminator_learning_rate is None and config.batch_size == 128
+    expected = {
+        "non-saturating": ("non-saturating", None, None, 1),
+        "non-saturating, R1": ("non-saturating", "r1", None, 1),
+        "WGAN, clipping": ("wasserstein", None, 0.1, 5),
+        "WGAN-GP": ("wasserstein", "gradient", None, 5),
+        "hinge, spectral norm": ("hinge", None, None, 1),
+    }[loss]
+    assert (config.loss, config.penalty, config.clip, config.critic_steps) == expected
+    spectral = any("parametrizations" in key for key in gan.discriminator.state_dict())
+    assert spectral == (loss == "hinge, spectral norm")
+
+
+def test_an_unknown_loss_is_named() -> None:
+    with pytest.raises(ValueError, match="loss must be one of .*'least squares'"):
+        RingTraining.of("least squares", 1e-3, 7)
+
+
+def test_the_chosen_rates_are_those_that_the_search_found() -> None:
+    rows, search = gp.records.read_store(), arms_of("laptop").ring_search
+    for loss, rates in search.items():
+        found = {}
+        for rate, arm in rates.items():
+            seeds = {row["seed"]: row["earth_mover"] for row in gp.records.rows_of(rows, arm)}
+            tried = [seeds[seed] for seed in study("ring-search").seeds]
+            found[rate] = sum(map(math.log, tried))
+        assert tuple(found) == RING_RATES and RING_CHOSEN[loss] == min(found, key=found.__getitem__), loss
+
+
+def test_each_loss_is_measured_at_its_rate() -> None:
+    chosen = ring_losses_of(arms_of("laptop"))
+    assert [*chosen] == [*RING_LOSSES]
+    assert {name: arm.training.learning_rate for name, arm in chosen.items()} == RING_CHOSEN
+    assert len({arm.steps for arm in chosen.values()}) == 1
+
+
+# ---------------------------------------------------------------- tickets and their controls
+
+
+@pytest.fixture(scope="module")
+def last() -> tuple[Round, Any]:
+    """Return the last round of a short lottery, and the scores of its dense network."""
+    pair = SHORT.start.initial(3)
+    rounds = [
+        (one, gp.score(one.state.gan.generator, "magnitude"))
+        for one in gp.find_tickets(
+            pair, RingPoints(), SHORT.start.training, 2, keep=SHORT.keep, show_progress=False
+        )
+    ]
+    return rounds[-1][0], rounds[0][1]
+
+
+def start_of(arm: str, last: tuple[Round, Any], seed: int = 11) -> TrainState:
+    """Return what a control trains."""
+    return RING_CONTROLS[arm](SHORT, *last, seed)
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Return whether two networks have the same weights."""
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(
+        left[key].shape == right[key].shape and torch.equal(left[key], right[key]) for key in left
+    )
+
+
+@pytest.mark.parametrize("arm", RING_CONTROLS)
+def test_a_control_has_as_many_weights_as_its_ticket_and_as_many_steps(arm: str, last: Any) -> None:
+    state, ticket = start_of(arm, last), last[0].ticket
+    count = sum(int((w != 0).sum()) for w in gp.prunable_weights(state.gan.generator).values())
+    assert count == pytest.approx(ticket.kept, rel=0.05 if arm == "small and dense" else 0)
+    assert state.step == 0 and state.config.steps == ticket.rewound.config.steps
+
+
+@pytest.mark.parametrize(
+    ("arm", "mask", "generator", "discriminator", "batches"),
+    [
+        ("reinitialised", True, False, False, True),
+        ("fresh generator", True, False, True, True),
+        ("shuffled", False, None, True, True),
+        ("random", False, None, True, True),
+        ("one-shot", False, None, True, True),
+        ("small and dense", None, None, True, True),
+        ("other batches", True, True, True, False),
+    ],
+)
+def test_a_control_changes_what_it_is_to_change(
+    arm: str, mask: bool | None, generator: bool | None, discriminator: bool, batches: bool, last: Any
+) -> None:
+    state, plain = start_of(arm, last), last[0].ticket.start()
+    assert same(state.gan.discriminator, plain.gan.discriminator) == discriminator
+    assert (state.config.seed == plain.config.seed) == batches
+    if mask is None:
+        assert not state.gan.masks
+    else:
+        assert (state.gan.masks["generator"] == plain.gan.masks["generator"]) == mask
+    if generator is not None:
+        assert same(state.gan.generator, plain.gan.generator) == generator
+    elif mask is not None:  # other weights of the same start
+        dense = gp.prunable_weights(last[0].ticket.rewound.gan.generator)
+        for key, weight in gp.prunable_weights(state.gan.generator).items():
+            kept = state.gan.masks["generator"][key]
+            assert torch.equal(weight[kept], dense[key][kept])
+
+
+def test_shuffling_keeps_the_layers_counts_and_one_shot_the_largest(last: Any) -> None:
+    ticket, once = last[0].ticket.masks["generator"], last[1]
+    shuffled = start_of("shuffled", last).gan.masks["generator"]
+    assert [row["kept"] for row in shuffled.layers()] == [row["kept"] for row in ticket.layers()]
+    chosen = start_of("one-shot", last).gan.masks["generator"]
+    kept = torch.cat([once[key][chosen[key]] for key in chosen])
+    gone = torch.cat([once[key][~chosen[key]] for key in chosen])
+    assert kept.min() >= gone.max()
+
+
+def test_a_control_leaves_its_ticket_alone(last: Any) -> None:
+    before = copy.deepcopy(last[0].ticket.rewound.gan)
+    for arm in RING_CONTROLS:
+        gp.train(start_of(arm, last), RingPoints(), until=2, show_progress=False)
+    after = last[0].ticket.rewound.gan
+    assert same(before.generator, after.generator) and same(before.discriminator, after.discriminator)
+
+
+def test_the_rows_of_the_ticket_are_those_of_plain_imp(last: Any) -> None:
+    rows = [row for row in SHORT.run(SHORT.start.training.seed) if row["arm"] == "ticket"]
+    assert [row["round"] for row in rows] == [0, 1, 2] and rows[0]["kept"] == 4_352
+    assert rows[-1]["kept"] == last[0].ticket.kept
