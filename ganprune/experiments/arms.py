@@ -13,6 +13,7 @@ from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import COURSE_RECOVERY, OUTPUT_LAYER, Recovery
 from ganprune.experiments.ring_games import RingGame
+from ganprune.experiments.ring_schedules import MOMENTS, RingSchedule
 from ganprune.experiments.ring_tickets import RingTickets
 from ganprune.experiments.ring_training import RING_LOSSES, RING_RATES, RingTraining
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime
@@ -72,6 +73,11 @@ class Arms:
             name: {rate: RingTraining.of(name, rate, steps) for rate in RING_RATES} for name in RING_LOSSES
         }
         start = self.ring_search["non-saturating, R1"][1e-3]
+        self.ring_schedules = {moment: RingSchedule(start, moment) for moment in MOMENTS}
+        self.ring_slower = {
+            moment: dataclasses.replace(self.ring_schedules[moment], judge_rate=0.25)
+            for moment in ("dense", "after")
+        }
         self.ring_tickets = RingTickets(start) if full else RingTickets(start, rounds=1, controlled=(1,))
 
     @staticmethod

@@ -46,6 +46,7 @@ def claims(arms: Arms) -> list[Claim]:
         *_precision(arms),
         *_ring_losses(arms),
         *_ring_tickets(arms),
+        *_ring_schedules(arms),
     ]
 
 
@@ -359,6 +360,21 @@ def _ring_tickets(arms: Arms) -> Iterator[Claim]:
     )
     compared = (Comparison(arm("fresh generator"), fresh, "earth_mover"),)
     yield Claim("26g", text, "chen2021gantickets", "ring-tickets", "lower", compared)
+
+
+def _ring_schedules(arms: Arms) -> Iterator[Claim]:
+    at, slower = arms.ring_schedules, arms.ring_slower
+    where = f"on the ring at {at['after'].sparsity:.0%}, in as many steps,"
+    pairs = (
+        (at["after"], at["before"], "pruning at once after training beats pruning before it", "frankle2021missing"),
+        (at["during"], at["after"], "pruning gradually during training beats pruning at once after it", "zhu2018agp"),
+        (at["gradually"], at["after"], "pruning gradually after training beats pruning at once", "zhu2018agp"),
+        (slower["after"], at["after"], "a slower discriminator helps the generator that was pruned at once", ""),
+        (slower["dense"], at["dense"], "a slower discriminator helps the dense generator", ""),
+    )  # fmt: skip
+    for letter, (one, other, text, source) in zip("abcde", pairs, strict=True):
+        compared = (Comparison(trained(one), trained(other), "earth_mover"),)
+        yield Claim(f"27{letter}", f"{where} {text}", source, "ring-schedules", "lower", compared)
 
 
 def _control(arms: Arms) -> Arm:

@@ -29,6 +29,7 @@ OTHER_SEEDS = {
     "mode-collapse": RING_SEEDS,
     "ring-search": (100, 101, 102),
     "ring-losses": RING_SEEDS,
+    "ring-schedules": RING_SEEDS,
     "ring-tickets": RING_SEEDS,
 }
 """Of the studies that have seeds of their own."""
@@ -227,6 +228,11 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
         "Does the loss matter on the ring, once each is tuned?",
         3,
         lambda arms: list(ring_losses_of(arms).values()),
+    ),
+    "ring-schedules": (
+        "When is it best to prune, on the ring?",
+        10,
+        lambda arms: [*arms.ring_schedules.values(), *arms.ring_slower.values()],
     ),
     "ring-tickets": (
         "Are there winning lottery tickets on the ring?",

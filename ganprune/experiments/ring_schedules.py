@@ -1,0 +1,89 @@
+"""When to prune, on the ring: before, during or after training, at once or gradually, in equally many steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ganprune.core.checks import check_choice, check_number
+from ganprune.core.random import step_seed
+from ganprune.dynamic.gradual import GradualPruning
+from ganprune.dynamic.schedules import Cubic, OneShot, Schedule
+from ganprune.experiments.base import Experiment, Seconds, trackers
+from ganprune.experiments.ring_training import RingPoints, RingTraining, trained_row
+from ganprune.training.loop import train
+from ganprune.training.state import TrainState
+
+MOMENTS = ("dense", "before", "during", "after", "gradually")
+"""When the generator is pruned, by magnitude over all layers together: never; before the first step; along the cubic
+curve from a quarter of the first cycle to its end; after it, at once; along the cubic curve in the first half of the
+second cycle."""
+
+
+@dataclass(frozen=True)
+class RingSchedule(Experiment):
+    """Two cycles of training on the ring; the second goes on from the averaged generator, with fresh optimisers.
+
+    Attributes:
+        start: the pair and the training of each cycle.
+        moment: one of :data:`MOMENTS`.
+        sparsity: at the end.
+        judge_rate: the discriminator's learning rate in the second cycle, as a share of the generator's.
+    """
+
+    name: ClassVar[str] = "ring schedules"
+
+    start: RingTraining = field(default_factory=RingTraining)
+    moment: str = "dense"
+    sparsity: float = 0.9
+    judge_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("moment", self.moment, MOMENTS)
+        check_number("sparsity", self.sparsity, "[0, 1)")
+        check_number("judge_rate", self.judge_rate, "(0, inf)")
+
+    @property
+    def steps(self) -> int:
+        """Generator updates of one seed."""
+        return 2 * self.start.steps
+
+    @property
+    def label(self) -> str:
+        """The arm in a few words."""
+        pruned = "dense" if self.moment == "dense" else f"{self.sparsity:.0%} {self.moment}"
+        slower = "" if self.judge_rate == 1 else f", then D at {self.judge_rate:g} of the rate"
+        return f"{pruned}{slower}, {self.steps:,} steps"
+
+    def run(self, seed: int) -> Iterator[dict[str, Any]]:
+        """A row at the end of each cycle: "first", after which pruning may follow, and "trained"."""
+        config = dataclasses.replace(self.start.training, seed=seed)
+        state = self._cycle(TrainState(self.start.initial(seed), config), 0, seed)
+        yield {**trained_row(state), "stage": "first cycle"}
+        gan = state.gan
+        gan.generator.load_state_dict(gan.generator_ema.state_dict())
+        config = dataclasses.replace(
+            config,
+            seed=step_seed(seed, config.steps, "second cycle"),
+            discriminator_learning_rate=self.judge_rate * config.learning_rate,
+        )
+        state = self._cycle(TrainState(gan, config), 1, seed)
+        mask = gan.masks.get("generator")
+        yield {**trained_row(state), "sparsity": mask.sparsity if mask else 0.0}
+
+    def _cycle(self, state: TrainState, cycle: int, seed: int) -> TrainState:
+        steps = state.config.steps
+        schedules: dict[tuple[str, int], Schedule] = {
+            ("before", 0): OneShot(self.sparsity),
+            ("during", 0): Cubic(self.sparsity, start=steps // 4, end=steps),
+            ("after", 1): OneShot(self.sparsity),
+            ("gradually", 1): Cubic(self.sparsity, end=steps // 2),
+        }
+        callbacks = [Seconds(), *trackers(self, seed, steps, f"cycle {cycle}")]
+        schedule = schedules.get((self.moment, cycle))
+        if schedule is not None:
+            every = max(1, steps // 40) if isinstance(schedule, Cubic) else None
+            callbacks.append(GradualPruning(schedule, every=every))
+        return train(state, RingPoints(), callbacks, show_progress=False)
