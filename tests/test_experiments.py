@@ -25,6 +25,7 @@ from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
 from ganprune.experiments.recovery import DISCRIMINATORS, OUTPUT_LAYER, Recovery
 from ganprune.experiments.ring_games import RingGame
+from ganprune.experiments.ring_schedules import RingSchedule
 from ganprune.experiments.ring_tickets import RingTickets
 from ganprune.experiments.ring_training import RingTraining
 from ganprune.experiments.speed import Latency, SparseLatency, TrainingTime, break_even
@@ -66,6 +67,7 @@ KINDS: dict[str, Experiment] = {
     "masks": InitialMasks("snip", 0.9, SMALL),
     "ring": RingGame(steps=40, moment=20, every=5),
     "ring training": RingTraining.of("WGAN-GP", 1e-3, 5),
+    "ring schedules": RingSchedule(RingTraining.of("non-saturating, R1", 1e-3, 8), "during"),
     "ring tickets": RingTickets(RingTraining.of("non-saturating, R1", 1e-3, 8), rounds=2, controlled=(2,)),
     "latency": Latency(SMALL, sparsity=0.5, batch_size=4, turns=2),
     "sparse latency": SparseLatency(SMALL, sparsities=(0.0, 0.9), batch_size=4, turns=2),
@@ -84,6 +86,7 @@ STAGES = {
     "masks": ["measured"] * 4,
     "ring": ["played"] * 2,
     "ring training": ["trained"],
+    "ring schedules": ["first cycle", "trained"],
     "ring tickets": ["trained"] * (1 + 2 + 7),
     "latency": ["measured"] * 3,
     "sparse latency": ["measured"] * 4,
@@ -159,7 +162,7 @@ REPEATED = (
     "images",
 )
 REPEATED += ("discriminator balanced", "discriminator none", "tickets", "masks", "ring")
-REPEATED += ("ring training", "ring tickets")
+REPEATED += ("ring training", "ring schedules", "ring tickets")
 
 
 @pytest.mark.parametrize("kind", REPEATED)
@@ -168,7 +171,7 @@ def test_a_seed_determines_the_figures(kind, tmp_path, monkeypatch) -> None:
     if not isinstance(experiment, Recovery):  # their pair is the same by the first of these tests
         monkeypatch.setenv("GANPRUNE_CACHE", str(tmp_path / "other"))
     assert figures_of(measure(experiment, 3, "smoke")["rows"]) == figures_of(rows)
-    if kind in ("dense", "gradients", "images", "ring", "ring training", "ring tickets"):
+    if kind in ("dense", "gradients", "images", "ring", "ring training", "ring schedules", "ring tickets"):
         assert figures_of(measure(experiment, 4, "smoke")["rows"]) != figures_of(rows)
 
 
@@ -410,7 +413,7 @@ def test_every_study_can_be_built_in_every_profile(profile) -> None:
         assert len({arm.label for arm in found.arms}) == len(set(keys)), name
         assert len(keys) == len(set(keys)) or profile == "smoke", name
         assert found.steps == sum(arm.steps for arm in found.arms) and found.question.endswith("?")
-        ten = dict.fromkeys(("mode-collapse", "ring-losses", "ring-tickets"), (*range(10),))
+        ten = dict.fromkeys(("mode-collapse", "ring-losses", "ring-schedules", "ring-tickets"), (*range(10),))
         others = {"recipe": (100,), "ring-search": (100, 101, 102)}
         assert found.seeds == (ten | others).get(name, (0, 1, 2, 3, 4))
         for arm in found.arms:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import ganprune as gp
+from ganprune.experiments import ring_schedules
 from ganprune.experiments.arms import arms_of
 from ganprune.experiments.ring_games import MODES, RADIUS, STD
+from ganprune.experiments.ring_schedules import MOMENTS, RingSchedule
 from ganprune.experiments.ring_tickets import RING_CONTROLS, RingTickets
 from ganprune.experiments.ring_training import (
     RING_LOSSES,
@@ -223,3 +225,69 @@ def test_the_rows_of_the_ticket_are_those_of_plain_imp(last: Any) -> None:
     rows = [row for row in SHORT.run(SHORT.start.training.seed) if row["arm"] == "ticket"]
     assert [row["round"] for row in rows] == [0, 1, 2] and rows[0]["kept"] == 4_352
     assert rows[-1]["kept"] == last[0].ticket.kept
+
+
+# ---------------------------------------------------------------- when to prune
+
+
+def watched(moment: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[float, float]]:
+    """Return the generator's sparsity and the discriminator's learning rate after each step of both cycles."""
+    seen: list[tuple[float, float]] = []
+
+    def look(state: TrainState) -> None:
+        mask = state.gan.masks.get("generator")
+        rate = state.optimizers["discriminator"].param_groups[0]["initial_lr"]
+        seen.append((mask.sparsity if mask else 0.0, rate))
+
+    def train(state: TrainState, source: Any, callbacks: Any, **options: Any) -> TrainState:
+        return gp.train(state, source, [*callbacks, look], **options)
+
+    monkeypatch.setattr(ring_schedules, "train", train)
+    arm = RingSchedule(RingTraining.of("non-saturating, R1", 1e-3, 40), moment, **changes)
+    last = [*arm.run(0)][-1]
+    assert len(seen) == arm.steps == 80
+    assert last["sparsity"] == pytest.approx(0.0 if moment == "dense" else 0.9, abs=1e-3)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("moment", "first", "last"),
+    [("before", 0, 0), ("during", 11, 40), ("after", 40, 40), ("gradually", 41, 60)],
+)
+def test_each_moment_prunes_when_it_says(
+    moment: str, first: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparsities = [sparsity for sparsity, _ in watched(moment, monkeypatch)]
+    assert sparsities == sorted(sparsities)
+    assert next(i for i, sparsity in enumerate(sparsities) if sparsity) == pytest.approx(first, abs=1)
+    assert sparsities.index(sparsities[-1]) == pytest.approx(last, abs=2)
+    if first == last:
+        assert len(set(sparsities)) == (1 if moment == "before" else 2)
+
+
+def test_dense_is_never_pruned_and_a_slower_judge_learns_slower_in_the_second_cycle_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = watched("dense", monkeypatch, judge_rate=0.25)
+    assert {sparsity for sparsity, _ in seen} == {0.0}
+    assert [rate for _, rate in seen] == [1e-3] * 40 + [0.25e-3] * 40
+
+
+def test_moments_share_the_first_cycle_as_far_as_they_are_dense_in_it() -> None:
+    start = RingTraining.of("non-saturating, R1", 1e-3, 6)
+    firsts = {moment: next(RingSchedule(start, moment).run(1))["earth_mover"] for moment in MOMENTS}
+    assert firsts["dense"] == firsts["after"] == firsts["gradually"]
+    assert len({firsts["dense"], firsts["before"], firsts["during"]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"moment": "later"}, "moment must be one of .*'later'"),
+        ({"sparsity": 1.0}, "sparsity must be in .*1.0"),
+        ({"judge_rate": 0}, "judge_rate must be in .*0"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_before_the_work(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RingSchedule(**changes)

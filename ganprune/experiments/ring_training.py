@@ -49,7 +49,7 @@ RING_LOSSES: dict[str, dict[str, Any]] = {
 }
 """What each way of training changes; the learning rate apart, which is searched for each. Five updates of the critic
 and the optimisers are those of the papers, the bound of the clipping is that of chapter 3."""
-RING_RATES = (3e-4, 1e-3, 3e-3)
+RING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """The learning rates that are tried, the same ones for each loss, of both players."""
 
 
