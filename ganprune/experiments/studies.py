@@ -9,7 +9,7 @@ from typing import Any
 from ganprune.core.checks import check_choice
 from ganprune.experiments.arms import Arms, arms_of
 from ganprune.experiments.base import Experiment
-from ganprune.experiments.ring_training import RING_LOSSES, RingTraining
+from ganprune.experiments.ring_training import RingTraining
 from ganprune.experiments.training import FromScratch
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -33,7 +33,13 @@ OTHER_SEEDS = {
     "ring-tickets": RING_SEEDS,
 }
 """Of the studies that have seeds of their own."""
-RING_CHOSEN = dict.fromkeys(RING_LOSSES, 1e-3)
+RING_CHOSEN = {
+    "non-saturating": 3e-3,
+    "non-saturating, R1": 3e-3,
+    "WGAN, clipping": 1e-3,
+    "WGAN-GP": 3e-3,
+    "hinge, spectral norm": 1e-2,
+}
 """Loss → the learning rate at which it came nearest to the data in the study "ring-search"."""
 
 
