@@ -475,6 +475,7 @@ PARTS = {
     11: "ab",
 }
 PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh", 24: ""}
+PARTS |= {25: "abcde", 26: "abcdefg", 27: "abcde"}
 
 
 def test_claims_are_numbered_as_they_were_planned() -> None:
@@ -553,10 +554,27 @@ class Simulated:
     def row(self, seed: int, noise: float) -> dict[str, Any]:
         """Return the row of one seed."""
         value = 2 + noise / 10
-        names = ("digit_fid", "recall", "precision", "density", "latency_seconds", "step_processor_seconds")
+        names = ("digit_fid", "recall", "precision", "density", "earth_mover")
+        names += ("latency_seconds", "step_processor_seconds")
         row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
         row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}
         return row | dict.fromkeys(names, value) | {"gradients_at_end": {"a": value}} | dict(self.arm.where)
+
+
+def test_seeds_of_a_search_decide_nothing() -> None:
+    claim = next(claim for claim in claims(arms_of("laptop")) if claim.claim == "25a")
+    (compared,) = claim.comparisons
+
+    def verdict(seeds: range) -> Any:
+        arms = (compared.treated, compared.control)
+        return judge(claim, [Simulated(arm).row(seed, seed % 3) for arm in arms for seed in seeds])
+
+    assert verdict(range(100, 110)).n == 0
+    assert verdict(range(95, 110)) == verdict(range(95, 100)) and verdict(range(95, 110)).n == 5
+    events = [claim for claim in claims(arms_of("laptop")) if claim.event]
+    for found in events:
+        row = {"key": config_hash(found.event[0]), "starved": True, "stage": "measured"}
+        assert judge(found, [{**row, "seed": seed} for seed in range(100, 105)]).n == 0
 
 
 def test_a_claim_with_an_arm_that_has_no_record_shows_no_effect() -> None:

@@ -159,11 +159,5 @@ class RingTraining(Experiment):
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """One row at the end, of the averaged generator."""
         state = TrainState(self.initial(seed), dataclasses.replace(self.training, seed=seed))
-        train(state, RingPoints(), [Seconds(), *trackers(self, seed, self.steps)])
-        yield {
-            "stage": "trained",
-            "step": state.step,
-            **state.rows[Seconds.name][0],
-            **state.history[-1],
-            **ring_figures(state.gan.generator_ema),
-        }
+        callbacks = [Seconds(), *trackers(self, seed, self.steps)]
+        yield trained_row(train(state, RingPoints(), callbacks, show_progress=False))

@@ -13,7 +13,8 @@ A verdict is *supported*, *not supported* or *not decided*. The rules:
 - "variety": at the first sparsity at which recall lies below three quarters of dense (upper end of the 95%
   interval), precision and density both lie above nine tenths of dense (lower ends).
 
-With fewer than five seeds, or where the dense arm is worse than six floors, nothing is decided.
+Seeds of a search decide nothing. With fewer than five others, or where the dense arm is worse than six floors, nothing
+is decided.
 """
 
 from __future__ import annotations
@@ -37,11 +38,16 @@ NOT_MEASURED = "not measured yet"
 """What stands in the place of a verdict where an arm has no record."""
 WORST_DENSE = 6.0
 """Floors beyond which a dense arm decides nothing."""
+SEARCH_SEEDS = 100
+"""Seeds from here on are those of searches: what a recipe was chosen by cannot test it."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Rows of one configuration: which stage, and what else they must hold. Verdicts read the test split."""
+    """Rows of one configuration: which stage, and what else they must hold. Verdicts read the test split.
+
+    Rows of a search, whose seeds begin at 100, are left out.
+    """
 
     experiment: Experiment
     stage: str
@@ -53,7 +59,8 @@ class Arm:
         return {
             row["seed"]: row
             for row in rows_of(rows, self.experiment)  # type: ignore[arg-type]
-            if all(row.get(name, value) == value for name, value in wanted.items())
+            if row["seed"] < SEARCH_SEEDS
+            and all(row.get(name, value) == value for name, value in wanted.items())
         }
 
     def values(self, rows: Rows, measure: Measure) -> dict[int, float]:
@@ -269,7 +276,8 @@ def _judge_event(claim: Claim, rows: Rows) -> Verdict:
     experiment, happened = claim.event
     seeds: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows_of(rows, experiment):  # type: ignore[arg-type]
-        seeds.setdefault(row["seed"], []).append(row)
+        if row["seed"] < SEARCH_SEEDS:
+            seeds.setdefault(row["seed"], []).append(row)
     n, count = len(seeds), sum(happened(found) for found in seeds.values())
     if not n:
         return _verdict(claim, 0, "not decided", scale="share of seeds")
