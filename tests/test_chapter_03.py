@@ -391,20 +391,16 @@ def test_a_bend_costs_what_exercise_2_says(width: int, seed: int) -> None:
 # --- The record ---------------------------------------------------------------------------------------------
 
 
-def glued(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], str]:
+def glued(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], list[dict[str, Any]], dict[str, Any]]:
+    """Return what the cells of the record glue, the rows of the table of digits, and their names."""
     import myst_nb
 
     texts: dict[str, str] = {}
     monkeypatch.setattr(myst_nb, "glue", lambda name, text, display: texts.__setitem__(name, text))
-    settings_alone = run_cells("claims", "arms-settings")["rows"]
-    assert [(row["rate"], row["betas"], row["norm of D"]) for row in settings_alone] == [
-        (0.001, "0, 0.99", "none"),
-        (0.001, "0, 0.99", "none"),
-        (0.0015, "0, 0.99", "spectral"),
-    ]
-    names = ("claims", "arms-settings", "arms-code", "arms-table", "arms-glue")
-    cells = run_cells(*names, glue=myst_nb.glue)
-    return texts, "\n".join(str(gp.plots.Table(rows)) for rows in [cells["rows"]])
+    names = ("batches", "ring-table", "claims", "arms-table", "arms-glue")
+    profile, data = gp.profile(), gp.mnist()
+    cells = run_cells(*BASE, *names, glue=myst_nb.glue, profile=profile, data=data)
+    return texts, cells["rows"], cells
 
 
 def invented(seeds: int, path: Path) -> None:
@@ -422,16 +418,35 @@ def invented(seeds: int, path: Path) -> None:
             gp.records.append(path, {"key": config_hash(arm), "seed": seed, "rows": rows})
 
 
-def test_sentences_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_of_digits_is_shown_as_far_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ganprune.experiments.arms import arms_of
 
+    for row in (Path(gp.__file__).parent / "assets" / "records").glob("ring_training.jsonl"):
+        (tmp_path / row.name).write_bytes(row.read_bytes())
     monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
-    texts, table = glued(monkeypatch)
+    texts, table, cells = glued(monkeypatch)
     assert {texts[f"03-2{letter}"] for letter in "abc"} == {"not measured yet"}
-    assert "–" in table
+    assert not table and cells["waiting"] == ["2a", "2b", "2c"]
     invented(5, tmp_path / "from_scratch.jsonl")
-    texts, table = glued(monkeypatch)
+    texts, table, cells = glued(monkeypatch)
     assert texts["03-2a"].startswith("supported, ratio 1.01 [")
     assert texts["03-2b"].startswith("not supported, ratio 1.19 [")
-    assert "8.1 [" in table
+    assert str(table[0]["digit-FID"]).startswith("8.08 [") and not cells["waiting"]
     assert texts["03-budget"] == f"{arms_of('laptop').sizes.scratch_steps:,}"
+    assert texts["03-ring-steps"] == "2,000"
+
+
+def test_the_table_of_the_ring_is_that_of_ten_seeds_and_not_of_the_search() -> None:
+    from ganprune.experiments.arms import arms_of
+    from ganprune.experiments.studies import ring_losses_of
+
+    rows = run_cells("ring-table")["rows"]
+    record = gp.records.read_store()
+    for row, arm in zip(rows, ring_losses_of(arms_of("laptop")).values(), strict=True):
+        found = [one for one in gp.records.rows_of(record, arm) if one["seed"] in range(10)]
+        assert len(found) == 10
+        mean = math.exp(sum(math.log(one["earth_mover"]) for one in found) / 10)
+        assert row["distance"].startswith(f"{mean:.3g} [") and row["distance"].endswith("(n = 10)")
+        assert row["fewest clusters"] == min(one["modes"] for one in found)
