@@ -420,6 +420,7 @@ def test_the_figure_of_the_ring_draws_the_means_of_the_record() -> None:
     values: dict[str, dict[int, list[float]]] = {}
     for row in ring_rows():
         values.setdefault(row["arm"], {}).setdefault(row["round"], []).append(math.log(row["earth_mover"]))
+    values = {cells["words"].get(name, name): found for name, found in values.items()}
     assert sorted(labels) == sorted(values) and labels[0] == "ticket"
     for handle, label in zip(handles, labels, strict=True):
         means = [math.exp(sum(logs) / len(logs)) for logs in values[label].values()]
