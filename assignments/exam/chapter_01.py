@@ -158,8 +158,8 @@ and why does that help a bad generator?"""
 $s^* = (\alpha a + \beta b) / (a + b)$.
 (a) $\beta = 0$: ${alpha} \cdot {a} / ({a} + {b}) = {num(one)}$.
 (b) $({alpha} \cdot {a} + {beta} \cdot {b}) / ({a} + {b}) = {num(both)}$.
-(c) With $a = 0$ it says $\beta = {beta}$ instead of 0: the belief no longer depends on how many samples are there, so its slope
-does not lead away from such places."""
+(c) With $a = 0$ it says $\beta = {beta}$ instead of 0. Around such places it levels off at $\beta$, so $-\log s^*$ hardly slopes
+and does not lead the generator away."""
     answer = {"one-sided": one, "two-sided": both, "without data": beta}
     return Draft(text, solution, answer, {"alpha": alpha, "beta": beta, "a": a, "b": b})
 
