@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import ganprune as gp
 from ganprune.experiments.arms import arms_of
 from ganprune.experiments.claims import claims, shipped_verdicts
+from ganprune.experiments.verdicts import Arm, Comparison
 
 CHAPTER = Chapter(
     "10_when_and_how_fast",
@@ -410,3 +411,56 @@ def test_every_claim_of_the_chapter_is_in_its_table(monkeypatch: pytest.MonkeyPa
     assert {row["claim"]: row["in words"] for row in tables["claims"]} == {
         name: known[name] for name in expected
     }
+
+
+def test_what_the_text_says_of_one_precision_and_of_the_second_cycle_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: None)
+    lines = run_cells("records", "recorded-glue", "recorded-clean")["lines"]
+    found = {(line["compared"], line["in"]): line for line in lines}
+    assert found["cubic over one-shot", "digit-FID"]["high"] < 1
+    assert found["D slower minus one-shot", "recall"]["high"] < 0  # it lowers recall
+    assert found["dense control over dense", "digit-FID"]["low"] > 1  # the second cycle made it worse
+    assert all(line["seeds"] == 5 for line in lines)
+    recall = Comparison(
+        Arm(arms_of("laptop").in_float32(0.9), "recovered"),
+        Arm(arms_of("laptop").recovery(0.9), "recovered"),
+        "recall",
+    ).contrast(gp.records.read_store())
+    assert recall is not None
+    moved = abs(recall.interval().mean)  # by as much as in 23b
+    assert 0.5 < moved / abs(shipped_verdicts()["23b"].effect) < 2
+    assert shipped_verdicts()["19c"].low > 1
+
+
+def test_the_arms_of_one_precision_are_of_one_precision() -> None:
+    arms, record = arms_of("laptop"), gp.records.read_store()
+    for arm in (
+        arms.in_float32(0.9),
+        arms.recovery(0.9, schedule="cubic"),
+        arms.recovery(0.9, discriminator="slower"),
+    ):
+        rows = Arm(arm, "recovered").rows(record).values()
+        assert {row["precision_of_training"] for row in rows} == {"float32"}
+
+
+def test_the_cubic_arm_keeps_a_fifth_of_the_weights_on_average_and_prunes_some_twenty_times() -> None:
+    steps = arms_of("laptop").sizes.recovery_steps
+    rise = gp.Cubic(0.9, end=steps // 2)
+    mean = sum(1 - rise(step) for step in range(steps)) / steps
+    assert round(mean, 2) == 0.21
+    assert len(gp.GradualPruning(rise).steps) in range(19, 24)
+
+
+def test_the_table_of_the_ring_has_all_moments_and_ten_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: None)
+    rows = run_cells("records", "ring-arms")["rows"]
+    labels = [row["arm"] for row in rows]
+    assert labels[:5] == ["dense", "90% before", "90% during", "90% after", "90% gradually"]
+    assert len(rows) == 7 and {row["seeds"] for row in rows} == {10}
+    record = gp.records.read_store()
+    for row, arm in zip(rows[:5], arms_of("laptop").ring_schedules.values(), strict=True):
+        ends = [one["earth_mover"] for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
+        mean = math.exp(sum(map(math.log, ends)) / len(ends))
+        assert row["distance"].startswith(f"{mean:.3g} [") and row["worst seed"] == max(ends)
