@@ -464,3 +464,15 @@ def test_the_table_of_the_ring_has_all_moments_and_ten_seeds(monkeypatch: pytest
         ends = [one["earth_mover"] for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
         mean = math.exp(sum(map(math.log, ends)) / len(ends))
         assert row["distance"].startswith(f"{mean:.3g} [") and row["worst seed"] == max(ends)
+
+
+def test_what_the_text_says_of_a_cut_before_training_on_the_ring() -> None:
+    start = arms_of("laptop").ring_schedules["before"].start
+    kept = []
+    for seed in range(10):
+        gan = start.initial(seed)
+        mask = gp.prune(gan, 0.9)
+        last = [*mask][-1]
+        assert mask[last].numel() == 128
+        kept.append(int(mask[last].sum()))
+    assert round(sum(kept) / len(kept)) == 11  # about eleven of 128 output weights
