@@ -10,7 +10,8 @@ from typing import Any
 
 from ganprune.experiments.arms import Arms, arms_of
 from ganprune.experiments.base import Experiment
-from ganprune.experiments.studies import RECOVERED, SPARSITIES, losses_of, ring_losses_of
+from ganprune.experiments.ring_claims import ring_claims
+from ganprune.experiments.studies import RECOVERED, SPARSITIES, losses_of
 from ganprune.experiments.verdicts import Arm, Claim, Comparison, Rows, Verdict, judge
 from ganprune.records.store import read_store
 
@@ -44,9 +45,7 @@ def claims(arms: Arms) -> list[Claim]:
         *_variety(arms),
         *_discriminators(arms),
         *_precision(arms),
-        *_ring_losses(arms),
-        *_ring_tickets(arms),
-        *_ring_schedules(arms),
+        *ring_claims(arms),
     ]
 
 
@@ -316,65 +315,6 @@ def _precision(arms: Arms) -> Iterator[Claim]:
         "a generator at 90%, trained on in float32, matches the one trained on in the processor's precision"
     )
     yield Claim("24", text, "", "magnitude", "matches", compared, _control(arms))
-
-
-def _ring_losses(arms: Arms) -> Iterator[Claim]:
-    ways = ring_losses_of(arms)
-    plain, held = "non-saturating", "non-saturating, R1"
-    clipped, penalised, normed = "WGAN, clipping", "WGAN-GP", "hinge, spectral norm"
-    where = "on the ring, each at its best learning rate"
-    pairs = (
-        (penalised, held, "matches", f"WGAN-GP matches the non-saturating loss with R1 {where}", "lucic2018equal"),
-        (normed, held, "matches", f"hinge with spectral norm matches it {where}", "lucic2018equal"),
-        (penalised, normed, "matches", f"WGAN-GP matches hinge with spectral norm {where}", "lucic2018equal"),
-        (penalised, clipped, "lower", f"WGAN-GP ends nearer to the data than clipping {where}", "gulrajani2017wgangp"),
-        (held, plain, "lower", f"R1 brings the non-saturating loss nearer {where}", "mescheder2018converge"),
-    )  # fmt: skip
-    for letter, (one, other, rule, text, source) in zip("abcde", pairs, strict=True):
-        compared = (Comparison(trained(ways[one]), trained(ways[other]), "earth_mover"),)
-        yield Claim(f"25{letter}", text, source, "ring-losses", rule, compared)
-
-
-def _ring_tickets(arms: Arms) -> Iterator[Claim]:
-    study = arms.ring_tickets
-    number = study.controlled[0]
-
-    def arm(name: str, at: int = number) -> Arm:
-        return trained(study, round=at, arm=name)
-
-    dense, ticket, fresh = arm("ticket", 0), arm("ticket"), arm("reinitialised")
-    pairs = (
-        (ticket, dense, "not worse", "is no worse than dense", "frankle2019lottery"),
-        (ticket, fresh, "lower", "beats its mask on fresh weights", "frankle2019lottery"),
-        (ticket, arm("shuffled"), "lower", "beats its shuffled mask", "frankle2021missing"),
-        (ticket, arm("one-shot"), "lower", "beats as many weights chosen at once", "frankle2019lottery"),
-        (ticket, arm("small and dense"), "lower", "beats a dense generator with as many weights", ""),
-        (arm("other batches"), ticket, "not worse", "is no worse on other batches", ""),
-    )
-    said = f"on the ring, the ticket of {study.keep**number:.0%} of the weights"
-    for letter, (one, other, rule, text, source) in zip("abcdef", pairs, strict=True):
-        compared = (Comparison(one, other, "earth_mover"),)
-        yield Claim(f"26{letter}", f"{said} {text}", source, "ring-tickets", rule, compared)
-    text = (
-        "on the ring, the ticket's mask on a fresh generator does better if the discriminator keeps its start"
-    )
-    compared = (Comparison(arm("fresh generator"), fresh, "earth_mover"),)
-    yield Claim("26g", text, "chen2021gantickets", "ring-tickets", "lower", compared)
-
-
-def _ring_schedules(arms: Arms) -> Iterator[Claim]:
-    at, slower = arms.ring_schedules, arms.ring_slower
-    where = f"on the ring at {at['after'].sparsity:.0%}, in as many steps,"
-    pairs = (
-        (at["after"], at["before"], "pruning at once after training beats pruning before it", "frankle2021missing"),
-        (at["during"], at["after"], "pruning gradually during training beats pruning at once after it", "zhu2018agp"),
-        (at["gradually"], at["after"], "pruning gradually after training beats pruning at once", "zhu2018agp"),
-        (slower["after"], at["after"], "a slower discriminator helps the generator that was pruned at once", ""),
-        (slower["dense"], at["dense"], "a slower discriminator helps the dense generator", ""),
-    )  # fmt: skip
-    for letter, (one, other, text, source) in zip("abcde", pairs, strict=True):
-        compared = (Comparison(trained(one), trained(other), "earth_mover"),)
-        yield Claim(f"27{letter}", f"{where} {text}", source, "ring-schedules", "lower", compared)
 
 
 def _control(arms: Arms) -> Arm:
