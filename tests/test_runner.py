@@ -115,8 +115,16 @@ def test_the_cost_follows_the_records(store) -> None:
     assert cost(missing, []).steps == steps and cost(missing, []).units == len(missing)
     overhead = 20 * len(missing)
     assert cost(missing, []).core_hours == pytest.approx((0.04 * steps + overhead) / 3_600)
-    rows = [{"processor_seconds": seconds, "step": 100} for seconds in (1.0, 2.0, 900.0)] + [{"step": 3}]
+    rows = [
+        {"experiment": kind, "processor_seconds": factor * seconds, "step": 100}
+        for kind, factor in (("recovery", 1), ("from scratch", 1), ("ring training", 0.1))
+        for seconds in (1.0, 2.0, 900.0)
+    ]
+    rows.append({"experiment": "recovery", "step": 3})
     assert cost(missing, rows).core_hours == pytest.approx((0.02 * steps + overhead) / 3_600)
+    ring = units(study("ring-losses", "laptop").arms, [0], store)
+    steps = sum(unit.experiment.steps for unit in ring)  # a step on the ring costs less
+    assert cost(ring, rows).core_hours == pytest.approx((0.002 * steps + 20 * len(ring)) / 3_600)
     assert cost([], rows) == runner.Cost(0, 0, 0.0)
 
 

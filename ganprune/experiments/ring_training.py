@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ganprune.core.checks import check_choice
@@ -86,6 +85,10 @@ def earth_mover(one: Tensor, other: Tensor) -> float:
         one: (N, d).
         other: (N, d).
     """
+    from scipy.optimize import (
+        linear_sum_assignment,
+    )  # takes a second, which a table of records need not wait for
+
     cost = torch.cdist(one.double(), other.double()).numpy()
     return float(cost[linear_sum_assignment(cost)].mean())
 

@@ -108,16 +108,19 @@ def cost(missing: Sequence[Unit], rows: Sequence[dict[str, Any]]) -> Cost:
 
     Args:
         missing: what is to be run.
-        rows: of records; the median of what their trainings took.
+        rows: of records; for each kind of experiment the median of what its trainings took, because a step on the ring
+            is not one on digits.
     """
-    rates = sorted(
-        row["processor_seconds"] / row["step"]
-        for row in rows
-        if row.get("processor_seconds") and row.get("step")
-    )
-    rate = rates[len(rates) // 2] if rates else SECONDS_PER_STEP
+    taken: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("processor_seconds") and row.get("step"):
+            taken.setdefault(row["experiment"], []).append(row["processor_seconds"] / row["step"])
+    rates = {name: sorted(found)[len(found) // 2] for name, found in taken.items()}
     steps = sum(unit.experiment.steps for unit in missing)
-    return Cost(len(missing), steps, (steps * rate + 20 * len(missing)) / 3_600)
+    seconds = sum(
+        unit.experiment.steps * rates.get(unit.experiment.name, SECONDS_PER_STEP) for unit in missing
+    )
+    return Cost(len(missing), steps, (seconds + 20 * len(missing)) / 3_600)
 
 
 def run_units(
