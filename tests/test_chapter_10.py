@@ -476,3 +476,4 @@ def test_what_the_text_says_of_a_cut_before_training_on_the_ring() -> None:
         assert mask[last].numel() == 128
         kept.append(int(mask[last].sum()))
     assert round(sum(kept) / len(kept)) == 11  # about eleven of 128 output weights
+    assert mask.total == 4_352

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -452,3 +453,16 @@ def test_what_is_said_of_the_ring_follows_its_record(monkeypatch: pytest.MonkeyP
     assert texts["chapter-13-ring-weights"] == "4,352" and texts["chapter-13-ring-steps"] == "2,000"
     assert texts["chapter-13-faster"].startswith("1.25 [") and texts["chapter-13-26g"].endswith("10 seeds")
     plt.close("all")
+
+
+def test_the_small_generator_has_as_many_biases_fewer_as_the_text_says() -> None:
+    from ganprune.experiments.arms import arms_of
+
+    start, biases = arms_of("laptop").ring_tickets.start, []
+    kept = {row["arm"]: row["kept"] for row in ring_rows() if row["round"] == 5 and row["seed"] == 0}
+    for width in (64, round(math.sqrt(kept["ticket"] + 4) - 2)):
+        generator = replace(start, hidden=(width, width)).initial(0).generator
+        sizes = [weight.numel() for weight in gp.prunable_weights(generator).values()]
+        biases.append(sum(part.numel() for part in generator.parameters()) - sum(sizes))
+    assert sum(sizes) == kept["small and dense"]
+    assert f"with {biases[0] - biases[1]} biases fewer" in CHAPTER.sources["ring-read"]

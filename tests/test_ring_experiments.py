@@ -131,6 +131,9 @@ def test_the_chosen_rates_are_those_that_the_search_found() -> None:
 def test_each_loss_is_measured_at_its_rate() -> None:
     chosen = ring_losses_of(arms_of("laptop"))
     assert [*chosen] == [*RING_LOSSES]
+    assert len(RING_RATES) == 4 and RING_CHOSEN["hinge, spectral norm"] == max(
+        RING_RATES
+    )  # as chapter 3 says
     assert {name: arm.training.learning_rate for name, arm in chosen.items()} == RING_CHOSEN
     assert len({arm.steps for arm in chosen.values()}) == 1
 

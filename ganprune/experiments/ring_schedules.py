@@ -58,7 +58,7 @@ class RingSchedule(Experiment):
         return f"{pruned}{slower}, {self.steps:,} steps"
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
-        """A row at the end of each cycle: "first", after which pruning may follow, and "trained"."""
+        """A row at the end of each cycle, of the stages "first cycle" (before a cut that follows it) and "trained"."""
         config = dataclasses.replace(self.start.training, seed=seed)
         state = self._cycle(TrainState(self.start.initial(seed), config), 0, seed)
         yield {**trained_row(state), "stage": "first cycle"}

@@ -23,7 +23,7 @@ SEEDS = (0, 1, 2, 3, 4)
 SEARCHED = (100,)
 """Seeds on which recipes are searched, so that no claim is tested by the search that chose its recipe."""
 RING_SEEDS = tuple(range(10))
-"""Seeds that decide on the ring, where a training takes a minute or less."""
+"""Seeds that decide on the ring, where a training takes little more than a minute at most."""
 OTHER_SEEDS = {
     "recipe": SEARCHED,
     "mode-collapse": RING_SEEDS,
