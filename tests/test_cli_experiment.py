@@ -186,3 +186,9 @@ def test_the_table_imports_nothing_that_it_does_not_need() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stderr == "" and json.loads(done.stdout)
+
+
+def test_studies_of_the_ring_are_compared_by_their_distance(capsys, place) -> None:
+    (place / "records").mkdir()
+    lines = said(capsys, "compare", "ring-schedules", "ring-tickets", "--store", "records")[0].splitlines()
+    assert len(lines) == 1 + 7 + 1 and all("(n = 10)" in line for line in lines[1:])
