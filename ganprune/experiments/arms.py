@@ -79,6 +79,9 @@ class Arms:
             for moment in ("dense", "after")
         }
         self.ring_tickets = RingTickets(start) if full else RingTickets(start, rounds=1, controlled=(1,))
+        searched = self.ring_search["non-saturating, R1"][3e-3]
+        last = self.ring_tickets.controlled[0]
+        self.ring_tickets_searched = RingTickets(searched, rounds=last, controlled=(last,))
 
     @staticmethod
     def training(steps: int, **changes: Any) -> TrainConfig:

@@ -7,13 +7,15 @@ from typing import Any
 
 from ganprune.experiments.arms import Arms
 from ganprune.experiments.base import Experiment
+from ganprune.experiments.ring_tickets import RingTickets
 from ganprune.experiments.studies import ring_losses_of
 from ganprune.experiments.verdicts import Arm, Claim, Comparison
 
 
 def ring_claims(arms: Arms) -> list[Claim]:
-    """The claims 25 to 27, about the arms of one profile."""
-    return [*_losses(arms), *_tickets(arms), *_schedules(arms)]
+    """The claims 25 to 28, about the arms of one profile."""
+    searched = _tickets(28, arms.ring_tickets_searched, "on the ring at the searched learning rate")
+    return [*_losses(arms), *_tickets(26, arms.ring_tickets, "on the ring"), *_schedules(arms), *searched]
 
 
 def _trained(experiment: Experiment, **where: Any) -> Arm:
@@ -37,8 +39,7 @@ def _losses(arms: Arms) -> Iterator[Claim]:
         yield Claim(f"25{letter}", text, source, "ring-losses", rule, compared)
 
 
-def _tickets(arms: Arms) -> Iterator[Claim]:
-    study = arms.ring_tickets
+def _tickets(claim: int, study: RingTickets, where: str) -> Iterator[Claim]:
     number = study.controlled[0]
 
     def arm(name: str, at: int = number) -> Arm:
@@ -53,15 +54,13 @@ def _tickets(arms: Arms) -> Iterator[Claim]:
         (ticket, arm("small and dense"), "lower", "beats a dense generator with as many weights", ""),
         (arm("other batches"), ticket, "not worse", "is no worse on other batches", ""),
     )
-    said = f"on the ring, the ticket of {study.keep**number:.0%} of the weights"
+    said = f"{where}, the ticket of {study.keep**number:.0%} of the weights"
     for letter, (one, other, rule, text, source) in zip("abcdef", pairs, strict=True):
         compared = (Comparison(one, other, "earth_mover"),)
-        yield Claim(f"26{letter}", f"{said} {text}", source, "ring-tickets", rule, compared)
-    text = (
-        "on the ring, the ticket's mask on a fresh generator does better if the discriminator keeps its start"
-    )
+        yield Claim(f"{claim}{letter}", f"{said} {text}", source, "ring-tickets", rule, compared)
+    text = f"{where}, the ticket's mask on a fresh generator does better if the discriminator keeps its start"
     compared = (Comparison(arm("fresh generator"), fresh, "earth_mover"),)
-    yield Claim("26g", text, "chen2021gantickets", "ring-tickets", "lower", compared)
+    yield Claim(f"{claim}g", text, "chen2021gantickets", "ring-tickets", "lower", compared)
 
 
 def _schedules(arms: Arms) -> Iterator[Claim]:

@@ -48,7 +48,8 @@ class RingTickets(Experiment):
     @property
     def label(self) -> str:
         """The arm in a few words."""
-        return f"{self.rounds} rounds that keep {self.keep:.1%}, {self.start.steps:,} steps each"
+        rate = self.start.training.learning_rate
+        return f"{self.rounds} rounds that keep {self.keep:.1%}, {self.start.steps:,} steps each at rate {rate:g}"
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """A row for each round and arm: "ticket" (round 0 is dense), and those of :data:`RING_CONTROLS`."""

@@ -243,7 +243,7 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "ring-tickets": (
         "Are there winning lottery tickets on the ring?",
         13,
-        lambda arms: [arms.ring_tickets],
+        lambda arms: [arms.ring_tickets, arms.ring_tickets_searched],
     ),
 }
 """Name → question, chapter, arms; in the order in which they are run."""
