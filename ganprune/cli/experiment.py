@@ -16,6 +16,7 @@ from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.claims import ledger
 from ganprune.experiments.runner import BACKENDS, cost, run_units, shard, units
 from ganprune.experiments.studies import STUDIES, Study, study
+from ganprune.experiments.verdicts import SEARCH_SEEDS
 from ganprune.records.statistics import interval
 from ganprune.records.store import SHIPPED, read_store, rows_of
 
@@ -195,13 +196,17 @@ def _table(store: Path, profile: str) -> Shown:
 def _compare(chosen: Sequence[Study], store: Path) -> Shown:
     """The distance of each arm in both stores: geometric means with 95% intervals, at the last stage.
 
-    It is digit-FID on test, and on the ring the earth mover's distance; of tickets, that of the last round.
+    It is digit-FID on test, and on the ring the earth mover's distance; of tickets, that of the last round. A study
+    that searches has the seeds of searches to itself.
     """
     sides, found = {"course": read_store(), "own": read_store(store)}, []
-    for arm in dict.fromkeys(arm for one in chosen for arm in one.arms):
+    for arm, searches in dict.fromkeys(
+        (arm, one.seeds[0] >= SEARCH_SEEDS) for one in chosen for arm in one.arms
+    ):
         row: dict[str, Any] = {"arm": arm.label}
         for side, rows in sides.items():
-            values = _last_distances(rows_of(rows, arm))
+            kept = [r for r in rows_of(rows, arm) if (r["seed"] >= SEARCH_SEEDS) == searches]
+            values = _last_distances(kept)
             row[side] = str(interval(values, log=True)) if values else "–"
         found.append(row)
     return Shown(found, _columns(found, ("arm", *sides)))
