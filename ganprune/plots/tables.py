@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
@@ -12,6 +13,8 @@ TEXT_WIDTH = 76
 """Characters in a line of the book: what is printed fits into it."""
 
 _COLUMN_WIDTH = (TEXT_WIDTH - 2) // 2
+_WHOLE = re.compile(r"\[[^\]]*\]|\(n = \d+\)")
+"""An interval, or the number of seeds: no line of the page ends inside."""
 
 
 class Table:
@@ -45,7 +48,7 @@ class Table:
 
         def line(tag: str, texts: Iterable[str]) -> str:
             pairs = zip(texts, sides, strict=True)
-            cells = (f'<{tag} style="text-align: {side}">{html.escape(t)}</{tag}>' for t, side in pairs)
+            cells = (f'<{tag} style="text-align: {side}">{_unbroken(t)}</{tag}>' for t, side in pairs)
             return f"<tr>{''.join(cells)}</tr>"
 
         body = "".join(line("td", cells) for cells in self._cells())
@@ -76,6 +79,11 @@ class Table:
                 cells = (part.rjust(widths[c]) if numbers[c] else part.ljust(widths[c]) for c, part in pairs)
                 text.append("  ".join(cells).rstrip())
         return "\n".join(text)
+
+
+def _unbroken(text: str) -> str:
+    """A cell's HTML, in which intervals stay in one line."""
+    return html.escape(_WHOLE.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text))
 
 
 def _cell(value: Any) -> str:

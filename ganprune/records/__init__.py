@@ -9,7 +9,7 @@ from ganprune.records.statistics import (
     paired_ratio,
 )
 from ganprune.records.store import (
-    Experiment,
+    Recordable,
     append,
     append_once,
     check_record,
@@ -24,8 +24,8 @@ from ganprune.records.store import (
 )
 
 __all__ = [
-    "Experiment",
     "Interval",
+    "Recordable",
     "append",
     "append_once",
     "check_record",

@@ -27,8 +27,8 @@ SHIPPED = PACKAGE / "assets" / "records"
 """The folder of the records that come with the package."""
 
 
-class Experiment(Protocol):
-    """A frozen dataclass whose fields determine an experiment; those of ``ganprune.experiments`` are some.
+class Recordable(Protocol):
+    """A frozen dataclass whose fields determine what is measured; the experiments of ``ganprune.experiments`` are some.
 
     Attributes:
         name: what the experiment is called in its records.
@@ -100,7 +100,7 @@ def append(path: str | Path, row: dict[str, Any]) -> None:
 
 
 def run(
-    experiment: Experiment, seeds: Iterable[int], store: str | Path, profile: str = "laptop"
+    experiment: Recordable, seeds: Iterable[int], store: str | Path, profile: str = "laptop"
 ) -> list[dict[str, Any]]:
     """Runs an experiment for each seed that the store lacks; a stop loses at most the seed that it interrupts.
 
@@ -122,7 +122,7 @@ def run(
     return rows_of(read(Path(store)), experiment)
 
 
-def measure(experiment: Experiment, seed: int, profile: str = "laptop") -> dict[str, Any]:
+def measure(experiment: Recordable, seed: int, profile: str = "laptop") -> dict[str, Any]:
     """One seed of an experiment, complete: the configuration, :func:`provenance`, and all rows. Nothing is written.
 
     Floats are kept to seven significant digits.
@@ -156,7 +156,7 @@ def recorded(store: str | Path) -> set[tuple[str, int]]:
     return {(record["key"], record["seed"]) for record in _lines_of(Path(store)) if "key" in record}
 
 
-def rows_of(rows: Iterable[dict[str, Any]], experiment: Experiment) -> list[dict[str, Any]]:
+def rows_of(rows: Iterable[dict[str, Any]], experiment: Recordable) -> list[dict[str, Any]]:
     """The rows of one configuration."""
     key = config_hash(experiment)
     return [row for row in rows if row.get("key") == key]
