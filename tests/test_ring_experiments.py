@@ -283,6 +283,37 @@ def test_moments_share_the_first_cycle_as_far_as_they_are_dense_in_it() -> None:
     assert len({firsts["dense"], firsts["before"], firsts["during"]}) == 3
 
 
+@pytest.mark.parametrize("moment", ["dense", "gradually"])
+def test_looking_on_the_way_changes_nothing(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = RingSchedule(RingTraining.of("non-saturating, R1", 1e-3, 40), moment)
+    looked = [*arm.run(0)]
+    assert [row["stage"] for row in looked] == ["first cycle", *["second cycle"] * 8, "trained"]
+    assert [row["step"] for row in looked] == [40, 0, 1, 2, 4, 8, 16, 24, 32, 40]
+    monkeypatch.setattr(ring_schedules, "LOOKS", ())
+    timed = {"wall_seconds", "processor_seconds"}
+    for one, other in zip((looked[0], looked[-1]), arm.run(0), strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {
+            k: v for k, v in other.items() if k not in timed
+        }
+
+
+def test_the_first_look_sees_the_cut_and_nothing_else() -> None:
+    start = RingTraining.of("non-saturating, R1", 1e-3, 40)
+    cut, dense = (
+        next(r for r in RingSchedule(start, m).run(0) if r["step"] == 0) for m in ("after", "dense")
+    )
+    assert cut["sparsity"] == pytest.approx(0.9, abs=1e-3) and dense["sparsity"] == 0
+    before = next(RingSchedule(start, "dense").run(0))
+    assert dense["earth_mover"] == before["earth_mover"] != cut["earth_mover"]
+
+
+def test_the_lead_is_what_the_discriminator_says() -> None:
+    gan = RingTraining.of("non-saturating, R1", 1e-3, 8).initial(0)
+    fake = gan.generator(gp.sample_latents(1_000, 2, seed=0))
+    expected = (gan.discriminator(even_points(1_000, seed=0)).mean() - gan.discriminator(fake).mean()).item()
+    assert ring_schedules.lead(gan) == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -76,3 +76,11 @@ def _schedules(arms: Arms) -> Iterator[Claim]:
     for letter, (one, other, text, source) in zip("abcde", pairs, strict=True):
         compared = (Comparison(_trained(one), _trained(other), "earth_mover"),)
         yield Claim(f"27{letter}", f"{where} {text}", source, "ring-schedules", "lower", compared)
+    cut, dense = (Arm(at[moment], "second cycle", {"step": 0}) for moment in ("after", "dense"))
+    text = "the discriminator leads by more right after the generator has been pruned at once than over the dense one"
+    yield Claim(
+        "27f", f"on the ring {text}", "", "ring-schedules", "higher", (Comparison(cut, dense, "lead"),)
+    )
+    text = "a slower discriminator ends with a smaller lead over the generator that was pruned at once"
+    compared = (Comparison(_trained(slower["after"]), _trained(at["after"]), "lead"),)
+    yield Claim("27g", f"{where} {text}", "", "ring-schedules", "lower", compared)

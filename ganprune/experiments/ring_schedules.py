@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
+
 from ganprune.core.checks import check_choice, check_number
 from ganprune.core.random import step_seed
 from ganprune.dynamic.gradual import GradualPruning
 from ganprune.dynamic.schedules import Cubic, OneShot, Schedule
 from ganprune.experiments.base import Experiment, Seconds, trackers
-from ganprune.experiments.ring_training import RingPoints, RingTraining, trained_row
+from ganprune.experiments.ring_training import MEASURED, RingPoints, RingTraining, even_points, trained_row
+from ganprune.networks.gan import GAN
+from ganprune.networks.sampling import sample
+from ganprune.training.callbacks import Callback
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
 
@@ -20,6 +25,9 @@ MOMENTS = ("dense", "before", "during", "after", "gradually")
 """When the generator is pruned, by magnitude over all layers together: never; before the first step; along the cubic
 curve from a quarter of the first cycle to its end; after it, at once; along the cubic curve in the first half of the
 second cycle."""
+
+LOOKS = (0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+"""Where a run is looked at on its way through the second cycle, as shares of that cycle's steps."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,15 @@ class RingSchedule(Experiment):
         return f"{pruned}{slower}, {self.steps:,} steps"
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
-        """A row at the end of each cycle, of the stages "first cycle" (before a cut that follows it) and "trained"."""
+        """A row at the end of each cycle, of the stages "first cycle" (before a cut that follows it) and "trained".
+
+        Between them come rows of the stage "second cycle", at the shares of its steps in :data:`LOOKS`; at step 0 a cut
+        that precedes it is made. The rows of the second cycle have the generator's "sparsity" and the discriminator's
+        "lead".
+        """
         config = dataclasses.replace(self.start.training, seed=seed)
-        state = self._cycle(TrainState(self.start.initial(seed), config), 0, seed)
+        state = TrainState(self.start.initial(seed), config)
+        train(state, RingPoints(), self._callbacks(0, seed), show_progress=False)
         yield {**trained_row(state), "stage": "first cycle"}
         gan = state.gan
         gan.generator.load_state_dict(gan.generator_ema.state_dict())
@@ -69,12 +83,15 @@ class RingSchedule(Experiment):
             seed=step_seed(seed, config.steps, "second cycle"),
             discriminator_learning_rate=self.judge_rate * config.learning_rate,
         )
-        state = self._cycle(TrainState(gan, config), 1, seed)
-        mask = gan.masks.get("generator")
-        yield {**trained_row(state), "sparsity": mask.sparsity if mask else 0.0}
+        state, callbacks = TrainState(gan, config), self._callbacks(1, seed)
+        for mark in sorted({round(share * config.steps) for share in LOOKS}):
+            train(state, RingPoints(), callbacks, until=mark, show_progress=False)
+            yield {**_row(state), "stage": "second cycle"}
+        train(state, RingPoints(), callbacks, show_progress=False)
+        yield _row(state)
 
-    def _cycle(self, state: TrainState, cycle: int, seed: int) -> TrainState:
-        steps = state.config.steps
+    def _callbacks(self, cycle: int, seed: int) -> list[Callback]:
+        steps = self.start.steps
         schedules: dict[tuple[str, int], Schedule] = {
             ("before", 0): OneShot(self.sparsity),
             ("during", 0): Cubic(self.sparsity, start=steps // 4, end=steps),
@@ -86,4 +103,16 @@ class RingSchedule(Experiment):
         if schedule is not None:
             every = max(1, steps // 40) if isinstance(schedule, Cubic) else None
             callbacks.append(GradualPruning(schedule, every=every))
-        return train(state, RingPoints(), callbacks, show_progress=False)
+        return callbacks
+
+
+def _row(state: TrainState) -> dict[str, Any]:
+    mask = state.gan.masks.get("generator")
+    return {**trained_row(state), "sparsity": mask.sparsity if mask else 0.0, "lead": lead(state.gan)}
+
+
+def lead(gan: GAN) -> float:
+    """How many logits higher the discriminator rates points of the ring than those of its generator."""
+    with torch.no_grad():
+        real = gan.discriminator(even_points(MEASURED, seed=0)).mean()
+        return float(real - gan.discriminator(sample(gan.generator, MEASURED, seed=0)).mean())

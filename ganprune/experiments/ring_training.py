@@ -105,14 +105,11 @@ def ring_figures(generator: torch.nn.Module) -> dict[str, Any]:
 
 
 def trained_row(state: TrainState) -> dict[str, Any]:
-    """The row at the end of a training on the ring: of the averaged generator."""
-    row: dict[str, Any] = {
-        "stage": "trained",
-        "step": state.step,
-        "precision_of_training": state.config.precision,
-    }
+    """The row of a training on the ring, as it is now: of the averaged generator."""
+    row: dict[str, Any] = {"stage": "trained", "precision_of_training": state.config.precision}
     row |= state.rows[Seconds.name][0] if Seconds.name in state.rows else {}
-    return row | state.history[-1] | ring_figures(state.gan.generator_ema)
+    row |= state.history[-1] if state.history else {}
+    return row | {"step": state.step} | ring_figures(state.gan.generator_ema)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from ganprune.records.store import rows_of
 
 Rows = Sequence[Mapping[str, Any]]
 Measure = str | Callable[[Mapping[str, Any]], float]
-SHARES = ("precision", "recall", "density", "coverage")
-"""Measures that are compared by differences; all others by ratios."""
+SHARES = ("precision", "recall", "density", "coverage", "lead")
+"""Measures that are compared by differences, because they can be 0 or negative; all others by ratios."""
 NOT_MEASURED = "not measured yet"
 """What stands in the place of a verdict where an arm has no record."""
 WORST_DENSE = 6.0
