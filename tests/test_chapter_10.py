@@ -108,6 +108,18 @@ def test_the_hand_made_pruner_holds_its_zeros(betas: tuple[float, float], every:
         assert all(a.equal(b) for a, b in zip(*(g.generator.parameters() for g in found), strict=True))
 
 
+def test_masks_of_the_hand_made_pruner_are_nested_wherever_an_update_takes_pruned_weights() -> None:
+    pruning = run_cells("scratch-largest", "scratch-pruner")["OurPruning"](gp.Cubic(0.3, end=8), 1)
+    gan = gp.dcgan(width=2, latent_dim=8, seed=0, device="cpu")
+    state, before = gp.TrainState(gan, gp.TrainConfig(steps=10)), None
+    for state.step in range(1, 9):
+        for weight in gan.generator.parameters():
+            weight.data += torch.randn(weight.shape, generator=gp.seeded(state.step))
+        pruning(state)
+        assert before is None or not any((kept & ~before[name]).any() for name, kept in pruning.masks.items())
+        before = pruning.masks
+
+
 def test_the_hand_made_pruner_prunes_before_the_first_step() -> None:
     pruner = run_cells("scratch-largest", "scratch-pruner")["OurPruning"]
     gan = gp.dcgan(width=2, latent_dim=8, seed=0, device="cpu")
