@@ -64,10 +64,11 @@ class Arm:
         }
 
     def values(self, rows: Rows, measure: Measure) -> dict[int, float]:
-        """Seed → the measure."""
+        """Seed → the measure; a row that an earlier version wrote without it counts as not measured."""
         return {
             seed: float(row[measure] if isinstance(measure, str) else measure(row))
             for seed, row in self.rows(rows).items()
+            if not isinstance(measure, str) or measure in row
         }
 
 
