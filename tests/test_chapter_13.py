@@ -429,10 +429,14 @@ def test_the_figure_of_the_ring_draws_the_means_of_the_record() -> None:
     plt.close("all")
 
 
-def test_the_table_of_the_ring_has_its_seven_claims_and_all_seeds() -> None:
-    lines = run_cells("ring")["lines"]
-    assert [line["claim"] for line in lines] == [f"26{letter}" for letter in "abcdefg"]
-    assert {line["seeds"] for line in lines} == {10}
+def test_the_table_of_the_ring_sets_both_learning_rates_beside_each_other() -> None:
+    cells = run_cells("ring")
+    assert [line[""] for line in cells["lines"]] == [*"abcdefg"]
+    for line in cells["lines"]:
+        for claim, rate in (("26", "26, rate 0.001"), ("28", "28, rate 0.003")):
+            found = cells["book"][claim + line[""]]
+            assert found.n == 10 and line[rate].startswith(f"{found.verdict}: {found.effect:#.3g} [")
+            assert line["in words"] in found.text
     assert len({row["seed"] for row in ring_rows()}) == 10
 
 
@@ -451,7 +455,7 @@ def test_what_is_said_of_the_ring_follows_its_record(monkeypatch: pytest.MonkeyP
     ratio = math.exp((sum(last[7]) - sum(last[0])) / len(last[0]))
     assert texts["chapter-13-last"] == f"{ratio:.1f}" and texts["chapter-13-last-share"] == "4%"
     assert texts["chapter-13-ring-weights"] == "4,352" and texts["chapter-13-ring-steps"] == "2,000"
-    assert texts["chapter-13-faster"].startswith("1.25 [") and texts["chapter-13-26g"].endswith("10 seeds")
+    assert texts["chapter-13-26a"].endswith("10 seeds") and texts["chapter-13-28a"].startswith("supported")
     plt.close("all")
 
 
