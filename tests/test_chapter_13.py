@@ -430,7 +430,7 @@ def test_the_figure_of_the_ring_draws_the_means_of_the_record() -> None:
 
 
 def test_the_table_of_the_ring_sets_both_learning_rates_beside_each_other() -> None:
-    cells = run_cells("ring")
+    cells = run_cells("ring", "ring-table")
     assert [line[""] for line in cells["lines"]] == [*"abcdefg"]
     for line in cells["lines"]:
         for claim, rate in (("26", "26, rate 0.001"), ("28", "28, rate 0.003")):
