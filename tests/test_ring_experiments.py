@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import ganprune as gp
-from ganprune.experiments import ring_schedules
+from ganprune.experiments import ring_schedules, ring_training
 from ganprune.experiments.arms import arms_of
 from ganprune.experiments.ring_games import MODES, RADIUS, STD
 from ganprune.experiments.ring_schedules import MOMENTS, RingSchedule
@@ -233,6 +233,13 @@ def test_the_rows_of_the_ticket_are_those_of_plain_imp(last: Any) -> None:
 # ---------------------------------------------------------------- when to prune
 
 
+@pytest.fixture
+def _few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few points are measured: a distance takes time that grows with the cube of their number."""
+    for module in (ring_training, ring_schedules):
+        monkeypatch.setattr(module, "MEASURED", 80)
+
+
 def watched(moment: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[float, float]]:
     """Return the generator's sparsity and the discriminator's learning rate after each step of both cycles."""
     seen: list[tuple[float, float]] = []
@@ -253,6 +260,7 @@ def watched(moment: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> lis
     return seen
 
 
+@pytest.mark.usefixtures("_few_points")
 @pytest.mark.parametrize(
     ("moment", "first", "last"),
     [("before", 0, 0), ("during", 11, 40), ("after", 40, 40), ("gradually", 41, 60)],
@@ -268,6 +276,41 @@ def test_each_moment_prunes_when_it_says(
         assert len(set(sparsities)) == (1 if moment == "before" else 2)
 
 
+@pytest.mark.usefixtures("_few_points")
+def test_the_mask_of_the_gradual_arm_is_cut_at_once() -> None:
+    """Sparse from the first step of the second cycle, by the very mask with which the gradual arm ends."""
+    start = RingTraining.of("non-saturating, R1", 1e-3, 40)
+    rows = {
+        moment: [*RingSchedule(start, moment).run(0)] for moment in ("gradually", "its mask at once", "after")
+    }
+    assert all(r["sparsity"] == pytest.approx(0.9, abs=1e-3) for r in rows["its mask at once"][1:])
+    assert rows["gradually"][0]["earth_mover"] == rows["its mask at once"][0]["earth_mover"]
+    cut = {moment: found[1]["earth_mover"] for moment, found in rows.items()}
+    assert len(set(cut.values())) == 3
+    assert rows["gradually"][-1]["earth_mover"] != rows["its mask at once"][-1]["earth_mover"]
+
+
+@pytest.mark.usefixtures("_few_points")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_that_mask_is_the_gradual_arms(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+
+    def train(state: TrainState, source: Any, callbacks: Any, **options: Any) -> TrainState:
+        result = gp.train(state, source, callbacks, **options)
+        if "generator" in state.gan.masks:
+            kept.append(dict(state.gan.masks["generator"]))
+        return result
+
+    monkeypatch.setattr(ring_schedules, "train", train)
+    start = RingTraining.of("non-saturating, R1", 1e-3, 40)
+    [*RingSchedule(start, "gradually").run(seed)]
+    last = kept[-1]
+    kept.clear()
+    [*RingSchedule(start, "its mask at once").run(seed)]
+    assert kept and all(torch.equal(mask[name], last[name]) for mask in kept for name in last)
+
+
+@pytest.mark.usefixtures("_few_points")
 def test_dense_is_never_pruned_and_a_slower_judge_learns_slower_in_the_second_cycle_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -276,6 +319,7 @@ def test_dense_is_never_pruned_and_a_slower_judge_learns_slower_in_the_second_cy
     assert [rate for _, rate in seen] == [1e-3] * 40 + [0.25e-3] * 40
 
 
+@pytest.mark.usefixtures("_few_points")
 def test_moments_share_the_first_cycle_as_far_as_they_are_dense_in_it() -> None:
     start = RingTraining.of("non-saturating, R1", 1e-3, 6)
     firsts = {moment: next(RingSchedule(start, moment).run(1))["earth_mover"] for moment in MOMENTS}
@@ -283,6 +327,7 @@ def test_moments_share_the_first_cycle_as_far_as_they_are_dense_in_it() -> None:
     assert len({firsts["dense"], firsts["before"], firsts["during"]}) == 3
 
 
+@pytest.mark.usefixtures("_few_points")
 @pytest.mark.parametrize("moment", ["dense", "gradually"])
 def test_looking_on_the_way_changes_nothing(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arm = RingSchedule(RingTraining.of("non-saturating, R1", 1e-3, 40), moment)
@@ -297,6 +342,7 @@ def test_looking_on_the_way_changes_nothing(moment: str, monkeypatch: pytest.Mon
         }
 
 
+@pytest.mark.usefixtures("_few_points")
 def test_the_first_look_sees_the_cut_and_nothing_else() -> None:
     start = RingTraining.of("non-saturating, R1", 1e-3, 40)
     cut, dense = (

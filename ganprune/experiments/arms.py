@@ -73,13 +73,10 @@ class Arms:
             name: {rate: RingTraining.of(name, rate, steps) for rate in RING_RATES} for name in RING_LOSSES
         }
         start = self.ring_search["non-saturating, R1"][1e-3]
-        self.ring_schedules = {moment: RingSchedule(start, moment) for moment in MOMENTS}
-        self.ring_slower = {
-            moment: dataclasses.replace(self.ring_schedules[moment], judge_rate=0.25)
-            for moment in ("dense", "after")
-        }
-        self.ring_tickets = RingTickets(start) if full else RingTickets(start, rounds=1, controlled=(1,))
         searched = self.ring_search["non-saturating, R1"][3e-3]
+        self.ring_schedules, self.ring_slower = self._ring_schedules(start)
+        self.ring_schedules_searched, self.ring_slower_searched = self._ring_schedules(searched)
+        self.ring_tickets = RingTickets(start) if full else RingTickets(start, rounds=1, controlled=(1,))
         last = self.ring_tickets.controlled[0]
         self.ring_tickets_searched = RingTickets(searched, rounds=last, controlled=(last,))
 
@@ -101,6 +98,13 @@ class Arms:
             "5 D updates per G update": dataclasses.replace(short, discriminator_updates=5),
             "latent of one number": dataclasses.replace(short, latent_dim=1),
         }
+
+    @staticmethod
+    def _ring_schedules(start: RingTraining) -> tuple[dict[str, RingSchedule], dict[str, RingSchedule]]:
+        """When to prune on the ring, and two of these moments against a slower discriminator."""
+        moments = {moment: RingSchedule(start, moment) for moment in MOMENTS}
+        slower = {name: dataclasses.replace(moments[name], judge_rate=0.25) for name in ("dense", "after")}
+        return moments, slower
 
     def scratch(self, **changes: Any) -> FromScratch:
         """A shorter training from scratch."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ganprune.experiments.arms import Arms
 from ganprune.experiments.base import Experiment
+from ganprune.experiments.ring_schedules import RingSchedule
 from ganprune.experiments.ring_tickets import RingTickets
 from ganprune.experiments.studies import ring_losses_of
 from ganprune.experiments.verdicts import Arm, Claim, Comparison
 
 
 def ring_claims(arms: Arms) -> list[Claim]:
-    """The claims 25 to 28, about the arms of one profile."""
-    searched = _tickets(28, arms.ring_tickets_searched, "on the ring at the searched learning rate")
-    return [*_losses(arms), *_tickets(26, arms.ring_tickets, "on the ring"), *_schedules(arms), *searched]
+    """The claims 25 to 29, about the arms of one profile."""
+    found, rate = (
+        [*_losses(arms), *_tickets(26, arms.ring_tickets, "on the ring")],
+        "at the searched learning rate",
+    )
+    found += _schedules(27, arms.ring_schedules, arms.ring_slower, "on the ring")
+    found += _tickets(28, arms.ring_tickets_searched, f"on the ring {rate}")
+    searched = arms.ring_schedules_searched, arms.ring_slower_searched
+    return [*found, *_schedules(29, *searched, f"on the ring {rate},")]
 
 
 def _trained(experiment: Experiment, **where: Any) -> Arm:
@@ -63,24 +70,28 @@ def _tickets(claim: int, study: RingTickets, where: str) -> Iterator[Claim]:
     yield Claim(f"{claim}g", text, "chen2021gantickets", "ring-tickets", "lower", compared)
 
 
-def _schedules(arms: Arms) -> Iterator[Claim]:
-    at, slower = arms.ring_schedules, arms.ring_slower
-    where = f"on the ring at {at['after'].sparsity:.0%}, in as many steps,"
+def _schedules(
+    claim: int, at: Mapping[str, RingSchedule], slower: Mapping[str, RingSchedule], place: str
+) -> Iterator[Claim]:
+    where = f"{place} at {at['after'].sparsity:.0%}, in as many steps,"
+    han = "han2015learning"
     pairs = (
         (at["after"], at["before"], "pruning at once after training beats pruning before it", "frankle2021missing"),
-        (at["during"], at["after"], "pruning gradually during training beats pruning at once after it", "zhu2018agp"),
-        (at["gradually"], at["after"], "pruning gradually after training beats pruning at once", "zhu2018agp"),
+        (at["during"], at["after"], "pruning gradually during training beats pruning at once after it", han),
+        (at["gradually"], at["after"], "pruning gradually after training beats pruning at once", han),
         (slower["after"], at["after"], "a slower discriminator helps the generator that was pruned at once", ""),
         (slower["dense"], at["dense"], "a slower discriminator helps the dense generator", ""),
     )  # fmt: skip
     for letter, (one, other, text, source) in zip("abcde", pairs, strict=True):
         compared = (Comparison(_trained(one), _trained(other), "earth_mover"),)
-        yield Claim(f"27{letter}", f"{where} {text}", source, "ring-schedules", "lower", compared)
+        yield Claim(f"{claim}{letter}", f"{where} {text}", source, "ring-schedules", "lower", compared)
     cut, dense = (Arm(at[moment], "second cycle", {"step": 0}) for moment in ("after", "dense"))
     text = "the discriminator leads by more right after the generator has been pruned at once than over the dense one"
-    yield Claim(
-        "27f", f"on the ring {text}", "", "ring-schedules", "higher", (Comparison(cut, dense, "lead"),)
-    )
+    compared = (Comparison(cut, dense, "lead"),)
+    yield Claim(f"{claim}f", f"{place} {text}", "", "ring-schedules", "higher", compared)
     text = "a slower discriminator ends with a smaller lead over the generator that was pruned at once"
     compared = (Comparison(_trained(slower["after"]), _trained(at["after"]), "lead"),)
-    yield Claim("27g", f"{where} {text}", "", "ring-schedules", "lower", compared)
+    yield Claim(f"{claim}g", f"{where} {text}", "", "ring-schedules", "lower", compared)
+    text = "pruning gradually after training beats one cut to the very mask that it ends with"
+    compared = (Comparison(_trained(at["gradually"]), _trained(at["its mask at once"]), "earth_mover"),)
+    yield Claim(f"{claim}h", f"{where} {text}", "", "ring-schedules", "lower", compared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,10 @@ from ganprune.training.callbacks import Callback
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
 
-MOMENTS = ("dense", "before", "during", "after", "gradually")
+MOMENTS = ("dense", "before", "during", "after", "gradually", "its mask at once")
 """When the generator is pruned, by magnitude over all layers together: never; before the first step; along the cubic
 curve from a quarter of the first cycle to its end; after it, at once; along the cubic curve in the first half of the
-second cycle."""
+second cycle; after it, at once, by the very mask with which "gradually" ends."""
 
 LOOKS = (0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Where a run is looked at on its way through the second cycle, as shares of that cycle's steps."""
@@ -56,14 +57,15 @@ class RingSchedule(Experiment):
     @property
     def steps(self) -> int:
         """Generator updates of one seed."""
-        return 2 * self.start.steps
+        return (3 if self.moment == "its mask at once" else 2) * self.start.steps
 
     @property
     def label(self) -> str:
         """The arm in a few words."""
         pruned = "dense" if self.moment == "dense" else f"{self.sparsity:.0%} {self.moment}"
         slower = "" if self.judge_rate == 1 else f", then D at {self.judge_rate:g} of the rate"
-        return f"{pruned}{slower}, {self.steps:,} steps"
+        rate = self.start.training.learning_rate
+        return f"{pruned}{slower}, {2 * self.start.steps:,} steps at rate {rate:g}"
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """A row at the end of each cycle, of the stages "first cycle" (before a cut that follows it) and "trained".
@@ -83,6 +85,11 @@ class RingSchedule(Experiment):
             seed=step_seed(seed, config.steps, "second cycle"),
             discriminator_learning_rate=self.judge_rate * config.learning_rate,
         )
+        if self.moment == "its mask at once":
+            gradual = dataclasses.replace(self, moment="gradually")
+            ahead = TrainState(copy.deepcopy(gan), config)
+            train(ahead, RingPoints(), gradual._callbacks(1, seed), show_progress=False)
+            gan.masks["generator"] = ahead.gan.masks["generator"]
         state, callbacks = TrainState(gan, config), self._callbacks(1, seed)
         for mark in sorted({round(share * config.steps) for share in LOOKS}):
             train(state, RingPoints(), callbacks, until=mark, show_progress=False)

@@ -238,7 +238,12 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "ring-schedules": (
         "When is it best to prune, on the ring?",
         10,
-        lambda arms: [*arms.ring_schedules.values(), *arms.ring_slower.values()],
+        lambda arms: [
+            *arms.ring_schedules.values(),
+            *arms.ring_slower.values(),
+            *arms.ring_schedules_searched.values(),
+            *arms.ring_slower_searched.values(),
+        ],
     ),
     "ring-tickets": (
         "Are there winning lottery tickets on the ring?",
