@@ -36,7 +36,7 @@ def _losses(arms: Arms) -> Iterator[Claim]:
     where = "on the ring, each at its best learning rate"
     pairs = (
         (penalised, held, "matches", f"WGAN-GP matches the non-saturating loss with R1 {where}", "lucic2018equal"),
-        (normed, held, "matches", f"hinge with spectral norm matches it {where}", "lucic2018equal"),
+        (normed, held, "matches", f"hinge with spectral norm matches the loss with R1 {where}", "lucic2018equal"),
         (penalised, normed, "matches", f"WGAN-GP matches hinge with spectral norm {where}", "lucic2018equal"),
         (penalised, clipped, "lower", f"WGAN-GP ends nearer to the data than clipping {where}", "gulrajani2017wgangp"),
         (held, plain, "lower", f"R1 brings the non-saturating loss nearer {where}", "mescheder2018converge"),
