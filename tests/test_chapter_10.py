@@ -470,9 +470,10 @@ def test_the_table_of_the_ring_has_all_moments_and_ten_seeds(monkeypatch: pytest
     rows = run_cells("records", "ring-arms")["rows"]
     labels = [row["arm"] for row in rows]
     assert labels[:5] == ["dense", "90% before", "90% during", "90% after", "90% gradually"]
-    assert len(rows) == 7 and {row["seeds"] for row in rows} == {10}
+    assert labels[5] == "90% its mask at once"
+    assert len(rows) == 8 and {row["seeds"] for row in rows} == {10}
     record = gp.records.read_store()
-    for row, arm in zip(rows[:5], arms_of("laptop").ring_schedules.values(), strict=True):
+    for row, arm in zip(rows[:6], arms_of("laptop").ring_schedules.values(), strict=True):
         ends = [one["earth_mover"] for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
         mean = math.exp(sum(map(math.log, ends)) / len(ends))
         assert row["distance"].startswith(f"{mean:.3g} [") and row["worst seed"] == max(ends)
