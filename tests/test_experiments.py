@@ -15,7 +15,7 @@ from small_data import small_mnist
 
 import ganprune as gp
 from ganprune import records
-from ganprune.experiments import images, recovery, speed, tickets, training
+from ganprune.experiments import images, recovery, ring_schedules, ring_training, speed, tickets, training
 from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
@@ -86,7 +86,7 @@ STAGES = {
     "masks": ["measured"] * 4,
     "ring": ["played"] * 2,
     "ring training": ["trained"],
-    "ring schedules": ["first cycle", "trained"],
+    "ring schedules": ["first cycle", *["second cycle"] * 6, "trained"],
     "ring tickets": ["trained"] * (1 + 2 + 7),
     "latency": ["measured"] * 3,
     "sparse latency": ["measured"] * 4,
@@ -96,7 +96,7 @@ STAGES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def data(tmp_path_factory):
-    """Return 64 images of each split, which all experiments see; they share a cache folder, and recalibrate briefly."""
+    """Return 64 images of each split, which all experiments see; they share a cache; the ring has few points."""
     found = small_mnist(64)
     figures, recalibrate = recovery.figures, recovery.recalibrate_batchnorm
 
@@ -109,6 +109,8 @@ def data(tmp_path_factory):
             patch.setattr(module, "course_data", lambda: found)
         patch.setattr(recovery, "figures", look)
         patch.setattr(recovery, "recalibrate_batchnorm", partial(recalibrate, batches=2))
+        for module in (ring_training, ring_schedules):
+            patch.setattr(module, "MEASURED", 80)  # a distance takes the cube of their number
         patch.setenv("GANPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         measured.cache_clear()
         yield found
@@ -475,7 +477,7 @@ PARTS = {
     11: "ab",
 }
 PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh", 24: ""}
-PARTS |= {25: "abcde", 26: "abcdefg", 27: "abcde"}
+PARTS |= {25: "abcde", 26: "abcdefg", 27: "abcdefgh", 28: "abcdefg", 29: "abcdefgh"}
 
 
 def test_claims_are_numbered_as_they_were_planned() -> None:
@@ -554,7 +556,7 @@ class Simulated:
     def row(self, seed: int, noise: float) -> dict[str, Any]:
         """Return the row of one seed."""
         value = 2 + noise / 10
-        names = ("digit_fid", "recall", "precision", "density", "earth_mover")
+        names = ("digit_fid", "recall", "precision", "density", "earth_mover", "lead")
         names += ("latency_seconds", "step_processor_seconds")
         row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
         row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}

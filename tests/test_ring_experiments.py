@@ -34,6 +34,13 @@ from ganprune.training.state import TrainState
 SHORT = RingTickets(RingTraining.of("non-saturating, R1", 1e-3, 8), rounds=2, controlled=(2,))
 
 
+@pytest.fixture
+def _few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few points are measured: a distance takes time that grows with the cube of their number."""
+    for module in (ring_training, ring_schedules):
+        monkeypatch.setattr(module, "MEASURED", 80)
+
+
 # ---------------------------------------------------------------- data and distance
 
 
@@ -224,6 +231,7 @@ def test_a_control_leaves_its_ticket_alone(last: Any) -> None:
     assert same(before.generator, after.generator) and same(before.discriminator, after.discriminator)
 
 
+@pytest.mark.usefixtures("_few_points")
 def test_the_rows_of_the_ticket_are_those_of_plain_imp(last: Any) -> None:
     rows = [row for row in SHORT.run(SHORT.start.training.seed) if row["arm"] == "ticket"]
     assert [row["round"] for row in rows] == [0, 1, 2] and rows[0]["kept"] == 4_352
@@ -231,13 +239,6 @@ def test_the_rows_of_the_ticket_are_those_of_plain_imp(last: Any) -> None:
 
 
 # ---------------------------------------------------------------- when to prune
-
-
-@pytest.fixture
-def _few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few points are measured: a distance takes time that grows with the cube of their number."""
-    for module in (ring_training, ring_schedules):
-        monkeypatch.setattr(module, "MEASURED", 80)
 
 
 def watched(moment: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[tuple[float, float]]:
