@@ -13,8 +13,8 @@ TEXT_WIDTH = 76
 """Characters in a line of the book: what is printed fits into it."""
 
 _COLUMN_WIDTH = (TEXT_WIDTH - 2) // 2
-_WHOLE = re.compile(r"\[[^\]]*\]|\(n = \d+\)")
-"""An interval, or the number of seeds: no line of the page ends inside."""
+_WHOLE = re.compile(r"\(n = \d+\)")
+"""The number of seeds: no line of the page ends inside."""
 
 
 class Table:
@@ -82,7 +82,7 @@ class Table:
 
 
 def _unbroken(text: str) -> str:
-    """A cell's HTML, in which intervals stay in one line."""
+    """A cell's HTML, in which the number of seeds stays in one line."""
     return html.escape(_WHOLE.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text))
 
 
