@@ -200,3 +200,10 @@ def test_losses_and_densities_and_masks():
     assert ax.get_images()[0].get_array().shape == (4, 4)
     ax = plots.show_weights({"layers.a.weight": torch.randn(50)}, threshold=0.5)
     assert sorted(line.get_xdata()[0] for line in ax.get_lines()) == [-0.5, 0.5]
+
+
+def test_the_number_of_seeds_is_never_broken_across_lines_of_the_page() -> None:
+    table = gp.plots.Table([{"in words": "1.25 [1.17, 1.34] times, no worse (n = 10)"}])
+    space = "\N{NO-BREAK SPACE}"
+    assert f"1.25 [1.17, 1.34] times, no worse (n{space}={space}10)" in table._repr_html_()
+    assert space not in repr(table)
