@@ -190,7 +190,9 @@ def test_the_table_imports_nothing_that_it_does_not_need() -> None:
 
 def test_studies_of_the_ring_are_compared_by_their_distance(capsys, place) -> None:
     (place / "records").mkdir()
-    lines = said(capsys, "compare", "ring-schedules", "ring-tickets", "--store", "records")[0].splitlines()
+    names = ("ring-schedules", "ring-tickets")
+    lines = said(capsys, "compare", *names, "--store", "records")[0].splitlines()
+    assert len(lines) == 1 + sum(len(study(name).arms) for name in names)
     measured = [line for line in lines[1:] if "(n = " in line]
     assert len(measured) >= 8 + 2 and all("(n = 10)" in line for line in measured)
     assert all("–" in line for line in lines[1:] if line not in measured)

@@ -15,14 +15,14 @@ from ganprune.experiments.verdicts import Arm, Claim, Comparison
 
 def ring_claims(arms: Arms) -> list[Claim]:
     """The claims 25 to 29, about the arms of one profile."""
-    found, rate = (
-        [*_losses(arms), *_tickets(26, arms.ring_tickets, "on the ring")],
-        "at the searched learning rate",
-    )
-    found += _schedules(27, arms.ring_schedules, arms.ring_slower, "on the ring")
-    found += _tickets(28, arms.ring_tickets_searched, f"on the ring {rate}")
-    searched = arms.ring_schedules_searched, arms.ring_slower_searched
-    return [*found, *_schedules(29, *searched, f"on the ring {rate},")]
+    ring, searched = "on the ring", "on the ring at the searched learning rate"
+    return [
+        *_losses(arms),
+        *_tickets(26, arms.ring_tickets, ring),
+        *_schedules(27, arms.ring_schedules, arms.ring_slower, ring),
+        *_tickets(28, arms.ring_tickets_searched, searched),
+        *_schedules(29, arms.ring_schedules_searched, arms.ring_slower_searched, f"{searched},"),
+    ]
 
 
 def _trained(experiment: Experiment, **where: Any) -> Arm:

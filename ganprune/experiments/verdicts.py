@@ -3,7 +3,7 @@
 A verdict is *supported*, *not supported* or *not decided*. The rules:
 
 - "lower", "higher": every comparison goes that way, at the 95% level by a paired t test on logarithms of distances (or
-  on differences of shares), corrected by Holm among the comparisons of the claim. Not supported if one goes the other
+  on differences), corrected by Holm among the comparisons of the claim. Not supported if one goes the other
   way at that level, or if one matches, which is then corrected by Holm as well, because one is enough.
 - "matches": the 90% interval of every ratio lies within 1/1.1 to 1.1 (two one-sided 5% tests, uncorrected, because all
   must hold). Not supported if one differs at the corrected 95% level without matching.
@@ -32,7 +32,7 @@ from ganprune.records.store import rows_of
 
 Rows = Sequence[Mapping[str, Any]]
 Measure = str | Callable[[Mapping[str, Any]], float]
-SHARES = ("precision", "recall", "density", "coverage", "lead")
+BY_DIFFERENCE = ("precision", "recall", "density", "coverage", "lead")
 """Measures that are compared by differences, because they can be 0 or negative; all others by ratios."""
 NOT_MEASURED = "not measured yet"
 """What stands in the place of a verdict where an arm has no record."""
@@ -95,7 +95,7 @@ class Comparison:
         if not seeds:
             return None
         values = [one[seed] for seed in seeds], [other[seed] for seed in seeds]
-        return contrast(*values, log=self.measure not in SHARES, against=self.against)
+        return contrast(*values, log=self.measure not in BY_DIFFERENCE, against=self.against)
 
     def mixes_precisions(self, rows: Rows) -> bool:
         """Whether a seed's arms were trained in different precisions, because their processors differed."""
