@@ -431,10 +431,10 @@ def test_the_figure_of_the_ring_draws_the_means_of_the_record() -> None:
 
 def test_the_table_of_the_ring_sets_both_learning_rates_beside_each_other() -> None:
     cells = run_cells("ring", "ring-table")
-    assert [line[""] for line in cells["lines"]] == [*"abcdefg"]
+    assert [line["part"] for line in cells["lines"]] == [*"abcdefg"]
     for line in cells["lines"]:
         for claim, rate in (("26", "26, rate 0.001"), ("28", "28, rate 0.003")):
-            found = cells["book"][claim + line[""]]
+            found = cells["book"][claim + line["part"]]
             assert found.n == 10 and line[rate].startswith(f"{found.verdict}: {found.effect:#.3g} [")
             assert line["in words"] in found.text
     assert len({row["seed"] for row in ring_rows()}) == 10
