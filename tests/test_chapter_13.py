@@ -64,8 +64,8 @@ def searched() -> dict[str, Any]:
 def test_the_toy_is_a_lottery_for_other_draws_too(seed: int) -> None:
     cells = run_cells("lottery-toy")
     starts = torch.randn(40, 6, generator=gp.seeded(seed), dtype=torch.float64)
-    starts = starts[cells["train_toy"](starts, torch.ones_like(starts[0])) < 1e-3]
-    losses = cells["train_toy"](starts[:, None], cells["masks"])
+    starts = starts[cells["train_toy"](starts, torch.ones_like(starts))[0] < 1e-3]
+    losses, _ = cells["train_toy"](starts[:, None], cells["masks"])
     wins = losses < 1e-3
     assert wins.any(1).all() and not wins.all(0).any()
     assert losses[wins].max() < 1e-12 and losses[~wins].min() > 0.1  # no win is a matter of rounding
@@ -75,14 +75,53 @@ def test_the_toy_is_a_lottery_for_other_draws_too(seed: int) -> None:
 def test_a_winner_elsewhere_is_no_better_than_its_structure_for_other_draws_too(seed: int) -> None:
     cells = run_cells("lottery-toy")
     starts = torch.randn(200, 6, generator=gp.seeded(seed), dtype=torch.float64)
-    starts = starts[cells["train_toy"](starts, torch.ones_like(starts[0])) < 1e-3]
-    won = (cells["train_toy"](starts[:, None], cells["masks"]) < 1e-3).double()
+    starts = starts[cells["train_toy"](starts, torch.ones_like(starts))[0] < 1e-3]
+    won = (cells["train_toy"](starts[:, None], cells["masks"])[0] < 1e-3).double()
     whole = (cells["masks"][:, :3] * cells["masks"][:, 3:]).sum(-1) == 2
     assert won.any(1).double().mean() > 0.95  # nearly every start has a winner
     won = won[won.any(1)]
     elsewhere = ((won @ won.T) / won.sum(1, keepdim=True))[~torch.eye(len(won), dtype=torch.bool)].mean()
     assert whole.sum() == 3 and won[:, ~whole].sum() == 0
     assert abs(elsewhere - won[:, whole].mean()) < 0.05
+
+
+def law_of_the_toy(seed: int, count: int) -> dict[str, Any]:
+    """The chapter's cells up to the search, on other starts."""
+    drawn = torch.randn(count, 6, generator=gp.seeded(seed), dtype=torch.float64)
+    cells = run_cells("lottery-toy")
+    cells["starts"] = starts = drawn[cells["train_toy"](drawn, torch.ones_like(drawn))[0] < 1e-3]
+    cells["wins"] = cells["train_toy"](starts[:, None], cells["masks"])[0] < 1e-3
+    cells["units"] = cells["masks"][:, :3] * cells["masks"][:, 3:]
+    cells["whole"] = (cells["units"].sum(-1) == 2).expand_as(cells["wins"])
+    return run_cells("toy-moved", "toy-rounds", **cells)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_law_foretells_the_winners_of_other_draws_and_magnitude_misses_most(seed: int) -> None:
+    cells = law_of_the_toy(seed, 300)
+    assert cells["wins"][cells["foretold"]].all()
+    assert cells["foretold"][cells["wins"]].double().mean() > 0.95
+    won = {
+        name: (cells["train_toy"](cells["starts"], kept)[0] < 1e-3).double().mean()
+        for name, kept in cells["found"].items()
+    }
+    assert won["in two rounds"] < won["at once"] < 0.5 and won["whole units"] > 0.9
+    for kept in cells["found"].values():  # half a unit never wins
+        halves = (kept[:, :3] != kept[:, 3:]).any(1)
+        assert not (cells["train_toy"](cells["starts"], kept)[0] < 1e-3)[halves].any()
+
+
+def test_small_steps_keep_what_the_derivation_says() -> None:
+    cells = run_cells("lottery-toy")
+    starts = torch.randn(50, 6, generator=gp.seeded(5), dtype=torch.float64)
+    kept = torch.ones_like(starts)
+
+    def moved(rate: float) -> torch.Tensor:
+        _, after = cells["train_toy"](starts, kept, steps=round(30 / rate), rate=rate)
+        constants = [w[:, :3].square() - w[:, 3:].square() for w in (starts, after)]
+        return (constants[0] - constants[1]).abs().max()
+
+    assert moved(0.01) < 0.1 and moved(0.01) < moved(0.1) / 5
 
 
 # --- Iterative magnitude pruning ----------------------------------------------------------------------------
@@ -244,16 +283,18 @@ def test_the_table_of_the_first_exercise_says_what_the_check_says() -> None:
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((5, 24_000, 21_500), "not of all"),
-        ((13, 56_000, 49_500), "round up"),
-        ((14, 56_000, 49_000), "round 0 is a training too"),
-        ((14, 60_000, 52_500), "begins at step 0"),
-        ((0, 0, 0), "solve"),
+        ((5, 24_000, 21_500, 0.6), "not of all"),
+        ((13, 56_000, 49_500, 0.6), "round up"),
+        ((14, 56_000, 49_000, 0.6), "round 0 is a training too"),
+        ((14, 60_000, 52_500, 0.6), "begins at step 0"),
+        ((14, 60_000, 53_000, 0.652), "32,000"),
+        ((14, 60_000, 53_000, 0.8), "six rounds"),
+        ((0, 0, 0, 0.0), "solve"),
     ],
 )
-def test_wrong_prices_are_told_why(numbers: tuple[int, ...], message: str) -> None:
+def test_wrong_prices_are_told_why(numbers: tuple[float, ...], message: str) -> None:
     check = run_cells("exercise-2-check")["check_price"]
-    check(14, 60_000, 53_000)
+    check(14, 60_000, 53_000, 0.607)
     with pytest.raises(AssertionError, match=message):
         check(*numbers)
 
@@ -336,10 +377,44 @@ def test_wrong_shuffles_are_told_why(wrong: Any, message: str) -> None:
         run_cells("exercise-4-check")["check_shuffle"](wrong)
 
 
+def largest_of_the_start(start: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(6).scatter(0, start.abs().topk(4).indices, 1.0)
+
+
+def first_two(start: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+
+
+def largest_of_each_side(start: torch.Tensor) -> torch.Tensor:
+    sides = [(side * start[:3].abs()).argmax() for side in (start[:3] > 0, start[:3] < 0)]
+    flags = torch.zeros(3)
+    flags[torch.stack(sides)] = 1
+    if flags.sum() < 2:
+        flags[int((1 - flags).argmax())] = 1
+    return flags.repeat(2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.ones_like, "four of the six"),
+        (lambda start: start[:3], "six zeros and ones"),
+        (largest_of_the_start, "half a unit"),
+        (first_two, "each side of 0"),
+        (largest_of_each_side, "do both of your units live"),
+    ],
+)
+def test_wrong_foresight_is_told_why(wrong: Any, message: str) -> None:
+    cells = run_cells("lottery-toy", "exercise-7-check")
+    with pytest.raises(AssertionError, match=message):
+        cells["check_foresee"](wrong)
+
+
 def test_stubs_fail_and_solutions_pass() -> None:
     for cells, check, stub, solution in (
         (exercise_3(), "check_replay", "replay", "solution-3-code"),
         (run_cells("exercise-4-check"), "check_shuffle", "shuffle_outputs", "solution-4-code"),
+        (run_cells("lottery-toy", "exercise-7-check"), "check_foresee", "foresee", "solution-7-code"),
     ):
         with pytest.raises(NotImplementedError):
             cells[check](cells[stub])
