@@ -215,6 +215,8 @@ CHECKED = (
     "exercise-4-check",
     "exercise-4-plot-check",
     "exercise-5-check",
+    "exercise-6-check",
+    "exercise-6-numbers",
 )
 
 
@@ -326,9 +328,9 @@ def twice_the_same(b: Tensor, theta: float, weight: float) -> tuple[Tensor, Tens
         (with_the_sign, "length of the gradient is"),
         (without_the_length, "length of the gradient is"),
         (the_gain, "lowers L_D"),
-        (the_sides_swapped, "both sides cost the weight"),
+        (the_sides_swapped, "both sides: another loss at b = 0.0; slopes below 1 cost, too"),
         (without_the_square, "another loss"),
-        (twice_the_same, "one side costs nothing"),
+        (twice_the_same, "one side: another loss at b = 0.0; slopes below 1 cost nothing"),
     ],
 )
 def test_wrong_landscapes_are_told_why(checks: dict[str, Any], answer: Any, message: str) -> None:
@@ -341,8 +343,8 @@ def test_wrong_landscapes_are_told_why(checks: dict[str, Any], answer: Any, mess
     [
         ((-8.0, -7.0, -7.5, -7.4), "real minus generated"),
         ((8.0, 8.0, 7.5, 7.4), "the same images twice"),
-        ((7.0, 8.0, 7.5, 7.4), "the first one"),
-        ((7.5, 7.4, 8.0, 7.0), "the same few images"),
+        ((7.0, 8.0, 7.5, 7.4), "Is the order right"),
+        ((7.5, 7.4, 8.0, 7.0), "the same few in every update"),
     ],
 )
 def test_wrong_estimates_are_told_why(
@@ -353,9 +355,50 @@ def test_wrong_estimates_are_told_why(
         checks["check_estimates"](numbers)
 
 
+def climbs_to_the_bias(layer: nn.Module, shape: tuple[int, ...], turns: int = 200) -> float:
+    x = torch.randn(1, *shape, generator=gp.seeded(0))
+    for _ in range(turns):
+        x = (x / x.norm()).requires_grad_()
+        y = layer(x)
+        (x,) = torch.autograd.grad(y, x, grad_outputs=y.detach())
+    return float(x.norm().sqrt())
+
+
+def its_square(layer: nn.Module, shape: tuple[int, ...], turns: int = 200) -> float:
+    solved: Callable[..., float] = run_cells(*BASE, *CHECKED, "solution-6-code")["stretch_solved"]
+    return solved(layer, shape, turns) ** 2
+
+
+def one_turn(layer: nn.Module, shape: tuple[int, ...], turns: int = 200) -> float:
+    solved: Callable[..., float] = run_cells(*BASE, *CHECKED, "solution-6-code")["stretch_solved"]
+    return solved(layer, shape, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(climbs_to_the_bias, "bias set aside"), (its_square, "its square"), (one_turn, "Conv2d: .* not ")],
+)
+def test_wrong_stretches_are_told_why(checks: dict[str, Any], answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks["check_stretch"](answer)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [((0.1363, 0.0682), "factor γ/2"), ((0.0682, 0.1363), "twice the divergence"), ((0, 0), "left for it")],
+)
+def test_wrong_bounds_are_told_why(checks: dict[str, Any], numbers: tuple[float, ...], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks["check_bounds"](numbers)
+
+
 @pytest.mark.parametrize(
     ("number", "stub", "more"),
-    [(3, "earth_mover_any", ()), (4, "one_sided", ("exercise-4-plot-check",))],
+    [
+        (3, "earth_mover_any", ()),
+        (4, "one_sided", ("exercise-4-plot-check",)),
+        (6, "stretch", ("exercise-6-numbers",)),
+    ],
 )
 def test_stubs_fail_and_solutions_pass(
     checks: dict[str, Any], number: int, stub: str, more: tuple[str, ...]

@@ -113,6 +113,8 @@ def test_a_training_is_what_its_label_says(loss: str) -> None:
         "WGAN, clipping": ("wasserstein", None, 0.1, 5),
         "WGAN-GP": ("wasserstein", "gradient", None, 5),
         "hinge, spectral norm": ("hinge", None, None, 1),
+        "WGAN-GP, weight 0.1": ("wasserstein", "gradient", None, 5),
+        "non-saturating, R1, five updates": ("non-saturating", "r1", None, 5),
     }[loss]
     assert (config.loss, config.penalty, config.clip, config.critic_steps) == expected
     spectral = any("parametrizations" in key for key in gan.discriminator.state_dict())

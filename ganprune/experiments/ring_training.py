@@ -26,6 +26,14 @@ MEASURED = 1_000
 """Samples, and as many points of the data, between which the distance is measured."""
 RING_TRAINING = TrainConfig(steps=2_000, batch_size=128, precision="float32")
 """The course's training, as long and in the batches that the ring needs."""
+_WGAN_GP: dict[str, Any] = {
+    "loss": "wasserstein",
+    "penalty": "gradient",
+    "penalty_weight": 10.0,
+    "penalty_every": 1,
+    "critic_steps": 5,
+    "betas": (0.0, 0.9),
+}
 RING_LOSSES: dict[str, dict[str, Any]] = {
     "non-saturating": {"penalty": None},
     "non-saturating, R1": {},
@@ -36,18 +44,14 @@ RING_LOSSES: dict[str, dict[str, Any]] = {
         "critic_steps": 5,
         "optimizer": "rmsprop",
     },
-    "WGAN-GP": {
-        "loss": "wasserstein",
-        "penalty": "gradient",
-        "penalty_weight": 10.0,
-        "penalty_every": 1,
-        "critic_steps": 5,
-        "betas": (0.0, 0.9),
-    },
+    "WGAN-GP": _WGAN_GP,
     "hinge, spectral norm": {"loss": "hinge", "penalty": None, "norm": "spectral"},
+    "WGAN-GP, weight 0.1": {**_WGAN_GP, "penalty_weight": 0.1},
+    "non-saturating, R1, five updates": {"critic_steps": 5},
 }
 """What each way of training changes; the learning rate apart, which is searched for each. Five updates of the critic
-and the optimisers are those of the papers, the bound of the clipping is that of chapter 3."""
+and the optimisers are those of the papers, the bound of the clipping is that of chapter 3. The last two change one
+thing each: the weight of a penalty that was chosen for images, and how often the discriminator moves."""
 RING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """The learning rates that are tried, the same ones for each loss, of both players."""
 
@@ -144,10 +148,12 @@ class RingTraining(Experiment):
     def label(self) -> str:
         """The arm in a few words."""
         config = self.training
-        held = {"gradient": "gradient penalty", "r1": "R1", None: ""}[config.penalty]
+        weight = f"gradient penalty of weight {config.penalty_weight:g}"
+        held = {"gradient": weight, "r1": "R1", None: ""}[config.penalty]
         held = held or (f"weights clipped at {config.clip}" if config.clip is not None else "")
         held = held or ("no constraint" if self.norm == "none" else f"{self.norm} norm")
-        return f"{config.loss}, {held}, rate {config.learning_rate:g}, {self.steps:,} steps"
+        often = f", {config.critic_steps} updates of D" if config.critic_steps > 1 else ""
+        return f"{config.loss}, {held}{often}, rate {config.learning_rate:g}, {self.steps:,} steps"
 
     def initial(self, seed: int) -> GAN:
         """The pair before training."""
