@@ -15,10 +15,20 @@ from small_data import small_mnist
 
 import ganprune as gp
 from ganprune import records
-from ganprune.experiments import images, recovery, ring_schedules, ring_training, speed, tickets, training
+from ganprune.experiments import (
+    critic_and_blur,
+    images,
+    recovery,
+    ring_schedules,
+    ring_training,
+    speed,
+    tickets,
+    training,
+)
 from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
+from ganprune.experiments.critic_and_blur import WGAN_GP, CriticAndBlur
 from ganprune.experiments.equal_quality import recorded_pairs, sparsity_of
 from ganprune.experiments.fewer_channels import FewerChannels
 from ganprune.experiments.images import SpoiltImages
@@ -69,6 +79,7 @@ KINDS: dict[str, Experiment] = {
     "ring training": RingTraining.of("WGAN-GP", 1e-3, 5),
     "ring schedules": RingSchedule(RingTraining.of("non-saturating, R1", 1e-3, 8), "during"),
     "ring tickets": RingTickets(RingTraining.of("non-saturating, R1", 1e-3, 8), rounds=2, controlled=(2,)),
+    "critic and blur": CriticAndBlur(replace(WGAN_GP, steps=3), hidden=(8, 16), sizes=(4, 8)),
     "latency": Latency(SMALL, sparsity=0.5, batch_size=4, turns=2),
     "sparse latency": SparseLatency(SMALL, sparsities=(0.0, 0.9), batch_size=4, turns=2),
     "training time": TrainingTime(SMALL, sparsity=0.5, updates=2, turns=2),
@@ -88,6 +99,7 @@ STAGES = {
     "ring training": ["trained"],
     "ring schedules": ["first cycle", *["second cycle"] * 6, "trained"],
     "ring tickets": ["trained"] * (1 + 2 + 7),
+    "critic and blur": ["measured"] * 6,
     "latency": ["measured"] * 3,
     "sparse latency": ["measured"] * 4,
     "training time": ["measured"] * 2,
@@ -105,7 +117,7 @@ def data(tmp_path_factory):
         return figures(gan, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (training, recovery, tickets, images, speed):
+        for module in (training, recovery, tickets, images, critic_and_blur, speed):
             patch.setattr(module, "course_data", lambda: found)
         patch.setattr(recovery, "figures", look)
         patch.setattr(recovery, "recalibrate_batchnorm", partial(recalibrate, batches=2))
@@ -477,7 +489,7 @@ PARTS = {
     11: "ab",
 }
 PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh", 24: ""}
-PARTS |= {25: "abcde", 26: "abcdefg", 27: "abcdefgh", 28: "abcdefg", 29: "abcdefgh"}
+PARTS |= {30: "abcd", 25: "abcdefghi", 26: "abcdefg", 27: "abcdefgh", 28: "abcdefg", 29: "abcdefgh"}
 
 
 def test_claims_are_numbered_as_they_were_planned() -> None:
@@ -556,7 +568,7 @@ class Simulated:
     def row(self, seed: int, noise: float) -> dict[str, Any]:
         """Return the row of one seed."""
         value = 2 + noise / 10
-        names = ("digit_fid", "recall", "precision", "density", "earth_mover", "lead")
+        names = ("digit_fid", "recall", "precision", "density", "earth_mover", "lead", "exact", "critic")
         names += ("latency_seconds", "step_processor_seconds")
         row = {"key": config_hash(self.arm.experiment), "seed": seed, "stage": self.arm.stage}
         row |= {"split": "test", "network": "generator_ema", "digit_fid_floor": 1.0, "step": 1}

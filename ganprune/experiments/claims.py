@@ -46,6 +46,7 @@ def claims(arms: Arms) -> list[Claim]:
         *_discriminators(arms),
         *_precision(arms),
         *ring_claims(arms),
+        *_critic_and_blur(arms),
     ]
 
 
@@ -320,3 +321,33 @@ def _precision(arms: Arms) -> Iterator[Claim]:
 def _control(arms: Arms) -> Arm:
     """The dense generator that was trained on just as long."""
     return recovered(arms.control)
+
+
+def _critic_and_blur(arms: Arms) -> Iterator[Claim]:
+    study = arms.critic_and_blur
+    few, many = study.sizes[-2:]
+    exact, critic = "by the exact earth mover's distance,", "by a critic that was trained on all digits,"
+    claims = (
+        (
+            f"{exact} {few} digits are nearer to a blur than to other digits",
+            "lower",
+            few,
+            "blur",
+            "digits",
+            "exact",
+        ),
+        (f"{exact} {many} digits are nearer to other digits", "lower", many, "digits", "blur", "exact"),
+        (f"{critic} the blur is further away than other digits", "higher", few, "blur", "digits", "critic"),
+        (
+            f"{critic} the blur is further away than generated ones",
+            "higher",
+            few,
+            "blur",
+            "generated",
+            "critic",
+        ),
+    )
+    for letter, (text, rule, n, one, other, measure) in zip("abcd", claims, strict=True):
+        pair = [measured(study, images=n, cloud=kind) for kind in (one, other)]
+        compared = (Comparison(pair[0], pair[1], measure),)
+        yield Claim(f"30{letter}", text, "", "critic-and-blur", rule, compared)

@@ -33,6 +33,7 @@ def _losses(arms: Arms) -> Iterator[Claim]:
     ways = ring_losses_of(arms)
     plain, held = "non-saturating", "non-saturating, R1"
     clipped, penalised, normed = "WGAN, clipping", "WGAN-GP", "hinge, spectral norm"
+    light, often = "WGAN-GP, weight 0.1", "non-saturating, R1, five updates"
     where = "on the ring, each at its best learning rate"
     pairs = (
         (penalised, held, "matches", f"WGAN-GP matches the non-saturating loss with R1 {where}", "lucic2018equal"),
@@ -40,8 +41,12 @@ def _losses(arms: Arms) -> Iterator[Claim]:
         (penalised, normed, "matches", f"WGAN-GP matches hinge with spectral norm {where}", "lucic2018equal"),
         (penalised, clipped, "lower", f"WGAN-GP ends nearer to the data than clipping {where}", "gulrajani2017wgangp"),
         (held, plain, "lower", f"R1 brings the non-saturating loss nearer {where}", "mescheder2018converge"),
+        (light, penalised, "lower", f"a hundredth of the penalty's weight brings WGAN-GP nearer {where}", ""),
+        (light, held, "matches", f"WGAN-GP with that weight matches the loss with R1 {where}", "lucic2018equal"),
+        (often, held, "lower", f"five updates of D for one of G bring the loss with R1 nearer {where}", ""),
+        (light, often, "matches", f"both with five updates, these two match {where}", "lucic2018equal"),
     )  # fmt: skip
-    for letter, (one, other, rule, text, source) in zip("abcde", pairs, strict=True):
+    for letter, (one, other, rule, text, source) in zip("abcdefghi", pairs, strict=True):
         compared = (Comparison(_trained(ways[one]), _trained(ways[other]), "earth_mover"),)
         yield Claim(f"25{letter}", text, source, "ring-losses", rule, compared)
 

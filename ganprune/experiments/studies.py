@@ -39,6 +39,8 @@ RING_CHOSEN = {
     "WGAN, clipping": 1e-3,
     "WGAN-GP": 3e-3,
     "hinge, spectral norm": 1e-2,
+    "WGAN-GP, weight 0.1": 3e-3,
+    "non-saturating, R1, five updates": 3e-3,
 }
 """Loss → the learning rate at which it came nearest to the data in the study "ring-search"."""
 
@@ -216,6 +218,11 @@ STUDIES: dict[str, tuple[str, int, Callable[[Arms], list[Experiment]]]] = {
     "before-training": ("What do masks found before training know?", 7, _before_training),
     "tickets": ("Are there winning lottery tickets?", 13, lambda arms: [arms.tickets]),
     "losses": ("Does the loss matter once each is tuned?", 3, lambda arms: list(losses_of(arms).values())),
+    "critic-and-blur": (
+        "What do an exact distance and a critic say of a blur?",
+        3,
+        lambda arms: [arms.critic_and_blur],
+    ),
     "latency": ("Is a pruned generator faster?", 5, lambda arms: [arms.latency]),
     "fewer-channels": (
         "What does it cost to take out whole channels?",

@@ -32,7 +32,7 @@ from ganprune.records.store import rows_of
 
 Rows = Sequence[Mapping[str, Any]]
 Measure = str | Callable[[Mapping[str, Any]], float]
-BY_DIFFERENCE = ("precision", "recall", "density", "coverage", "lead")
+BY_DIFFERENCE = ("precision", "recall", "density", "coverage", "lead", "critic")
 """Measures that are compared by differences, because they can be 0 or negative; all others by ratios."""
 NOT_MEASURED = "not measured yet"
 """What stands in the place of a verdict where an arm has no record."""
