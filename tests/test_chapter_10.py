@@ -264,6 +264,18 @@ WRONG: list[tuple[str, str, Callable[..., Any], str]] = [
     ("exercise-4-check", "check_rescale", lambda w, m: w * m / m.float().mean(), "take the root"),
     ("exercise-4-check", "check_rescale", lambda w, m: w * m / m.float().mean().sqrt(), "not its density"),
     ("exercise-4-check", "check_rescale", lambda w, m: w, "stay zero"),
+    (
+        "exercise-4-check",
+        "check_rescale",
+        lambda w, m: w * m * (w[1:].norm() / (w * m).norm()),
+        "its own factor",
+    ),
+    (
+        "exercise-4-check",
+        "check_rescale",
+        lambda w, m: w * m * (w.norm(dim=1, keepdim=True) / (w * m).norm(dim=1, keepdim=True)),
+        "division by zero",
+    ),
 ]
 
 
@@ -478,7 +490,7 @@ def test_the_table_of_the_ring_has_all_moments_and_ten_seeds(monkeypatch: pytest
             assert arm.start.training.learning_rate == rate
             found = [one for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
             mean = math.exp(sum(math.log(one["earth_mover"]) for one in found) / len(found))
-            assert row[f"rate {rate}"].startswith(f"{mean:.3g} [") and len(found) == 10
+            assert row[f"distance, rate {rate}"].startswith(f"{mean:.3g} [") and len(found) == 10
             assert row["fewest clusters"] <= min(one["modes"] for one in found)
 
 
