@@ -466,16 +466,17 @@ def test_the_record_of_digits_is_shown_as_far_as_it_goes(
 ) -> None:
     from ganprune.experiments.arms import arms_of
 
-    for row in (Path(gp.__file__).parent / "assets" / "records").glob("ring_training.jsonl"):
-        (tmp_path / row.name).write_bytes(row.read_bytes())
+    shipped = Path(gp.__file__).parent / "assets" / "records"
+    for name in ("ring_training.jsonl", "critic_and_blur.jsonl"):
+        (tmp_path / name).write_bytes((shipped / name).read_bytes())
     monkeypatch.setattr("ganprune.records.store.SHIPPED", tmp_path)
     texts, table, cells = glued(monkeypatch)
     assert {texts[f"03-2{letter}"] for letter in "abc"} == {"not measured yet"}
     assert not table and cells["waiting"] == ["2a", "2b", "2c"]
-    assert (texts["03-digits"], texts["03-claims"]) == ("no record yet", "claim 25")
+    assert (texts["03-digits"], texts["03-claims"]) == ("no record yet", "claims 25 and 30")
     invented(5, tmp_path / "from_scratch.jsonl")
     texts, table, cells = glued(monkeypatch)
-    assert (texts["03-digits"], texts["03-claims"]) == ("its record follows", "claims 2 and 25")
+    assert (texts["03-digits"], texts["03-claims"]) == ("its record follows", "claims 2, 25 and 30")
     assert texts["03-2a"].startswith("supported, ratio 1.01 [")
     assert texts["03-2b"].startswith("not supported, ratio 1.19 [")
     assert str(table[0]["digit-FID"]).startswith("8.08 [") and not cells["waiting"]

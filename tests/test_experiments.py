@@ -467,6 +467,29 @@ def test_the_control_in_float32_differs_in_nothing_else() -> None:
     assert replace(one, training=replace(one.training, precision="auto")) == other
 
 
+def test_a_best_critic_of_a_shift_finds_the_exact_distance() -> None:
+    class Along(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1) @ direction
+
+    direction = torch.nn.functional.normalize(torch.randn(784, generator=gp.seeded(0)), dim=0)
+    real = torch.randn(12, 1, 28, 28, generator=gp.seeded(1))
+    other = (real - 3 * direction.view(1, 28, 28))[torch.randperm(12, generator=gp.seeded(2))]
+    assert critic_and_blur.critic_distance(Along(), real, other) == pytest.approx(3, abs=1e-4)
+    exact = ring_training.earth_mover(real.flatten(1), other.flatten(1))
+    assert exact == pytest.approx(3, abs=1e-4)  # each image is nearest to its own shifted copy
+
+
+def test_the_clouds_of_digits_are_disjoint_and_the_blur_is_one_image() -> None:
+    rows = measured("critic and blur")[0]["rows"]
+    assert [(row["images"], row["cloud"]) for row in rows] == [
+        (n, kind) for n in (4, 8) for kind in ("digits", "blur", "generated")
+    ]
+    assert all(row["exact"] > 0 for row in rows)  # no digit stands beside itself
+    blur = {row["images"]: row for row in rows if row["cloud"] == "blur"}
+    assert blur[4]["exact"] != blur[8]["exact"]
+
+
 def test_an_unknown_study_or_profile_is_refused() -> None:
     with pytest.raises(ValueError, match="name must be one of"):
         study("magnitud")
