@@ -324,30 +324,19 @@ def _control(arms: Arms) -> Arm:
 
 
 def _critic_and_blur(arms: Arms) -> Iterator[Claim]:
-    study = arms.critic_and_blur
-    few, many = study.sizes[-2:]
-    exact, critic = "by the exact earth mover's distance,", "by a critic that was trained on all digits,"
-    claims = (
-        (
-            f"{exact} {few} digits are nearer to a blur than to other digits",
-            "lower",
-            few,
-            "blur",
-            "digits",
-            "exact",
-        ),
-        (f"{exact} {many} digits are nearer to other digits", "lower", many, "digits", "blur", "exact"),
-        (f"{critic} the blur is further away than other digits", "higher", few, "blur", "digits", "critic"),
-        (
-            f"{critic} the blur is further away than generated ones",
-            "higher",
-            few,
-            "blur",
-            "generated",
-            "critic",
-        ),
+    study, exact, critic = (
+        arms.critic_and_blur,
+        "by the exact earth mover's distance,",
+        "by a trained critic,",
     )
-    for letter, (text, rule, n, one, other, measure) in zip("abcd", claims, strict=True):
+    few, many = study.sizes[-2:]
+    claims = (
+        ("lower", few, "blur", "digits", "exact", f"{exact} {few} digits are nearer to a blur than to others"),
+        ("lower", many, "digits", "blur", "exact", f"{exact} {many} digits are nearer to others than to a blur"),
+        ("higher", few, "blur", "digits", "critic", f"{critic} a blur is further from digits than others are"),
+        ("higher", few, "blur", "generated", "critic", f"{critic} a blur is further from digits than generated ones"),
+    )  # fmt: skip
+    for letter, (rule, n, one, other, measure, text) in zip("abcd", claims, strict=True):
         pair = [measured(study, images=n, cloud=kind) for kind in (one, other)]
         compared = (Comparison(pair[0], pair[1], measure),)
         yield Claim(f"30{letter}", text, "", "critic-and-blur", rule, compared)
