@@ -508,7 +508,7 @@ def test_the_table_of_the_rings_claims_sets_both_rates_beside_each_other(
             assert line["in words"] in found.text
 
 
-def test_whose_fault_it_is_on_the_ring_is_as_the_text_says() -> None:
+def test_what_a_slower_discriminator_gains_on_the_ring_is_as_the_text_says() -> None:
     """A slower D gains more for the cut generator than for the dense one at the larger rate alone."""
     record, arms = gp.records.read_store(), arms_of("laptop")
 

@@ -111,6 +111,18 @@ def test_the_law_foretells_the_winners_of_other_draws_and_magnitude_misses_most(
         assert not (cells["train_toy"](cells["starts"], kept)[0] < 1e-3)[halves].any()
 
 
+def test_the_law_foretells_the_shares_of_exercise_7() -> None:
+    starts = torch.randn(200_000, 6, generator=gp.seeded(0), dtype=torch.float64)
+    u, v = starts[:, :3], starts[:, 3:]
+    lives = (v > 0) | (u.abs() > v.abs())
+    right, left = lives & (u > 0), lives & (u < 0)
+    dense = right.any(1) & left.any(1)
+    pair = (right[:, 0] & left[:, 1]) | (left[:, 0] & right[:, 1])
+    assert float((lives & (u > 0)).double().mean()) == pytest.approx(3 / 8, abs=0.01)
+    assert float(dense.double().mean()) == pytest.approx(1 - 2 * (5 / 8) ** 3 + (1 / 4) ** 3, abs=0.01)
+    assert float(pair[dense].double().mean()) == pytest.approx(0.53, abs=0.01)
+
+
 def test_small_steps_keep_what_the_derivation_says() -> None:
     cells = run_cells("lottery-toy")
     starts = torch.randn(50, 6, generator=gp.seeded(5), dtype=torch.float64)

@@ -28,7 +28,7 @@ from ganprune.experiments import (
 from ganprune.experiments.arms import PROFILES, arms_of
 from ganprune.experiments.base import Experiment, Seconds
 from ganprune.experiments.claims import claims, ledger, shipped_verdicts
-from ganprune.experiments.critic_and_blur import WGAN_GP, CriticAndBlur
+from ganprune.experiments.critic_and_blur import CRITIC_TRAINING, CriticAndBlur
 from ganprune.experiments.equal_quality import recorded_pairs, sparsity_of
 from ganprune.experiments.fewer_channels import FewerChannels
 from ganprune.experiments.images import SpoiltImages
@@ -79,7 +79,7 @@ KINDS: dict[str, Experiment] = {
     "ring training": RingTraining.of("WGAN-GP", 1e-3, 5),
     "ring schedules": RingSchedule(RingTraining.of("non-saturating, R1", 1e-3, 8), "during"),
     "ring tickets": RingTickets(RingTraining.of("non-saturating, R1", 1e-3, 8), rounds=2, controlled=(2,)),
-    "critic and blur": CriticAndBlur(replace(WGAN_GP, steps=3), hidden=(8, 16), sizes=(4, 8)),
+    "critic and blur": CriticAndBlur(replace(CRITIC_TRAINING, steps=3), hidden=(8, 16), sizes=(4, 8)),
     "latency": Latency(SMALL, sparsity=0.5, batch_size=4, turns=2),
     "sparse latency": SparseLatency(SMALL, sparsities=(0.0, 0.9), batch_size=4, turns=2),
     "training time": TrainingTime(SMALL, sparsity=0.5, updates=2, turns=2),

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from ganprune.core.checks import check_choice
-from ganprune.experiments.critic_and_blur import WGAN_GP, CriticAndBlur
+from ganprune.experiments.critic_and_blur import CRITIC_TRAINING, CriticAndBlur
 from ganprune.experiments.fewer_channels import FewerChannels
 from ganprune.experiments.images import SpoiltImages
 from ganprune.experiments.initial_masks import InitialMasks
@@ -67,7 +67,7 @@ class Arms:
         self.latency = Latency(self.dense, turns=40 if full else 2)
         twins = SparseLatency(self.dense, turns=40 if full else 2)
         self.sparse_latency = {n: dataclasses.replace(twins, batch_size=n) for n in (64, 1)}
-        short = dataclasses.replace(WGAN_GP, steps=min(WGAN_GP.steps, sizes.scratch_steps))
+        short = dataclasses.replace(CRITIC_TRAINING, steps=min(CRITIC_TRAINING.steps, sizes.scratch_steps))
         self.critic_and_blur = CriticAndBlur(short, sizes=(16, 64, 256) if full else (16, 64))
         self.training_time = TrainingTime(self.dense, updates=32 if full else 2, turns=10 if full else 2)
         self.ring = self._ring(sizes.ring_steps)

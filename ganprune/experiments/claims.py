@@ -324,12 +324,8 @@ def _control(arms: Arms) -> Arm:
 
 
 def _critic_and_blur(arms: Arms) -> Iterator[Claim]:
-    study, exact, critic = (
-        arms.critic_and_blur,
-        "by the exact earth mover's distance,",
-        "by a trained critic,",
-    )
-    few, many = study.sizes[-2:]
+    study, (few, many) = arms.critic_and_blur, arms.critic_and_blur.sizes[-2:]
+    exact, critic = "by the exact earth mover's distance,", "by a trained critic,"
     claims = (
         ("lower", few, "blur", "digits", "exact", f"{exact} {few} digits are nearer to a blur than to others"),
         ("lower", many, "digits", "blur", "exact", f"{exact} {many} digits are nearer to others than to a blur"),

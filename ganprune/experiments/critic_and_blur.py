@@ -13,24 +13,15 @@ from torch import Tensor, nn
 from ganprune.core.modes import eval_mode
 from ganprune.core.random import seeded, step_seed
 from ganprune.experiments.base import Experiment, Seconds, course_data, trackers
-from ganprune.experiments.ring_training import earth_mover
+from ganprune.experiments.ring_training import WGAN_GP, earth_mover
 from ganprune.networks.build import mlp_gan
 from ganprune.networks.sampling import sample
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
 
-WGAN_GP = TrainConfig(
-    steps=2_000,
-    loss="wasserstein",
-    penalty="gradient",
-    penalty_weight=10.0,
-    penalty_every=1,
-    critic_steps=5,
-    betas=(0.0, 0.9),
-    precision="float32",
-)
-"""The loss, the penalty and the five updates of the critic of Gulrajani et al. 2017, on fully connected networks."""
+CRITIC_TRAINING = TrainConfig(steps=2_000, precision="float32", **WGAN_GP)
+"""Gulrajani et al.'s training, on fully connected networks."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class CriticAndBlur(Experiment):
 
     name: ClassVar[str] = "critic and blur"
 
-    training: TrainConfig = WGAN_GP
+    training: TrainConfig = CRITIC_TRAINING
     hidden: tuple[int, ...] = (128, 256)
     sizes: tuple[int, ...] = (16, 64, 256)
 

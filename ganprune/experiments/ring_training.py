@@ -26,7 +26,7 @@ MEASURED = 1_000
 """Samples, and as many points of the data, between which the distance is measured."""
 RING_TRAINING = TrainConfig(steps=2_000, batch_size=128, precision="float32")
 """The course's training, as long and in the batches that the ring needs."""
-_WGAN_GP: dict[str, Any] = {
+WGAN_GP: dict[str, Any] = {
     "loss": "wasserstein",
     "penalty": "gradient",
     "penalty_weight": 10.0,
@@ -34,6 +34,7 @@ _WGAN_GP: dict[str, Any] = {
     "critic_steps": 5,
     "betas": (0.0, 0.9),
 }
+"""The loss, the penalty, the five updates of the critic and the optimiser's β of Gulrajani et al. 2017."""
 RING_LOSSES: dict[str, dict[str, Any]] = {
     "non-saturating": {"penalty": None},
     "non-saturating, R1": {},
@@ -44,14 +45,14 @@ RING_LOSSES: dict[str, dict[str, Any]] = {
         "critic_steps": 5,
         "optimizer": "rmsprop",
     },
-    "WGAN-GP": _WGAN_GP,
+    "WGAN-GP": WGAN_GP,
     "hinge, spectral norm": {"loss": "hinge", "penalty": None, "norm": "spectral"},
-    "WGAN-GP, weight 0.1": {**_WGAN_GP, "penalty_weight": 0.1},
+    "WGAN-GP, weight 0.1": {**WGAN_GP, "penalty_weight": 0.1},
     "non-saturating, R1, five updates": {"critic_steps": 5},
 }
 """What each way of training changes; the learning rate apart, which is searched for each. Five updates of the critic
 and the optimisers are those of the papers, the bound of the clipping is that of chapter 3. The last two change one
-thing each: the weight of a penalty that was chosen for images, and how often the discriminator moves."""
+thing each: the weight of the penalty, and how often the discriminator moves."""
 RING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """The learning rates that are tried, the same ones for each loss, of both players."""
 
