@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from ganprune.experiments.arms import arms_of
 from ganprune.experiments.claims import claims
 from ganprune.experiments.studies import STUDIES, study
 from ganprune.records import config_hash, read
+from ganprune.records.store import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ["--profile", "smoke"]
@@ -186,6 +188,13 @@ def test_the_table_imports_nothing_that_it_does_not_need() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stderr == "" and json.loads(done.stdout)
+
+
+def test_studies_without_a_generators_distance_are_not_shown_as_missing(capsys, place) -> None:
+    shutil.copytree(SHIPPED, place / "records")
+    lines = said(capsys, "compare", "critic-and-blur", "latency", "--store", "records")[0].splitlines()[1:]
+    assert len(lines) == 2
+    assert all(line.count("other measures: see experiment table") == 2 for line in lines)
 
 
 def test_studies_of_the_ring_are_compared_by_their_distance(capsys, place) -> None:

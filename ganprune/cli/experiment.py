@@ -36,6 +36,8 @@ GPUS = number(
     "a share such as 0.25, or a whole number",
     lambda value: 0 <= value <= 1 or (value < math.inf and value == int(value) > 1),
 )
+OTHER_MEASURES = "other measures: see experiment table"
+"""What 'compare' shows of an arm whose rows hold no distance of a generator."""
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "detectable", "n", "text")
 
 
@@ -207,7 +209,8 @@ def _compare(chosen: Sequence[Study], store: Path) -> Shown:
         for side, rows in sides.items():
             kept = [r for r in rows_of(rows, arm) if (r["seed"] >= SEARCH_SEEDS) == searches]
             values = _last_distances(kept)
-            row[side] = str(interval(values, log=True)) if values else "–"
+            none = OTHER_MEASURES if kept else "–"
+            row[side] = str(interval(values, log=True)) if values else none
         found.append(row)
     return Shown(found, _columns(found, ("arm", *sides)))
 
