@@ -484,28 +484,42 @@ def test_the_table_of_the_ring_has_all_moments_and_ten_seeds(monkeypatch: pytest
     assert labels[:5] == ["dense", "90% before", "90% during", "90% after", "90% gradually"]
     assert labels[5] == "90% its mask at once"
     assert len(rows) == 8 and {row["seeds"] for row in rows} == {10}
-    record, arms = gp.records.read_store(), arms_of("laptop")
-    for rate, schedules in ((0.001, arms.ring_schedules), (0.003, arms.ring_schedules_searched)):
-        for row, arm in zip(rows[:6], schedules.values(), strict=True):
-            assert arm.start.training.learning_rate == rate
-            found = [one for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
-            mean = math.exp(sum(math.log(one["earth_mover"]) for one in found) / len(found))
-            assert row[f"distance, rate {rate}"].startswith(f"{mean:.3g} [") and len(found) == 10
-            assert row["fewest clusters"] <= min(one["modes"] for one in found)
+    record, schedules = gp.records.read_store(), arms_of("laptop").ring_schedules_searched
+    for row, arm in zip(rows[:6], schedules.values(), strict=True):
+        assert arm.start.training.learning_rate == 0.003
+        found = [one for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
+        mean = math.exp(sum(math.log(one["earth_mover"]) for one in found) / len(found))
+        assert row["distance"] == pytest.approx(mean) and row["low"] < mean < row["high"]
+        assert row["fewest clusters"] == min(one["modes"] for one in found)
 
 
-def test_the_table_of_the_rings_claims_sets_both_rates_beside_each_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_table_of_the_rings_claims_says_what_both_rates_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("myst_nb.glue", lambda name, text, display: None)
     lines = run_cells("records", "ring-arms", "ring-claims")["lines"]
     verdicts = shipped_verdicts()
-    assert [line["part"] for line in lines] == [*"abcdefgh"]
+    assert sorted(line["claim"] for line in lines) == [f"29{letter}" for letter in "abcdefgh"]
     for line in lines:
-        for number, rate in ((27, 0.001), (29, 0.003)):
-            found = verdicts[f"{number}{line['part']}"]
-            assert line[f"{number}, rate {rate}"].startswith(f"{found.verdict}: ") and found.n == 10
-            assert line["in words"] in found.text
+        found, slower = verdicts[line["claim"]], verdicts[line["claim"].replace("29", "27")]
+        assert line["at 0.003"].startswith(f"{found.verdict}: ") and found.n == 10
+        assert line["at 0.001 (27)"] == slower.verdict
+        assert line["in words"] in found.text and line["in words"] in slower.text
+
+
+def test_the_mask_and_not_the_lead_decides_which_cut_recovers_on_the_ring() -> None:
+    """Two cuts meet the same D with nearly the same lead; one comes back to dense, the other does not."""
+    ring_path = run_cells("ring-path", record=gp.records.read_store())["ring_path"]
+    schedules = arms_of("laptop").ring_schedules_searched
+
+    def ends(moment: str, what: str) -> tuple[float, float]:
+        _, middle, _, _ = ring_path(schedules[moment], what)
+        return middle[0], middle[-1]
+
+    leads = {moment: ends(moment, "lead") for moment in ("after", "its mask at once", "dense")}
+    far = {moment: ends(moment, "earth_mover")[1] for moment in leads}
+    assert 0.8 < leads["its mask at once"][0] / leads["after"][0] < 1.25
+    assert leads["its mask at once"][0] > 10 * leads["dense"][0]
+    assert far["its mask at once"] < far["dense"] < far["after"] / 1.5
+    assert leads["its mask at once"][1] < leads["after"][1] / 3
 
 
 def test_what_a_slower_discriminator_gains_on_the_ring_is_as_the_text_says() -> None:
