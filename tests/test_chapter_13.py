@@ -493,11 +493,13 @@ def test_the_recorded_table_has_a_row_for_each_arm_that_was_measured(
     assert all("–" not in line.values() for line in lines)
 
 
-def ring_rows() -> list[dict[str, Any]]:
-    """Return the recorded rows of the lottery on the ring."""
+def ring_rows(usual: bool = False) -> list[dict[str, Any]]:
+    """Return the recorded rows of the lottery on the ring, at the searched learning rate or the usual one."""
     from ganprune.experiments.arms import arms_of
 
-    return gp.records.rows_of(gp.records.read_store(), arms_of("laptop").ring_tickets)
+    arms = arms_of("laptop")
+    study = arms.ring_tickets if usual else arms.ring_tickets_searched
+    return gp.records.rows_of(gp.records.read_store(), study)
 
 
 def test_the_figure_of_the_ring_draws_the_means_of_the_record() -> None:
@@ -516,34 +518,35 @@ def test_the_figure_of_the_ring_draws_the_means_of_the_record() -> None:
     plt.close("all")
 
 
-def test_the_table_of_the_ring_sets_both_learning_rates_beside_each_other() -> None:
+def test_the_table_of_the_ring_says_what_both_learning_rates_decide() -> None:
     cells = run_cells("ring", "ring-table")
-    assert [line["part"] for line in cells["lines"]] == [*"abcdefg"]
+    assert [line["claim"] for line in cells["lines"]] == [f"28{part}" for part in "abcdefg"]
     for line in cells["lines"]:
-        for claim, rate in (("26", "26, rate 0.001"), ("28", "28, rate 0.003")):
-            found = cells["book"][claim + line["part"]]
-            assert found.n == 10 and line[rate].startswith(f"{found.verdict}: {found.effect:#.3g} [")
-            assert line["in words"] in found.text
+        found, other = cells["book"][line["claim"]], cells["book"][line["claim"].replace("28", "26")]
+        assert found.n == 10 and line["at 0.003"].startswith(f"{found.verdict}: {found.effect:#.3g} [")
+        assert line["at 0.001 (26)"] == other.verdict and line["in words"] in other.text
+    assert cells["ring"].start.training.learning_rate == 0.003
+    assert cells["usual"].start.training.learning_rate == 0.001
     assert len({row["seed"] for row in ring_rows()}) == 10
 
 
 def test_what_is_said_of_the_ring_follows_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    import matplotlib.pyplot as plt
+    texts = glued(monkeypatch, "ring", "ring-glue", "ring-assert", math=math)
 
-    texts = glued(monkeypatch, "ring", "ring-figure", "ring-glue", "ring-assert", plt=plt)
-    last = {
-        number: [
-            math.log(row["earth_mover"])
-            for row in ring_rows()
-            if (row["round"], row["arm"]) == (number, "ticket")
-        ]
-        for number in (0, 7)
-    }
-    ratio = math.exp((sum(last[7]) - sum(last[0])) / len(last[0]))
+    def mean(usual: bool, number: int, arm: str) -> float:
+        found = [row for row in ring_rows(usual) if (row["round"], row["arm"]) == (number, arm)]
+        return sum(math.log(row["earth_mover"]) for row in found) / len(found)
+
+    ratio = math.exp(mean(True, 7, "ticket") - mean(True, 0, "ticket"))
     assert texts["chapter-13-last"] == f"{ratio:.1f}" and texts["chapter-13-last-share"] == "4%"
+    lead = math.exp(mean(True, 7, "ticket") - mean(True, 7, "small and dense"))
+    assert texts["chapter-13-lead"].startswith(f"{lead:.2f} [")
+    nearer = math.exp(mean(False, 3, "ticket") - mean(False, 0, "ticket"))
+    assert texts["chapter-13-nearer"].startswith(f"{nearer:.2f} [")
+    ticket, fresh, both = (mean(False, 5, arm) for arm in ("ticket", "fresh generator", "reinitialised"))
+    assert texts["chapter-13-fresh"] == f"{(fresh - ticket) / (both - ticket):.0%}"
     assert texts["chapter-13-ring-weights"] == "4,352" and texts["chapter-13-ring-steps"] == "2,000"
     assert texts["chapter-13-26a"].endswith("10 seeds") and texts["chapter-13-28a"].startswith("supported")
-    plt.close("all")
 
 
 def test_the_small_generator_has_as_many_biases_fewer_as_the_text_says() -> None:
