@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 
 import pytest
@@ -303,3 +304,22 @@ def test_what_is_not_decided_yet_is_said_by_the_record(asked: str) -> None:
     verdicts = shipped_verdicts()
     for number in {"allocations": ("5a", "5b", "5c"), "others": ("21b", "21c")}[asked]:
         assert f"({number}): {verdicts[number].in_words()}" in said[f"06-{asked}"]
+
+
+def test_trained_on_it_is_density_that_the_first_costly_sparsity_takes_more_of() -> None:
+    from ganprune.experiments.arms import arms_of
+    from ganprune.experiments.claims import shipped_verdicts
+    from ganprune.experiments.verdicts import Arm
+
+    arms, record = arms_of("laptop"), gp.records.read_store()
+
+    def share(measure: str, sparsity: float) -> float:
+        both = (
+            Arm(arm, "recovered").values(record, measure) for arm in (arms.recovery(sparsity), arms.control)
+        )
+        pruned, control = both
+        return math.exp(sum(math.log(pruned[seed] / control[seed]) for seed in control) / len(control))
+
+    assert share("recall", 0.95) < 0.75 < share("recall", 0.9)
+    assert share("precision", 0.95) > 0.9 > share("density", 0.95)
+    assert shipped_verdicts()["22b"].effect == pytest.approx(share("density", 0.95), rel=1e-3)

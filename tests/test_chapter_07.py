@@ -503,3 +503,17 @@ def test_the_table_of_criteria_follows_the_record(
     assert line["recall"].startswith("0.25" if measured else "–")
     expected = "not decided, ratio 0.5" if measured else "not measured yet"  # no dense arm, no verdict
     assert texts["chapter-07-6a"].startswith(expected)
+
+
+def test_trained_on_the_squared_gradient_leads_in_digit_fid_and_neither_in_precision_nor_in_recall() -> None:
+    from ganprune.experiments.arms import arms_of
+    from ganprune.experiments.verdicts import Arm, Comparison
+
+    arms, record = arms_of("laptop"), gp.records.read_store()
+    ends = [
+        Arm(arm, "recovered") for arm in (arms.recovery(0.8, score="squared-gradient"), arms.recovery(0.8))
+    ]
+    fid = Comparison(*ends).contrast(record).interval()
+    assert fid.n == 5 and fid.high < 1
+    for measure in ("precision", "recall"):
+        assert abs(Comparison(*ends, measure).contrast(record).interval().mean) < 0.01
