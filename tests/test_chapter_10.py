@@ -554,3 +554,14 @@ def test_what_the_text_says_of_a_cut_before_training_on_the_ring() -> None:
         kept.append(int(mask[last].sum()))
     assert round(sum(kept) / len(kept)) == 11  # about eleven of 128 output weights
     assert mask.total == 4_352
+
+
+def test_a_balanced_discriminator_ends_near_a_coin_and_the_slower_one_far_from_it() -> None:
+    record, arms, coin = gp.records.read_store(), arms_of("laptop"), 2 * math.log(2)
+
+    def loss(how: str) -> float:
+        found = Arm(arms.recovery(0.9, discriminator=how), "recovered").values(record, "discriminator_loss")
+        assert len(found) == 5
+        return sum(found.values()) / 5
+
+    assert coin - loss("balanced") < 0.01 < 0.05 < coin - loss("slower")
