@@ -308,7 +308,6 @@ def test_what_is_not_decided_yet_is_said_by_the_record(asked: str) -> None:
 
 def test_trained_on_it_is_density_that_the_first_costly_sparsity_takes_more_of() -> None:
     from ganprune.experiments.arms import arms_of
-    from ganprune.experiments.claims import shipped_verdicts
     from ganprune.experiments.verdicts import Arm
 
     arms, record = arms_of("laptop"), gp.records.read_store()
