@@ -311,6 +311,14 @@ def test_that_mask_is_the_gradual_arms(seed: int, monkeypatch: pytest.MonkeyPatc
     kept.clear()
     [*RingSchedule(start, "its mask at once").run(seed)]
     assert kept and all(torch.equal(mask[name], last[name]) for mask in kept for name in last)
+    kept.clear()
+    *_, row = RingSchedule(start, "its shares at once").run(seed)
+    shares = kept[1]  # the first is the gradual arm's own
+    assert torch.equal(kept[0][next(iter(last))], last[next(iter(last))])
+    assert all(torch.equal(mask[name], shares[name]) for mask in kept[1:] for name in last)
+    assert all(shares[name].sum() == last[name].sum() for name in last)
+    assert any(not torch.equal(shares[name], last[name]) for name in last)
+    assert row["densities"] == {name: pytest.approx(float(last[name].float().mean())) for name in last}
 
 
 @pytest.mark.usefixtures("_few_points")

@@ -97,6 +97,12 @@ def _schedules(
     text = "a slower discriminator ends with a smaller lead over the generator that was pruned at once"
     compared = (Comparison(_trained(slower["after"]), _trained(at["after"]), "lead"),)
     yield Claim(f"{claim}g", f"{where} {text}", "", "ring-schedules", "lower", compared)
-    text = "pruning gradually after training beats one cut to the very mask that it ends with"
-    compared = (Comparison(_trained(at["gradually"]), _trained(at["its mask at once"]), "earth_mover"),)
-    yield Claim(f"{claim}h", f"{where} {text}", "", "ring-schedules", "lower", compared)
+    whole, shares = at["its mask at once"], at["its shares at once"]
+    pairs = (
+        (at["gradually"], whole, "pruning gradually after training beats one cut to the very mask that it ends with"),
+        (whole, shares, "one cut to that mask beats one cut to as many weights in each layer, the largest ones"),
+        (shares, at["after"], "one cut to as many weights in each layer as that mask keeps beats one over all layers"),
+    )  # fmt: skip
+    for letter, (one, other, text) in zip("hij", pairs, strict=True):
+        compared = (Comparison(_trained(one), _trained(other), "earth_mover"),)
+        yield Claim(f"{claim}{letter}", f"{where} {text}", "", "ring-schedules", "lower", compared)

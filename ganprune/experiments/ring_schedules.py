@@ -18,14 +18,16 @@ from ganprune.experiments.base import Experiment, Seconds, trackers
 from ganprune.experiments.ring_training import MEASURED, RingPoints, RingTraining, even_points, trained_row
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import sample
+from ganprune.pruning import prune
 from ganprune.training.callbacks import Callback
 from ganprune.training.loop import train
 from ganprune.training.state import TrainState
 
-MOMENTS = ("dense", "before", "during", "after", "gradually", "its mask at once")
+MOMENTS = ("dense", "before", "during", "after", "gradually", "its mask at once", "its shares at once")
 """When the generator is pruned, by magnitude over all layers together: never; before the first step; along the cubic
 curve from a quarter of the first cycle to its end; after it, at once; along the cubic curve in the first half of the
-second cycle; after it, at once, by the very mask with which "gradually" ends."""
+second cycle; after it, at once, by the very mask with which "gradually" ends; after it, at once, to as many weights in
+each layer as that mask keeps, the largest ones at the moment of the cut."""
 
 LOOKS = (0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Where a run is looked at on its way through the second cycle, as shares of that cycle's steps."""
@@ -57,7 +59,7 @@ class RingSchedule(Experiment):
     @property
     def steps(self) -> int:
         """Generator updates of one seed."""
-        return (3 if self.moment == "its mask at once" else 2) * self.start.steps
+        return (3 if self.moment.startswith("its") else 2) * self.start.steps
 
     @property
     def label(self) -> str:
@@ -72,7 +74,7 @@ class RingSchedule(Experiment):
 
         Between them come rows of the stage "second cycle", at the shares of its steps in :data:`LOOKS`; at step 0 a cut
         that precedes it is made. The rows of the second cycle have the generator's "sparsity" and the discriminator's
-        "lead".
+        "lead", the last one also the "densities" by layer of a generator that is masked.
         """
         config = dataclasses.replace(self.start.training, seed=seed)
         state = TrainState(self.start.initial(seed), config)
@@ -85,17 +87,23 @@ class RingSchedule(Experiment):
             seed=step_seed(seed, config.steps, "second cycle"),
             discriminator_learning_rate=self.judge_rate * config.learning_rate,
         )
-        if self.moment == "its mask at once":
+        if self.moment.startswith("its"):
             gradual = dataclasses.replace(self, moment="gradually")
             ahead = TrainState(copy.deepcopy(gan), config)
             train(ahead, RingPoints(), gradual._callbacks(1, seed), show_progress=False)
-            gan.masks["generator"] = ahead.gan.masks["generator"]
+            mask = ahead.gan.masks["generator"]
+            if self.moment == "its mask at once":
+                gan.masks["generator"] = mask
+            else:
+                prune(gan, layer_sparsity={layer["name"]: layer["sparsity"] for layer in mask.layers()})
         state, callbacks = TrainState(gan, config), self._callbacks(1, seed)
         for mark in sorted({round(share * config.steps) for share in LOOKS}):
             train(state, RingPoints(), callbacks, until=mark, show_progress=False)
             yield {**_row(state), "stage": "second cycle"}
         train(state, RingPoints(), callbacks, show_progress=False)
-        yield _row(state)
+        mask = state.gan.masks.get("generator")
+        layers = mask.layers() if mask else []
+        yield {**_row(state), "densities": {layer["name"]: 1 - layer["sparsity"] for layer in layers}}
 
     def _callbacks(self, cycle: int, seed: int) -> list[Callback]:
         steps = self.start.steps
