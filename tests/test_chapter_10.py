@@ -482,10 +482,10 @@ def test_the_table_of_the_ring_has_all_moments_and_ten_seeds(monkeypatch: pytest
     rows = run_cells("records", "ring-arms")["rows"]
     labels = [row["arm"] for row in rows]
     assert labels[:5] == ["dense", "90% before", "90% during", "90% after", "90% gradually"]
-    assert labels[5] == "90% its mask at once"
-    assert len(rows) == 8 and {row["seeds"] for row in rows} == {10}
+    assert labels[5:7] == ["90% its mask at once", "90% its shares at once"]
+    assert len(rows) == 9 and {row["seeds"] for row in rows} == {10}
     record, schedules = gp.records.read_store(), arms_of("laptop").ring_schedules_searched
-    for row, arm in zip(rows[:6], schedules.values(), strict=True):
+    for row, arm in zip(rows[:7], schedules.values(), strict=True):
         assert arm.start.training.learning_rate == 0.003
         found = [one for one in gp.records.rows_of(record, arm) if one["stage"] == "trained"]
         mean = math.exp(sum(math.log(one["earth_mover"]) for one in found) / len(found))
@@ -497,7 +497,7 @@ def test_the_table_of_the_rings_claims_says_what_both_rates_decide(monkeypatch: 
     monkeypatch.setattr("myst_nb.glue", lambda name, text, display: None)
     lines = run_cells("records", "ring-arms", "ring-claims")["lines"]
     verdicts = shipped_verdicts()
-    assert sorted(line["claim"] for line in lines) == [f"29{letter}" for letter in "abcdefgh"]
+    assert sorted(line["claim"] for line in lines) == [f"29{letter}" for letter in "abcdefghij"]
     for line in lines:
         found, slower = verdicts[line["claim"]], verdicts[line["claim"].replace("29", "27")]
         assert line["at 0.003"].startswith(f"{found.verdict}: ") and found.n == 10
@@ -520,6 +520,25 @@ def test_the_mask_and_not_the_lead_decides_which_cut_recovers_on_the_ring() -> N
     assert leads["its mask at once"][0] > 10 * leads["dense"][0]
     assert far["its mask at once"] < far["dense"] < far["after"] / 1.5
     assert leads["its mask at once"][1] < leads["after"][1] / 3
+
+
+def test_the_layers_shares_are_most_of_what_is_better_in_the_gradual_mask() -> None:
+    found = shipped_verdicts()
+    shares, weights = (found[claim].effect for claim in ("29j", "29i"))
+    assert shares is not None and weights is not None and shares < weights < 1
+    record, schedules = gp.records.read_store(), arms_of("laptop").ring_schedules_searched
+    output = {}
+    for moment in ("before", "after", "its shares at once"):
+        rows = [row for row in gp.records.rows_of(record, schedules[moment]) if row["stage"] == "trained"]
+        assert len(rows) == 10
+        for row in rows:
+            first, hidden, last = row["densities"].values()
+            assert hidden < 0.1 < last and first > 0.5
+            kept = 128 * first + 4_096 * hidden + 128 * last
+            assert kept == pytest.approx(4_352 * 0.1, abs=1)
+        output[moment] = [row["densities"]["layers.output.weight"] for row in rows]
+    means = {moment: sum(values) / 10 for moment, values in output.items()}
+    assert means["before"] < means["after"] < means["its shares at once"] / 2
 
 
 def test_what_a_slower_discriminator_gains_on_the_ring_is_as_the_text_says() -> None:

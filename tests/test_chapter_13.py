@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 from tools.chapters import Chapter
 
 import ganprune as gp
+from ganprune.experiments.arms import arms_of
+from ganprune.experiments.verdicts import Arm
 
 TOOLS = {
     "copy": copy,
@@ -170,8 +173,6 @@ def test_the_number_of_rounds_is_the_least_that_reaches_the_density(keep: float,
 
 
 def test_the_recorded_study_takes_five_rounds_to_a_tenth() -> None:
-    from ganprune.experiments.arms import arms_of
-
     study = arms_of("laptop").tickets
     assert study.keep == 0.631 and study.rounds == 5 and study.controlled == (4, 5)
     assert round(study.keep**study.rounds, 3) == 0.1
@@ -389,6 +390,70 @@ def test_wrong_shuffles_are_told_why(wrong: Any, message: str) -> None:
         run_cells("exercise-4-check")["check_shuffle"](wrong)
 
 
+def ratios(one: dict[int, float], other: dict[int, float]) -> list[float]:
+    return [one[seed] / other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def in_their_order(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
+    e = gp.records.interval([a / b for a, b in zip(one.values(), other.values(), strict=False)], log=True)
+    return e.mean, e.low, e.high
+
+
+def unpaired(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
+    one = {seed: one[seed] for seed in other}
+    middle = math.exp(sum(map(math.log, other.values())) / len(other))
+    e = gp.records.interval([value / middle for value in one.values()], log=True)
+    return e.mean, e.low, e.high
+
+
+def arithmetic(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
+    e = gp.records.interval(ratios(one, other))
+    return e.mean, e.low, e.high
+
+
+def with_a_stranger(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
+    e = gp.records.interval([*ratios(one, other), one[99]], log=True)
+    return e.mean, e.low, e.high
+
+
+def ninety(one: dict[int, float], other: dict[int, float]) -> tuple[float, float, float]:
+    e = gp.records.interval(ratios(one, other), log=True, confidence=0.9)
+    return e.mean, e.low, e.high
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (in_their_order, "are the seeds paired"),
+        (unpaired, "are the seeds paired"),
+        (arithmetic, "the mean of ratios"),
+        (with_a_stranger, "has no partner"),
+        (ninety, "the ends"),
+    ],
+)
+def test_wrong_costs_are_told_why(wrong: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_cells("exercise-6-check")["check_cost"](wrong)
+
+
+def test_what_the_solution_says_of_whose_luck_it_is() -> None:
+    namespace: dict[str, Any] = {"rows": gp.records.read_store(), "Arm": Arm}
+    studies = {"usual": arms_of("laptop").ring_tickets, "ring": arms_of("laptop").ring_tickets_searched}
+    cells = run_cells("exercise-6-check", "solution-6-code", "solution-6-costs", **namespace, **studies)
+    low, high = cells["lines"]
+    assert (low["rate"], high["rate"]) == ("0.001", "0.003")
+
+    def ends(text: str) -> list[float]:
+        return [float(x) for x in re.findall(r"[\d.]+", text)]
+
+    assert all(ends(line["fresh G"])[1] > 1 for line in (low, high))
+    assert ends(low["fresh D too"])[1] < 1 < ends(low["fresh D too"])[2] and ends(high["fresh D too"])[1] > 1
+    assert ends(low["nine seeds"])[0] > 90 and ends(low["nine seeds"])[1] < 110
+    assert ends(high["nine seeds"])[0] > 50
+    single = ends(high["single seeds"])
+    assert single[0] == pytest.approx(100 / 7, abs=1) and single[1] == pytest.approx(1_000, rel=0.1)
+
+
 def largest_of_the_start(start: torch.Tensor) -> torch.Tensor:
     return torch.zeros(6).scatter(0, start.abs().topk(4).indices, 1.0)
 
@@ -426,6 +491,7 @@ def test_stubs_fail_and_solutions_pass() -> None:
     for cells, check, stub, solution in (
         (exercise_3(), "check_replay", "replay", "solution-3-code"),
         (run_cells("exercise-4-check"), "check_shuffle", "shuffle_outputs", "solution-4-code"),
+        (run_cells("exercise-6-check"), "check_cost", "cost", "solution-6-code"),
         (run_cells("lottery-toy", "exercise-7-check"), "check_foresee", "foresee", "solution-7-code"),
     ):
         with pytest.raises(NotImplementedError):
@@ -453,7 +519,6 @@ def glued(monkeypatch: pytest.MonkeyPatch, *cells: str, **names: Any) -> dict[st
 
 def invented(seeds: int, path: Path, gain: float = 0.7) -> None:
     """Rows as the study writes them, with figures that nobody measured; later rounds are worse."""
-    from ganprune.experiments.arms import arms_of
     from ganprune.records.store import config_hash
 
     study = arms_of("laptop").tickets
@@ -495,8 +560,6 @@ def test_the_recorded_table_has_a_row_for_each_arm_that_was_measured(
 
 def ring_rows(usual: bool = False) -> list[dict[str, Any]]:
     """Return the recorded rows of the lottery on the ring, at the searched learning rate or the usual one."""
-    from ganprune.experiments.arms import arms_of
-
     arms = arms_of("laptop")
     study = arms.ring_tickets if usual else arms.ring_tickets_searched
     return gp.records.rows_of(gp.records.read_store(), study)
@@ -550,8 +613,6 @@ def test_what_is_said_of_the_ring_follows_its_record(monkeypatch: pytest.MonkeyP
 
 
 def test_the_small_generator_has_as_many_biases_fewer_as_the_text_says() -> None:
-    from ganprune.experiments.arms import arms_of
-
     start, biases = arms_of("laptop").ring_tickets.start, []
     kept = {row["arm"]: row["kept"] for row in ring_rows() if row["round"] == 5 and row["seed"] == 0}
     for width in (64, round(math.sqrt(kept["ticket"] + 4) - 2)):
