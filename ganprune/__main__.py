@@ -19,6 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 it could not be done, 2 an argument is wrong, 3 the training diverged, 130 interrupted.
     """
     try:
+        from ganprune.cli.ledger import quick_answer
+
+        answer = quick_answer(sys.argv[1:] if argv is None else argv)
+        if answer is not None:
+            sys.stdout.write(answer)
+            return 0
         from ganprune.cli.dispatch import run_command  # imports PyTorch, which takes a second
 
         return run_command(argv)

@@ -13,7 +13,7 @@ from small_data import small_mnist
 from tools.fake_experiments import Coin
 
 from ganprune.__main__ import main
-from ganprune.cli import experiment
+from ganprune.cli import experiment, ledger
 from ganprune.experiments import images, runner
 from ganprune.experiments.arms import arms_of
 from ganprune.experiments.claims import claims
@@ -48,6 +48,44 @@ def test_list_has_a_line_for_each_study(capsys) -> None:
     out, _ = said(capsys, "list")
     assert [line.split()[0] for line in out.splitlines()[1:]] == list(STUDIES)
     assert all(study(name).question in out for name in STUDIES)
+
+
+def test_the_table_of_the_shipped_records_is_known_and_right(capsys, monkeypatch) -> None:
+    """If this fails after a change of records, claims or statistics: .venv/bin/python tools/ledger.py"""
+    assert ledger.known_verdicts() is not None
+    quick = [said(capsys, "table", *options)[0] for options in ([], ["--json"])]
+    monkeypatch.setattr(ledger, "FILE", Path("nowhere.json"))
+    monkeypatch.setattr(experiment, "known_verdicts", ledger.known_verdicts)
+    assert [said(capsys, "table", *options)[0] for options in ([], ["--json"])] == quick
+
+
+def test_the_known_table_needs_no_pytorch() -> None:
+    code = "import sys; from ganprune.__main__ import main; main(['experiment', 'table'])"
+    code += "; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("claim ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"of": "another", "verdicts": []}', '{"verdicts": []}'],
+    ids=["empty", "list", "old", "half"],
+)
+def test_a_table_of_other_records_is_not_taken_for_known(text, monkeypatch, place) -> None:
+    (place / "ledger.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(ledger, "FILE", place / "ledger.json")
+    assert ledger.known_verdicts() is None and ledger.quick_answer(["experiment", "table"]) is None
+
+
+def test_a_changed_record_changes_the_digest(monkeypatch, place) -> None:
+    for folder in ("assets/records", "experiments", "records"):
+        shutil.copytree(ledger.PACKAGE / folder, place / "copy" / folder)
+    whole = ledger.digest()
+    monkeypatch.setattr(ledger, "PACKAGE", place / "copy")
+    assert ledger.digest() == whole
+    with (place / "copy/assets/records/ring_games.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{}\n")
+    assert ledger.digest() != whole
 
 
 def test_plan_says_what_is_missing_and_costs_and_runs_nothing(capsys, place) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ganprune as gp
@@ -164,3 +165,21 @@ def _lines(row: dict[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)) for line in cells]
     return "".join(f"{line.rstrip()}\n" for line in lines) + f"\nkept in {row['out']}\n"
+
+
+def columns(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """The rows as lines under the names of their columns; numbers with three digits, "–" for None."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "–"
+        return (
+            f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+        )
+
+    cells = [list(names), *([cell(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)) for line in cells
+    ]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
