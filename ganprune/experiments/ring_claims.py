@@ -98,11 +98,11 @@ def _schedules(
     compared = (Comparison(_trained(slower["after"]), _trained(at["after"]), "lead"),)
     yield Claim(f"{claim}g", f"{where} {text}", "", "ring-schedules", "lower", compared)
     whole, shares = at["its mask at once"], at["its shares at once"]
-    pairs = (
+    masks = (
         (at["gradually"], whole, "pruning gradually after training beats one cut to the very mask that it ends with"),
         (whole, shares, "one cut to that mask beats one cut to as many weights in each layer, the largest ones"),
         (shares, at["after"], "one cut to as many weights in each layer as that mask keeps beats one over all layers"),
     )  # fmt: skip
-    for letter, (one, other, text) in zip("hij", pairs, strict=True):
+    for letter, (one, other, text) in zip("hij", masks, strict=True):
         compared = (Comparison(_trained(one), _trained(other), "earth_mover"),)
         yield Claim(f"{claim}{letter}", f"{where} {text}", "", "ring-schedules", "lower", compared)

@@ -101,8 +101,8 @@ class RingSchedule(Experiment):
             train(state, RingPoints(), callbacks, until=mark, show_progress=False)
             yield {**_row(state), "stage": "second cycle"}
         train(state, RingPoints(), callbacks, show_progress=False)
-        mask = state.gan.masks.get("generator")
-        layers = mask.layers() if mask else []
+        last = state.gan.masks.get("generator")
+        layers = last.layers() if last else []
         yield {**_row(state), "densities": {layer["name"]: 1 - layer["sparsity"] for layer in layers}}
 
     def _callbacks(self, cycle: int, seed: int) -> list[Callback]:
