@@ -180,7 +180,7 @@ def test_uncorrelated_losses_leave_the_best_factor() -> None:
 
 
 def test_the_shipped_generators_behave_as_the_text_says() -> None:
-    """At 80% fresh statistics alone are the worst state and the pictures darker; half-way is no such harm."""
+    """At 80% fresh statistics are worse than stale ones, and contrast repairs them; half-way is no such harm."""
     profile, data = gp.profile(), gp.mnist(device="cpu")
     given = {"profile": profile, "data": data, "latents": gp.sample_latents(500, 64, seed=0)}
     cells = run_cells("repairs", "repairs-table", "exercise-3-run", **given)
@@ -189,25 +189,45 @@ def test_the_shipped_generators_behave_as_the_text_says() -> None:
     assert sum(found["50% fresh"] < 0.9 * found["0% fresh"] for found in mixtures) == 1
     for seed in (0, 1, 2):
         found = cells["try_repairs"](seed)
-        states = {name: found[name] for name in ("stale", "stale, matched", "fresh", "fresh, matched")}
-        assert max(states, key=states.__getitem__) == "fresh"
-        assert found["mean pixel, fresh less dense"] < -0.03
+        assert found["contrast alone"] < found["stale"] < found["fresh"] < found["shift alone"]
+        assert found["both"] < found["stale"]
 
 
 def test_the_pruned_channels_behave_as_the_text_says() -> None:
     dense = gp.load_pretrained("dcgan-mnist", device="cpu").generator_ema.eval()
     network = copy.deepcopy(dense)
     mask = gp.prune(network, 0.8)
+    by_chance = copy.deepcopy(dense)
+    gp.prune(by_chance, 0.8, score="random", seed=0)
     latents = gp.sample_latents(500, 64, seed=0)
     names = ("channels", "compare-function", "compare-channels")
     lines = run_cells(
-        *names, dense=dense, mask=mask, by_magnitude={0.8: network}, latents=latents, profile=gp.profile()
+        *names,
+        dense=dense,
+        mask=mask,
+        by_magnitude={0.8: network},
+        by_chance={0.8: by_chance},
+        latents=latents,
+        profile=gp.profile(),
     )["lines"]
     first, *others = lines[:3]
+    assert all(line["share nearer with fresh"] > 0.5 for line in lines[4:6])
+    assert all(line["share nearer with fresh"] < 0.5 for line in lines[6:])
     assert first["a"] == pytest.approx(first["ρ"], abs=0.02) and first["|δ|"] < 0.02
     assert first["share nearer with fresh"] == 0
     for line in others:
         assert line["a"] < line["ρ"] and line["share nearer with fresh"] > 0.5
+
+
+def test_new_units_of_half_a_layer_fool_every_allocation(capsys: pytest.CaptureFixture[str]) -> None:
+    dense = gp.load_pretrained("dcgan-mnist", device="cpu").generator_ema.eval()
+    run_cells("twin", "units", dense=dense)
+    said = [line.rpartition(": ") for line in capsys.readouterr().out.splitlines() if "fooled" in line]
+    fooled = {name.removesuffix(": fooled by new units"): word == "True" for name, _, word in said}
+    assert {name for name, word in fooled.items() if not word} == {
+        f"a layer, {n}" for n in ("uniform", "erk", "lamp")
+    }
+    assert len(fooled) == 8
 
 
 @pytest.mark.parametrize("seed", range(5))

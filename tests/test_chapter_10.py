@@ -533,12 +533,12 @@ def test_the_layers_shares_are_most_of_what_is_better_in_the_gradual_mask() -> N
         assert len(rows) == 10
         for row in rows:
             first, hidden, last = row["densities"].values()
-            assert hidden < 0.1 < last and first > 0.5
+            assert hidden < 0.09 and first > 0.5
             kept = 128 * first + 4_096 * hidden + 128 * last
             assert kept == pytest.approx(4_352 * 0.1, abs=1)
         output[moment] = [row["densities"]["layers.output.weight"] for row in rows]
     means = {moment: sum(values) / 10 for moment, values in output.items()}
-    assert means["before"] < means["after"] < means["its shares at once"] / 2
+    assert 2.5 * max(means["before"], means["after"]) < means["its shares at once"]
 
 
 def test_what_a_slower_discriminator_gains_on_the_ring_is_as_the_text_says() -> None:

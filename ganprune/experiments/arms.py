@@ -156,9 +156,9 @@ class Arms:
         """Spoilt images, as many as the profile measures, or a share of them."""
         return SpoiltImages(noise, dropped, max(16, round(share * self.sizes.samples)))
 
-    def masks(self, score: str) -> InitialMasks:
+    def masks(self, score: str, cuts: int = 1) -> InitialMasks:
         """A mask of the untrained generator at 99%."""
-        return InitialMasks(score, 0.99, dataclasses.replace(self.dense, training=COURSE_TRAINING))
+        return InitialMasks(score, 0.99, dataclasses.replace(self.dense, training=COURSE_TRAINING), cuts)
 
 
 @lru_cache

@@ -152,7 +152,7 @@ def _magnitude(arms: Arms) -> Iterator[Claim]:
 def _criteria(arms: Arms) -> Iterator[Claim]:
     sources = {
         "taylor": "molchanov2019importance",
-        "squared-gradient": "lecun1990obd",
+        "squared-gradient": "theis2018fisher",
         "wanda": "sun2024wanda",
     }
     names = {"taylor": "Taylor scores", "squared-gradient": "squared gradients", "wanda": "Wanda"}

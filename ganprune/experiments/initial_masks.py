@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ganprune.experiments.base import Experiment
 from ganprune.experiments.training import FromScratch
 from ganprune.masks.weights import prunable_slots
+from ganprune.pruning import prune
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class InitialMasks(Experiment):
         score: SNIP and GraSP go through the untrained discriminator.
         sparsity: share of the generator's prunable weights that is pruned.
         start: the untrained pair.
+        cuts: in how many geometric steps the sparsity is reached; before each the weights that are left are scored anew
+            (iterative SNIP, de Jorge et al. 2021).
     """
 
     name: ClassVar[str] = "initial masks"
@@ -30,15 +33,21 @@ class InitialMasks(Experiment):
     score: str = "magnitude"
     sparsity: float = 0.99
     start: FromScratch = field(default_factory=FromScratch)
+    cuts: int = 1
 
     @property
     def label(self) -> str:
         """The arm in a few words."""
-        return f"{self.score} at {self.sparsity:.0%} before training"
+        anew = f", in {self.cuts} cuts" if self.cuts > 1 else ""
+        return f"{self.score} at {self.sparsity:.0%} before training{anew}"
 
     def run(self, seed: int) -> Iterator[dict[str, Any]]:
         """One row per layer: total, kept, outputs, and whether fewer weights than outputs are kept."""
-        gan = dataclasses.replace(self.start, score=self.score, sparsity=self.sparsity).initial(seed)
+        first = 1 - (1 - self.sparsity) ** (1 / self.cuts)
+        gan = dataclasses.replace(self.start, score=self.score, sparsity=first).initial(seed)
+        for cut in range(2, self.cuts + 1):
+            share = 1 - (1 - self.sparsity) ** (cut / self.cuts)
+            prune(gan, share, score=self.score, within=gan.masks["generator"], seed=seed)
         outputs = {key: slot.outputs for key, slot in prunable_slots(gan.generator).items()}
         for layer in gan.masks["generator"].layers():
             wanted = outputs[layer["name"]]

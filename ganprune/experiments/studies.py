@@ -166,7 +166,8 @@ def _before_training(arms: Arms) -> list[Experiment]:
 
 
 def _initial_masks(arms: Arms) -> list[Experiment]:
-    return [arms.masks(score) for score in ("random", "magnitude", "snip", "grasp", "synflow")]
+    at_once = [arms.masks(score) for score in ("random", "magnitude", "snip", "grasp", "synflow")]
+    return [*at_once, arms.masks("snip", cuts=5)]
 
 
 def recipe_arms(arms: Arms) -> dict[str, FromScratch]:
