@@ -318,7 +318,7 @@ def test_protecting_the_output_layer_costs_before_training_on_and_pays_after_it(
 def test_what_is_not_decided_yet_is_said_by_the_record(asked: str) -> None:
     """Sentences about claims whose runs are not all in read well with any verdict, and name their claims."""
     said: dict[str, str] = {}
-    names = ["opening-glue", "opening-glue-2", "recorded-glue", "verdicts", "recalibration-glue"]
+    names = ["opening-glue", "opening-glue-2", "recorded-glue", "recalibration-glue"]
     source = "\n".join(CHAPTER.sources[name].replace("from myst_nb import glue", "") for name in names)
     exec(source, CHAPTER.tools | {"glue": lambda name, value, **_: said.update({name: value}), "n": 1})
     verdicts = shipped_verdicts()

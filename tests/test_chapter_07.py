@@ -171,7 +171,9 @@ def test_single_removals_are_those_of_the_loss(small: gp.GAN) -> None:
         network.double().eval()
     before = copy.deepcopy(gan.generator.state_dict())
     loss_fn = gp.generator_loss(gan, batches=1, batch_size=8)
-    places, changes = run_cells("scratch-single")["try_singly"](gan.generator, loss_fn, each=2)
+    places, changes = run_cells("scratch-single", gan=copy.deepcopy(small))["try_singly"](
+        gan.generator, loss_fn, each=2
+    )
     assert all(value.equal(before[name]) for name, value in gan.generator.state_dict().items())
     whole = float(next(iter(loss_fn(gan.generator))))
     sizes = [w.numel() for w in gp.prunable_weights(gan.generator).values()]

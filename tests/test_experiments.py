@@ -512,7 +512,7 @@ PARTS = {
     11: "ab",
 }
 PARTS |= {16: "abcde", 19: "abcd", 20: "abc", 21: "abc", 22: "abc", 23: "abcdefgh", 24: ""}
-PARTS |= {30: "abcd", 25: "abcdefghi", 26: "abcdefg", 27: "abcdefgh", 28: "abcdefg", 29: "abcdefgh"}
+PARTS |= {30: "abcd", 25: "abcdefghi", 26: "abcdefg", 27: "abcdefghij", 28: "abcdefg", 29: "abcdefghij"}
 
 
 def test_claims_are_numbered_as_they_were_planned() -> None:
