@@ -193,6 +193,20 @@ def test_the_cone_is_the_best_critic_of_a_blur() -> None:
     assert float(steep.max()) <= 1
 
 
+def test_the_cones_tips_lie_on_the_samples_and_have_no_slope_there() -> None:
+    """Points of the figure: moved a little either way, a sample shows the critic less than the distance."""
+    data, prices = torch.tensor([0.0, 3.0]), torch.zeros(2)
+
+    def critic(x: torch.Tensor) -> torch.Tensor:
+        return ((x[:, None] - torch.tensor([1.0, 2.0])).abs() - prices).min(dim=1).values
+
+    for moved, distance in ((0.9, 0.95), (1.0, 1.0), (1.1, 1.05)):
+        fake = torch.tensor([moved, 2.0])
+        assert by_hand["earth_mover"](data, fake) == pytest.approx(distance)
+        shown = float(critic(data).mean() - critic(fake).mean())
+        assert shown == pytest.approx(1.0 if moved == 1 else 0.95)
+
+
 def test_only_the_pairs_between_two_counts_cross_a_place() -> None:
     x, y = torch.randn(2, 40, generator=gp.seeded(3)).sort(dim=1).values
     for place in torch.linspace(-2, 2, 41):
