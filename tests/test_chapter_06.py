@@ -191,6 +191,12 @@ def test_the_shipped_generators_behave_as_the_text_says() -> None:
         found = cells["try_repairs"](seed)
         assert found["contrast alone"] < found["stale"] < found["fresh"] < found["shift alone"]
         assert found["both"] < found["stale"]
+        whole = gp.load_pretrained("dcgan-mnist", "cpu", seed=seed).generator_ema.eval()
+        fresh = copy.deepcopy(whole)
+        gp.prune(fresh, 0.8)
+        gp.recalibrate_batchnorm(fresh)
+        narrow, wide = (cells["before_tanh"](network).std() for network in (fresh, whole))
+        assert narrow < 0.93 * wide
 
 
 def test_the_pruned_channels_behave_as_the_text_says() -> None:
