@@ -68,6 +68,7 @@ KINDS: dict[str, Experiment] = {
     "cubic": small(0.7, schedule="cubic", allocation="erk"),
     "rounds": small(0.7, schedule="rounds", score="taylor", protect=(OUTPUT_LAYER,)),
     "gradients": small(0.7, training=None, score="grasp"),
+    "counts of another": small(0.7, allocation="counts of taylor", training=None),
     "activations": small(0.7, training=None, score="wanda", allocation=None),
     **{f"discriminator {how}": small(0.7, discriminator=how) for how in DISCRIMINATORS[1:]},
     "channels": FewerChannels(training=SHORT, dense=SMALL, samples=64, channel_ratio=0.5),
@@ -391,7 +392,27 @@ def test_the_control_starts_where_the_pruned_one_does_and_sees_the_same_batches(
         assert torch.equal(weight, prunable_weights(control.gan.generator)[key] * mask[key])
 
 
+def test_counts_can_be_those_of_another_score() -> None:
+    ways: list[dict[str, str]] = [{}, {"allocation": "counts of taylor"}, {"score": "taylor"}]
+    own, borrowed, other = (mask_at_the_start(small(0.7, training=None, **way)) for way in ways)
+    counts = [{row["name"]: row["kept"] for row in mask.layers()} for mask in (own, borrowed, other)]
+    assert counts[1] == counts[2] != counts[0]
+    assert borrowed != other
+    for key, size in prunable_weights(SMALL.pair(3, recovery.course_data()).generator_ema).items():
+        kept, left_out = size.abs()[borrowed[key]], size.abs() * ~borrowed[key]
+        assert kept.min() >= left_out.max()  # magnitude's order within each layer
+
+
+def mask_at_the_start(arm: Recovery) -> gp.Mask:
+    """Return the mask that an arm begins with, of seed 3."""
+    return arm.start(3, recovery.course_data())[0].masks["generator"]
+
+
 def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(ValueError, match="score must be one of"):
+        small(0.5, allocation="counts of luck")
+    with pytest.raises(ValueError, match="schedule must be 'one-shot' with allocation"):
+        small(0.5, allocation="counts of taylor", schedule="cubic")
     with pytest.raises(ValueError, match="schedule must be one of"):
         small(0.5, schedule="slowly")
     with pytest.raises(ValueError, match="discriminator must be one of"):
@@ -505,7 +526,7 @@ PARTS = {
     3: "abcd",
     4: "abc",
     5: "abcd",
-    6: "abcdef",
+    6: "abcdefgh",
     7: "",
     8: "abcd",
     10: "ab",

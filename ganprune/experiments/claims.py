@@ -166,6 +166,15 @@ def _criteria(arms: Arms) -> Iterator[Claim]:
                 compared = Comparison(recovered(arms.recovery(0.8)), recovered(arms.recovery(0.8, **how)))
                 text, rule = f"{names[score]} no longer beat magnitude at 80% after training on", "not worse"
             yield Claim(f"6{letter}", text, source, "criteria", rule, (compared,), _control(arms))
+    counts = recovered(arms.recovery(0.8, allocation="counts of taylor"))
+    text = "magnitude with as many weights in each layer as Taylor leaves it beats global magnitude at 80%, trained on"
+    own = (Comparison(counts, recovered(arms.recovery(0.8))),)
+    yield Claim("6g", text, "", "criteria", "lower", own, _control(arms))
+    text = (
+        "magnitude with as many weights in each layer as Taylor leaves it matches Taylor at 80%, trained on"
+    )
+    taylor = (Comparison(counts, recovered(arms.recovery(0.8, score="taylor"))),)
+    yield Claim("6h", text, "", "criteria", "matches", taylor, _control(arms))
     cubic = (Comparison(recovered(arms.recovery(0.9, schedule="cubic")), recovered(arms.recovery(0.9))),)
     text = "the cubic schedule is at least as good as one-shot pruning at 90% in as many steps"
     yield Claim("7", text, "zhu2018agp", "schedules", "not worse", cubic, _control(arms))

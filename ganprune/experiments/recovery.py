@@ -43,6 +43,8 @@ SCHEDULES = ("one-shot", "cubic", "rounds")
 DISCRIMINATORS = ("trained", "slower", "fresh", "pruned", "balanced", "none")
 ROUNDS = 10
 """Of the schedule "rounds"."""
+COUNTS_OF = "counts of "
+"""Begins an allocation that gives each layer as many weights as another score leaves it by one global threshold."""
 OUTPUT_LAYER = "layers.deconv4"
 """The layer of the course's generator that makes the image; 0.2% of its weights."""
 COURSE_RECOVERY = TrainConfig(steps=4_000)
@@ -60,7 +62,8 @@ class Recovery(Experiment):
         dense: the pair that is pruned.
         sparsity: share of the generator's prunable weights that is zero in the end.
         score: what the weights are ranked by.
-        allocation: how the zeros are shared out among the layers; None for the score's own.
+        allocation: how the zeros are shared out among the layers; None for the score's own, "counts of SCORE" for as
+            many in each layer as SCORE leaves by one global threshold, in one shot alone.
         protect: layers that stay dense.
         schedule: "one-shot" before the recovery, or during its first half, "cubic" or in ten "rounds" of
             equal shares.
@@ -88,6 +91,18 @@ class Recovery(Experiment):
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("discriminator", self.discriminator, DISCRIMINATORS)
+        if self._counts_of is not None:
+            get_score(self._counts_of)
+            if self.schedule != "one-shot":
+                raise ValueError(
+                    f"schedule must be 'one-shot' with allocation {self.allocation!r}, got {self.schedule!r}"
+                )
+
+    @property
+    def _counts_of(self) -> str | None:
+        """The score whose numbers in each layer are taken over, if any."""
+        named = self.allocation or ""
+        return named.removeprefix(COUNTS_OF) if named.startswith(COUNTS_OF) else None
 
     @property
     def steps(self) -> int:
@@ -131,16 +146,25 @@ class Recovery(Experiment):
         dense.generator.load_state_dict(dense.generator_ema.state_dict())
         gan = self.reduced(copy.deepcopy(dense))
         if self.sparsity and self.schedule == "one-shot":
-            prune(gan, self.sparsity, **self._choice(gan, seed))
+            prune(gan, **self._amounts(gan, seed), **self._choice(gan, seed))
         return gan, dense
 
     def reduced(self, gan: GAN) -> GAN:
         """The pair before single weights are pruned: as it was trained."""
         return gan
 
+    def _amounts(self, gan: GAN, seed: int) -> dict[str, Any]:
+        """How many weights to prune, as arguments of ``prune``: of all, or of each layer."""
+        if self._counts_of is None:
+            return {"sparsity": self.sparsity}
+        other = dataclasses.replace(self, score=self._counts_of, allocation="global")
+        mask = prune(copy.deepcopy(gan), self.sparsity, **other._choice(gan, seed))
+        return {"layer_sparsity": {row["name"]: row["sparsity"] for row in mask.layers()}}
+
     def _choice(self, gan: GAN, seed: int) -> dict[str, Any]:
         """How the weights to prune are chosen, as arguments of ``prune`` or of the callback that prunes gradually."""
-        chosen: dict[str, Any] = {"score": self.score, "allocation": self.allocation}
+        chosen: dict[str, Any] = {"score": self.score}
+        chosen["allocation"] = "global" if self._counts_of is not None else self.allocation
         chosen |= {"protect": self.protect, "seed": seed}
         if "loss_fn" in get_score(self.score).needs:
             chosen["loss_fn"] = generator_loss(gan, loss=self.dense.training.loss, seed=seed)

@@ -124,7 +124,8 @@ def _criteria(arms: Arms) -> list[Experiment]:
         for sparsity in (0.8, 0.9, 0.95)
     ]
     after = [arms.recovery(0.8, score=score, allocation=_own_allocation(score)) for score in scores]
-    return [*before, arms.pruned(0.8), arms.control, arms.recovery(0.8), *after]
+    after += [arms.recovery(0.8, allocation="counts of taylor"), arms.recovery(0.8)]
+    return [*before, arms.pruned(0.8), arms.control, *after]
 
 
 def _own_allocation(score: str) -> str | None:
