@@ -409,7 +409,7 @@ def mask_at_the_start(arm: Recovery) -> gp.Mask:
 
 
 def test_an_unknown_way_is_refused() -> None:
-    with pytest.raises(ValueError, match="score must be one of"):
+    with pytest.raises(ValueError, match="allocation 'counts of luck' must be one of .*, got 'luck'"):
         small(0.5, allocation="counts of luck")
     with pytest.raises(ValueError, match="schedule must be 'one-shot' with allocation"):
         small(0.5, allocation="counts of taylor", schedule="cubic")

@@ -32,7 +32,7 @@ from ganprune.losses import generator_loss
 from ganprune.networks.gan import GAN
 from ganprune.networks.sampling import draw_latents
 from ganprune.pruning import prune
-from ganprune.scores.registry import get_score
+from ganprune.scores.registry import SCORES, get_score
 from ganprune.training.callbacks import Callback
 from ganprune.training.config import TrainConfig
 from ganprune.training.loop import train
@@ -92,7 +92,7 @@ class Recovery(Experiment):
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("discriminator", self.discriminator, DISCRIMINATORS)
         if self._counts_of is not None:
-            get_score(self._counts_of)
+            check_choice(f"the score in allocation {self.allocation!r}", self._counts_of, sorted(SCORES))
             if self.schedule != "one-shot":
                 raise ValueError(
                     f"schedule must be 'one-shot' with allocation {self.allocation!r}, got {self.schedule!r}"
