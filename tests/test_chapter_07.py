@@ -354,6 +354,24 @@ def test_a_swap_takes_counts_from_one_and_order_from_the_other(small: gp.GAN) ->
     assert namespace["swap"](magnitude, gp.allocate(magnitude, 0.7)) == gp.allocate(magnitude, 0.7)
 
 
+def test_synflows_order_is_best_by_all_counts_and_its_counts_worst_for_taylors_order() -> None:
+    gan, data = gp.load_pretrained("dcgan-mnist", device="cpu"), gp.mnist(device="cpu")
+    dense, loss_fn = gan.generator_ema.eval(), gp.generator_loss(gan, batches=2)
+    names = "magnitude", "synflow", "taylor"
+    scores = {name: gp.score(dense, name, loss_fn, sparsity=0.8) for name in names}
+    masks = {name: gp.allocate(found, 0.8) for name, found in scores.items()}
+
+    def judge_mask(mask: gp.Mask) -> list[Any]:
+        network = copy.deepcopy(dense)
+        gp.apply_mask(network, mask)
+        return [gp.evaluate(network, data.validation, 500, metrics=("fid",))]
+
+    cells = run_cells("predict-swap-code", scores=scores, masks=masks, judge_mask=judge_mask)
+    assert set(cells["partner"].values()) == {"synflow"}
+    of_taylor = {counts: cells["swaps"]["taylor", counts] for counts in names}
+    assert max(of_taylor, key=of_taylor.__getitem__) == "synflow"
+
+
 # --- The exercises ------------------------------------------------------------------------------------------
 
 
